@@ -1,0 +1,31 @@
+# `make demo` runs the example site; `make test` runs every test. Each makes its own environment in .venv.
+# PYTHON chooses the interpreter (3.11 or newer).
+
+PYTHON ?=
+VENV := .venv
+
+.PHONY: demo test lint types check clean
+
+demo: $(VENV)/demo.stamp
+	@exec $(VENV)/bin/python -m example.demo
+
+test: $(VENV)/test.stamp
+	sh tools/system-packages.sh
+	$(VENV)/bin/coverage run -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/coverage report --skip-covered --skip-empty
+
+lint: $(VENV)/lint.stamp
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/lint.stamp
+	$(VENV)/bin/mypy
+
+check: test lint types
+
+$(VENV)/%.stamp: pyproject.toml tools/make-venv.sh
+	sh tools/make-venv.sh $(VENV) $* $(PYTHON)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .nox .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build example/var

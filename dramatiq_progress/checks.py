@@ -1,0 +1,89 @@
+"""System checks: what is wrong with the settings, told by ``manage.py check`` before a message is lost to sight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from dramatiq import broker as dramatiq_broker
+from dramatiq.middleware import Pipelines, Retries
+
+from .errors import StoreUnavailable
+from .middleware import ProgressMiddleware
+from .stores import get_store
+
+Messages = list[checks.CheckMessage]
+Apps = Sequence[AppConfig] | None
+
+
+@checks.register("dramatiq_progress")
+def check_broker(app_configs: Apps, **kwargs: Any) -> Messages:
+    """The broker has the middleware that progress needs."""
+    broker = dramatiq_broker.global_broker
+    if broker is None:
+        return [
+            checks.Error(
+                "There is no Dramatiq broker.",
+                hint='Add "django_dramatiq" to INSTALLED_APPS and DRAMATIQ_BROKER to the settings.',
+                id="dramatiq_progress.E001",
+            )
+        ]
+    present = [type(each) for each in broker.middleware]
+    found: Messages = []
+    if not any(issubclass(each, ProgressMiddleware) for each in present):
+        found.append(
+            checks.Error(
+                "The broker lacks ProgressMiddleware: no progress is recorded.",
+                hint="Add this line to the MIDDLEWARE of DRAMATIQ_BROKER: "
+                '"dramatiq_progress.middleware.ProgressMiddleware"',
+                id="dramatiq_progress.E002",
+            )
+        )
+    if not any(issubclass(each, Retries) for each in present):
+        found.append(
+            checks.Warning(
+                "The broker lacks Retries: a message that fails is not tried again.",
+                hint='Add this line to the MIDDLEWARE of DRAMATIQ_BROKER: "dramatiq.middleware.Retries"',
+                id="dramatiq_progress.W001",
+            )
+        )
+    if not any(issubclass(each, Pipelines) for each in present):
+        found.append(
+            checks.Warning(
+                "The broker lacks Pipelines: in a pipeline only the first message runs.",
+                hint='Add this line to the MIDDLEWARE of DRAMATIQ_BROKER: "dramatiq.middleware.Pipelines"',
+                id="dramatiq_progress.W002",
+            )
+        )
+    return found
+
+
+@checks.register("dramatiq_progress")
+def check_settings(app_configs: Apps, **kwargs: Any) -> Messages:
+    """``DRAMATIQ_PROGRESS`` can be read, and its store can be made."""
+    try:
+        get_store()
+    except ImproperlyConfigured as error:
+        return [checks.Error(str(error), id="dramatiq_progress.E003")]
+    return []
+
+
+@checks.register("dramatiq_progress", deploy=True)
+def check_store(app_configs: Apps, **kwargs: Any) -> Messages:
+    """The store answers. Asked only with ``--deploy``, since other checks reach for no network."""
+    try:
+        get_store().ping()
+    except ImproperlyConfigured:
+        return []  # check_settings says so
+    except StoreUnavailable as error:
+        return [
+            checks.Error(
+                f"The progress store does not answer. {error}",
+                hint='Start it, or mend DRAMATIQ_PROGRESS["OPTIONS"].',
+                id="dramatiq_progress.E004",
+            )
+        ]
+    return []

@@ -1,0 +1,79 @@
+"""The settings, ``settings.DRAMATIQ_PROGRESS``, as one typed object that is read anew at each use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+SETTING_NAME = "DRAMATIQ_PROGRESS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """The settings of this package; the field names in upper case are the keys of ``DRAMATIQ_PROGRESS``.
+
+    Parameters:
+      store: Dotted path of the `Store` class. None: chosen by the broker (see `dramatiq_progress.stores`).
+      options: Keyword arguments for the store.
+      prefix: What every key in the store begins with.
+      flush_interval: Seconds between two writes of reports by one process.
+      heartbeat_interval: Seconds between two signs of life of a running message.
+      lost_after: Seconds without a sign of life after which a running message is shown as `lost`.
+      finished_ttl: Seconds for which a finished record is kept.
+      unfinished_ttl: Seconds for which an unfinished record is kept after its last write; 7 days is the longest delay
+        that Dramatiq's brokers take.
+    """
+
+    store: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    prefix: str = "dramatiq-progress:"
+    flush_interval: float = 0.1
+    heartbeat_interval: float = 5.0
+    lost_after: float = 15.0
+    finished_ttl: float = 3600.0
+    unfinished_ttl: float = 7 * 24 * 3600.0
+
+    def __post_init__(self) -> None:
+        if self.store is not None and not isinstance(self.store, str):
+            raise _improper("STORE", self.store, "the dotted path of a Store class, as a string")
+        if not isinstance(self.options, dict):
+            raise _improper("OPTIONS", self.options, "a dict of keyword arguments for the store")
+        if not isinstance(self.prefix, str) or not self.prefix:
+            raise _improper("PREFIX", self.prefix, "a string of at least one character")
+        for name in ("flush_interval", "heartbeat_interval", "lost_after", "finished_ttl", "unfinished_ttl"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise _improper(name.upper(), value, "a number of seconds above 0")
+        if self.lost_after <= self.heartbeat_interval:
+            raise _improper(
+                "LOST_AFTER",
+                self.lost_after,
+                f"more seconds than HEARTBEAT_INTERVAL ({self.heartbeat_interval}), three times as many or more",
+            )
+
+
+KEYS = {each.name.upper(): each.name for each in fields(Configuration)}
+
+
+def configuration() -> Configuration:
+    """Read the settings as they are now, so that ``override_settings`` works.
+
+    Raises:
+      ImproperlyConfigured: ``DRAMATIQ_PROGRESS`` is no dict, has an unknown key, or a value of the wrong kind.
+    """
+    given = getattr(settings, SETTING_NAME, {})
+    if not isinstance(given, dict):
+        raise ImproperlyConfigured(f"{SETTING_NAME} must be a dict, not {given!r}.")
+    unknown = [key for key in given if key not in KEYS]
+    if unknown:
+        raise ImproperlyConfigured(
+            f"{SETTING_NAME} has no key {', '.join(map(repr, unknown))}. Its keys are {', '.join(KEYS)}."
+        )
+    return Configuration(**{KEYS[key]: value for key, value in given.items()})
+
+
+def _improper(key: str, value: object, wanted: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(f'{SETTING_NAME}["{key}"] is {value!r}; it must be {wanted}.')

@@ -1,0 +1,394 @@
+"""The observer: what an actor receives and reports to. It keeps the newest values; the recorder carries them off."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from decimal import Decimal
+from enum import Enum
+from numbers import Integral, Real
+from typing import Any, Final, Literal, TypeVar
+
+from django.core.serializers.json import DjangoJSONEncoder
+
+from .errors import InvalidReport
+from .progress import Number
+from .recorder import get_recorder
+from .stores.base import Fence
+
+#: Longer descriptions are cut.
+MAX_DESCRIPTION_CHARACTERS = 1_000
+MAX_METADATA_BYTES = 16 * 1024
+MAX_RESULT_BYTES = 64 * 1024
+
+#: Above this a whole number takes the slow path, where one too large for a float is refused.
+EXACT_WHOLE_NUMBERS = 2**53
+
+#: What a reader sees of fields that were never written.
+UNWRITTEN = {"current": "0", "total": "null", "description": ""}
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class _Keep(Enum):
+    KEEP = "keep"
+
+
+#: An argument that was left out, and keeps its last value. (None would say "unknown".)
+KEEP: Final = _Keep.KEEP
+Keep = Literal[_Keep.KEEP]
+
+
+class ProgressObserver:
+    """Takes what an actor reports. A report costs a few attribute writes, and no input or output.
+
+    ``ProgressObserver()`` makes a detached one, which keeps what was reported and writes nowhere: for tests of an
+    actor. The worker gives an actor one that is bound to its message. All methods may be called from several threads.
+
+    Values that cannot be shown never fail a job that would else have worked: they are left out, with one warning per
+    message. A detached observer, and every one while ``settings.DEBUG`` is on, raises `InvalidReport` instead.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_actor_name",
+        "_attempt",
+        "_clean",
+        "_current",
+        "_description",
+        "_fence",
+        "_lock",
+        "_message_id",
+        "_metadata",
+        "_metadata_before",
+        "_result",
+        "_saved",
+        "_strict",
+        "_total",
+        "_warned",
+    )
+
+    def __init__(
+        self,
+        *,
+        message_id: str | None = None,
+        actor_name: str = "",
+        attempt: int = 1,
+        fence: Fence | None = None,
+        metadata: str = "{}",
+        strict: bool = True,
+    ) -> None:
+        self._message_id = message_id
+        self._actor_name = actor_name
+        self._attempt = attempt
+        self._fence = fence
+        self._strict = strict
+        self._warned = False
+        self._lock = threading.Lock()
+        self._current: Number = 0
+        self._total: Number | None = None
+        self._description = ""
+        self._metadata = self._metadata_before = metadata
+        self._result: str | None = None
+        # The fields as the store has them, by its own word.
+        self._saved: dict[str, str] = {}
+        # Whether the next report has to tell the recorder; never, when there is nowhere to write.
+        self._clean = fence is not None
+
+    @property
+    def message_id(self) -> str | None:
+        """The id of the message that is being processed; None when detached."""
+        return self._message_id
+
+    @property
+    def attempt(self) -> int:
+        """Which delivery of the message this is, from 1."""
+        return self._attempt
+
+    @property
+    def current(self) -> Number:
+        """How much is done, as last reported."""
+        return self._current
+
+    @property
+    def total(self) -> Number | None:
+        """How much there is to do, as last reported; None while unknown."""
+        return self._total
+
+    @property
+    def description(self) -> str:
+        """What the actor is busy with, as last reported."""
+        return self._description
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What was attached by `set_metadata`, as the page will get it."""
+        return dict(json.loads(self._metadata))
+
+    @property
+    def result(self) -> Any:
+        """What was made public by `set_result`, as the page will get it; None before."""
+        return None if self._result is None else json.loads(self._result)
+
+    def set_progress(
+        self,
+        current: Number | Decimal,
+        total: Number | Decimal | Keep | None = KEEP,
+        description: str | Keep = KEEP,
+    ) -> None:
+        """Report how far the actor is. What is left out keeps its last value.
+
+        Parameters:
+          current: How much is done, 0 or more.
+          total: How much there is to do; None means unknown. `current` may exceed it.
+          description: What the actor is busy with, as plain text, cut at 1,000 characters.
+
+        Raises:
+          InvalidReport: A value that is no number, negative or not finite; see the class for when.
+        """
+        # Plain whole numbers, which is what nearly every report carries, pass without a call.
+        if type(current) is not int or not 0 <= current <= EXACT_WHOLE_NUMBERS:
+            current = self._number("current", current, self._current)
+        if (
+            total is not KEEP
+            and total is not None
+            and (type(total) is not int or not 0 <= total <= EXACT_WHOLE_NUMBERS)
+        ):
+            total = self._number("total", total, KEEP)
+        if description is not KEEP:
+            description = self._text(description)
+        with self._lock:
+            self._current = current
+            if total is not KEEP:
+                self._total = total
+            if description is not KEEP:
+                self._description = description
+        if self._clean:
+            self._tell()
+
+    def increment_progress(self, by: Number | Decimal = 1, description: str | Keep = KEEP) -> None:
+        """Report that more is done.
+
+        Parameters:
+          by: How much more, 0 or more.
+          description: What the actor is busy with; left out, it keeps its last value.
+
+        Raises:
+          InvalidReport: As for `set_progress`.
+        """
+        if type(by) is not int or not 0 <= by <= EXACT_WHOLE_NUMBERS:
+            by = self._number("by", by, 0)
+            if self._current + by == math.inf:
+                by = self._number("by", math.inf, 0)
+        if description is not KEEP:
+            description = self._text(description)
+        with self._lock:
+            self._current += by
+            if description is not KEEP:
+                self._description = description
+        if self._clean:
+            self._tell()
+
+    def track(
+        self,
+        iterable: Iterable[T],
+        total: Number | Decimal | Keep | None = KEEP,
+        description: str | Keep = KEEP,
+    ) -> Iterator[T]:
+        """Hand out the items of an iterable, and report each one when the loop has come back from it.
+
+        It counts from 0, and one loop at a time: from several threads use `increment_progress`.
+
+        Parameters:
+          iterable: Any iterable, generators and querysets too. A queryset's length is that of its rows, which are
+            then all loaded; pass ``queryset.iterator()`` and a total when they are many.
+          total: How many items there are; left out, the length of the iterable where it has one, and else unknown.
+          description: What the actor is busy with; left out, it keeps its last value.
+
+        Raises:
+          InvalidReport: As for `set_progress`.
+        """
+        self.set_progress(0, _length(iterable) if total is KEEP else total, description)
+        return self._count(iterable)
+
+    def _count(self, iterable: Iterable[T]) -> Iterator[T]:
+        # The hot loop of this package: no lock (one attribute write is atomic) and no call while the recorder knows.
+        for count, item in enumerate(iterable, 1):
+            yield item
+            self._current = count
+            if self._clean:
+                self._tell()
+
+    def set_metadata(self, **values: Any) -> None:
+        """Attach small JSON values that the page may show; they are added to those attached before.
+
+        Metadata outlives an attempt: a retry starts with what the attempt before had attached.
+
+        Raises:
+          InvalidReport: Values that are no JSON (as Django's encoder sees it), or over 16 KiB in all; see the class
+            for when.
+        """
+        with self._lock:
+            merged = json.loads(self._metadata) | values
+            try:
+                self._metadata = _encode(merged, MAX_METADATA_BYTES)
+            except (TypeError, ValueError) as error:
+                self._refuse("metadata", values, f"cannot be attached: {error}")
+                return
+        if self._clean:
+            self._tell()
+
+    def set_result(self, value: Any) -> None:
+        """Make a result public: the page gets it when the actor has succeeded.
+
+        What is no JSON (as Django's encoder sees it: dates, decimals and UUIDs are) or over 64 KiB is left out, with
+        a logged warning; that never fails the job.
+        """
+        try:
+            self._result = _encode(value, MAX_RESULT_BYTES)
+        except (TypeError, ValueError) as error:
+            logger.warning("The result of %s (message %s) is left out: %s", self._actor_name, self._message_id, error)
+
+    # What follows is the recorder's and the middleware's side.
+
+    @property
+    def fence(self) -> Fence | None:
+        """What a write must show; None when detached, released or superseded."""
+        return self._fence
+
+    def collect(self) -> dict[str, str]:
+        """The fields that differ from what is stored. A report that comes later tells the recorder again."""
+        # Before the values are read: a report in between is then written twice rather than never.
+        self._clean = self._fence is not None
+        initial = UNWRITTEN | {"metadata": self._metadata_before}
+        return {name: text for name, text in self._fields().items() if text != self._saved.get(name, initial[name])}
+
+    def collect_all(self, *, with_result: bool) -> dict[str, str]:
+        """Every field that was ever reported, for the last write of an attempt."""
+        initial = UNWRITTEN | {"metadata": self._metadata_before}
+        fields = {name: text for name, text in self._fields().items() if name in self._saved or text != initial[name]}
+        if with_result and self._result is not None:
+            fields["result"] = self._result
+        return fields
+
+    def saved(self, fields: Mapping[str, str]) -> None:
+        """The store now has these fields."""
+        self._saved.update(fields)
+
+    def release(self) -> None:
+        """Write nothing more."""
+        self._fence = None
+        self._clean = False
+
+    def renew(self) -> None:
+        """Forget what threads of the parent process held when it forked."""
+        self._lock = threading.Lock()
+        self._clean = self._fence is not None
+
+    def _tell(self) -> None:
+        self._clean = False
+        get_recorder().changed(self)
+
+    def _fields(self) -> dict[str, str]:
+        with self._lock:
+            current, total, description = self._current, self._total, self._description
+            metadata = self._metadata
+        return {
+            "current": json.dumps(current),
+            "total": json.dumps(total),
+            "description": _printable(description),
+            "metadata": metadata,
+        }
+
+    def _number(self, name: str, value: object, otherwise: T) -> Number | T:
+        try:
+            return _to_number(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            self._refuse(name, value, f"is left out: {error}")
+            return otherwise
+
+    def _text(self, value: object) -> str | Keep:
+        try:
+            # str() for texts that are translated when they are shown.
+            return "" if value is None else str(value)[:MAX_DESCRIPTION_CHARACTERS]
+        except Exception as error:
+            self._refuse("description", type(value), f"is left out: {error}")
+            return KEEP
+
+    def _refuse(self, name: str, value: object, why: str) -> None:
+        message = f"{self._actor_name or 'An actor'} reported {name}={_show(value)}, which {why}."
+        if self._strict:
+            raise InvalidReport(message)
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s (message %s; further ones are not logged)", message, self._message_id)
+
+
+def _to_number(value: object) -> Number:
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
+        raise TypeError("it must be an int, float or Decimal")
+    # A number that no float can hold is infinite to a browser.
+    if not math.isfinite(value) or not math.isfinite(float(value)):
+        raise ValueError("it must be finite")
+    if value < 0:
+        raise ValueError("it must not be negative")
+    if isinstance(value, Integral) or (isinstance(value, Decimal) and value == int(value)):
+        return int(value)
+    return float(value)
+
+
+def _length(iterable: Iterable[object]) -> int | None:
+    if not isinstance(iterable, Sized):
+        return None
+    try:
+        return len(iterable)
+    except OverflowError:  # range(10**20) has a length, and len() cannot tell it.
+        return None
+
+
+def _show(value: object) -> str:
+    try:
+        return f"{value!r:.200}"
+    except Exception:  # a whole number of over 4,300 digits has no repr
+        return f"a {type(value).__name__}"
+
+
+def _encode(value: Any, max_bytes: int) -> str:
+    text = _printable(json.dumps(value, cls=DjangoJSONEncoder, ensure_ascii=False, allow_nan=False))
+    size = len(text.encode())
+    if size > max_bytes:
+        raise ValueError(f"it has {size:,} bytes as JSON, and at most {max_bytes:,} are kept")
+    return text
+
+
+def _printable(text: str) -> str:
+    # Half a surrogate pair cannot be written as UTF-8, and not every JSON reader takes its escape. This joins pairs
+    # that were split and puts U+FFFD for the rest.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+_observer: ContextVar[ProgressObserver | None] = ContextVar("dramatiq_progress_observer", default=None)
+
+
+def current_observer() -> ProgressObserver | None:
+    """The observer of the actor that is running in this thread or coroutine; None outside any.
+
+    A thread that an actor starts does not see it: hand it the observer.
+    """
+    return _observer.get()
+
+
+@contextmanager
+def observing(observer: ProgressObserver) -> Iterator[ProgressObserver]:
+    """Make an observer the current one for the length of a with block."""
+    before = _observer.set(observer)
+    try:
+        yield observer
+    finally:
+        _observer.reset(before)

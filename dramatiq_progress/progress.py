@@ -1,0 +1,204 @@
+"""State and Progress: the noun that travels from the store to the page. No input or output, no Django."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+#: Seconds until a reader should ask again, by what it has just been told.
+POLL_AFTER_RUNNING_SECONDS = 0.5
+POLL_AFTER_WAITING_SECONDS = 1.0
+POLL_AFTER_LOST_SECONDS = 2.0
+POLL_AFTER_LONGEST_SECONDS = 5.0
+
+Number = int | float
+
+
+class State(StrEnum):
+    """Where a message is in its life. All but `lost` are stored; `lost` is what a reader concludes."""
+
+    ENQUEUED = "enqueued"
+    DELAYED = "delayed"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+    LOST = "lost"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the message has come to its end."""
+        return self in FINAL_STATES
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether no worker has begun with the message."""
+        return self in (State.ENQUEUED, State.DELAYED)
+
+
+FINAL_STATES = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED})
+
+#: What a user is told about a message that ended without success, unless the actor said something better.
+DEFAULT_RESULTS = {
+    State.FAILED: "The task failed.",
+    State.CANCELLED: "The task was cancelled.",
+    State.SKIPPED: "The task was skipped.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One reading of one message: a snapshot, which never changes afterwards.
+
+    Attributes:
+      id: The message's id.
+      actor: The actor's name.
+      queue: The queue's name.
+      state: Where the message is in its life.
+      current: How much is done, as last reported; 0 before the first report.
+      total: How much there is to do; None while unknown.
+      description: What the actor is busy with.
+      attempt: Deliveries to a worker so far; 0 before the first.
+      retries_left: How many more attempts may follow a failure; None where Dramatiq has no limit.
+      retry_in: Seconds until the next attempt, while `retrying`.
+      elapsed: Seconds that the attempt has run, or ran; None before the first.
+      metadata: What the actor attached for the page.
+      result: The public result of a message that is `done`, or what the user is told of one that ended otherwise.
+      version: Increases with each change of the record.
+    """
+
+    id: str
+    actor: str
+    queue: str
+    state: State
+    current: Number = 0
+    total: Number | None = None
+    description: str = ""
+    attempt: int = 0
+    retries_left: int | None = None
+    retry_in: float | None = None
+    elapsed: float | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    result: Any = None
+    version: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the message has come to its end."""
+        return self.state.is_final
+
+    @property
+    def success(self) -> bool | None:
+        """Whether it ended well; None while it has not ended."""
+        return self.state is State.DONE if self.complete else None
+
+    @property
+    def percent(self) -> float | None:
+        """How far it is, floored to 0.1 and at most 100; None while the total is unknown or 0."""
+        if not self.total:
+            return None
+        if self.current >= self.total:
+            return 100.0
+        # Whole numbers stay whole: 29 / 100 in floats would floor to 28.9.
+        if isinstance(self.current, int) and isinstance(self.total, int):
+            return (self.current * 1000 // self.total) / 10
+        return math.floor(self.current / self.total * 1000) / 10
+
+    @property
+    def poll_after(self) -> float:
+        """Seconds until it is worth asking again."""
+        if self.state is State.LOST:
+            return POLL_AFTER_LOST_SECONDS
+        if self.state is State.RETRYING and self.retry_in is not None:
+            return min(max(self.retry_in, POLL_AFTER_RUNNING_SECONDS), POLL_AFTER_LONGEST_SECONDS)
+        return POLL_AFTER_WAITING_SECONDS if self.state.is_pending else POLL_AFTER_RUNNING_SECONDS
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object of the wire, as plain Python values.
+
+        `complete`, `success`, `progress` and `result` are the keys of celery-progress 0.5, with its meaning.
+        """
+        answer: dict[str, Any] = {
+            "id": self.id,
+            "actor": self.actor,
+            "queue": self.queue,
+            "state": self.state.value,
+            "complete": self.complete,
+            "success": self.success,
+            "progress": {
+                "pending": self.state.is_pending,
+                "current": self.current,
+                "total": self.total,
+                "percent": self.percent,
+                "description": self.description,
+            },
+            "attempt": self.attempt,
+            "retries_left": self.retries_left,
+            "retry_in": self.retry_in,
+            "queue_position": None,
+            "queue_length": None,
+            "elapsed": self.elapsed,
+            "rate": None,
+            "eta": None,
+            "cancel_requested": False,
+            "can_cancel": False,
+            "metadata": self.metadata,
+            "version": self.version,
+            "poll_after": self.poll_after,
+        }
+        if self.complete:
+            answer["result"] = self.result
+        return answer
+
+    @classmethod
+    def from_record(cls, message_id: str, record: Mapping[str, str], *, now: float, lost_after: float) -> Progress:
+        """Read a stored record.
+
+        Parameters:
+          message_id: The message's id.
+          record: Field to text, as the store keeps it.
+          now: The store's clock at the reading, in seconds.
+          lost_after: Seconds without a heartbeat after which a running message counts as `lost`.
+        """
+        state = State(record["state"])
+        if state is State.RUNNING and now - float(record["heartbeat"]) > lost_after:
+            state = State.LOST
+        return cls(
+            id=message_id,
+            actor=record["actor"],
+            queue=record["queue"],
+            state=state,
+            current=json.loads(record.get("current", "0")),
+            total=json.loads(record.get("total", "null")),
+            description=record.get("description", ""),
+            attempt=int(record.get("attempt", "0")),
+            retries_left=0 if state.is_final else json.loads(record.get("retries_left", "null")),
+            retry_in=_seconds_until(record.get("retry_at"), now) if state is State.RETRYING else None,
+            elapsed=_elapsed(record, now),
+            metadata=json.loads(record.get("metadata", "{}")),
+            result=_result(state, record.get("result")),
+            version=int(record["version"]),
+        )
+
+
+def _seconds_until(moment: str | None, now: float) -> float | None:
+    return None if moment is None else max(0.0, round(float(moment) - now, 1))
+
+
+def _elapsed(record: Mapping[str, str], now: float) -> float | None:
+    started = record.get("started_at")
+    if started is None:
+        return None
+    return max(0.0, round(float(record.get("ended_at", now)) - float(started), 1))
+
+
+def _result(state: State, stored: str | None) -> Any:
+    if not state.is_final:
+        return None
+    return DEFAULT_RESULTS.get(state) if stored is None else json.loads(stored)

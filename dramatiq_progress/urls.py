@@ -1,0 +1,8 @@
+"""The URLs of the package: ``path("progress/", include("dramatiq_progress.urls"))``."""
+
+from django.urls import path
+
+from . import views
+
+app_name = "dramatiq_progress"
+urlpatterns = [path("<str:message_id>/", views.detail, name="detail")]

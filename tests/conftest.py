@@ -1,0 +1,60 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dramatiq_progress.recorder import get_recorder
+from dramatiq_progress.stores import Store, get_store
+from tests import servers
+
+#: A test must not fail because the machine is busy; the default of 0.25 s has tests of its own.
+PATIENT = {"socket_timeout": 10, "socket_connect_timeout": 10}
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    """The URL of a Valkey server, without a database number; tests keep apart by key prefix or database."""
+    with servers.valkey() as url:
+        yield url
+
+
+@pytest.fixture
+def redis_store(valkey: str, settings: Any) -> Iterator[Store]:
+    """A store in Valkey, as this process's own, with keys of this test only."""
+    yield from _use(
+        settings,
+        {
+            "STORE": "dramatiq_progress.stores.redis.RedisStore",
+            "OPTIONS": {"url": f"{valkey}/1", **PATIENT},
+            "PREFIX": f"test-{secrets.token_hex(4)}:",
+        },
+    )
+
+
+@pytest.fixture
+def memory_store(settings: Any) -> Iterator[Store]:
+    """A store in memory, as this process's own."""
+    yield from _use(
+        settings,
+        {"STORE": "dramatiq_progress.stores.memory.MemoryStore", "PREFIX": f"test-{secrets.token_hex(4)}:"},
+    )
+
+
+@pytest.fixture(params=["redis_store", "memory_store"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Each kind of store in turn."""
+    made: Store = request.getfixturevalue(request.param)
+    return made
+
+
+def _use(settings: Any, wanted: dict[str, Any]) -> Iterator[Store]:
+    settings.DRAMATIQ_PROGRESS = wanted
+    made = get_store()
+    yield made
+    get_recorder().stop()
+    made.close()

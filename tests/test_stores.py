@@ -1,0 +1,434 @@
+"""The contract of a store, kept by each of them; and what only one of them does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+from django.core.exceptions import ImproperlyConfigured
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.brokers.stub import StubBroker
+
+from dramatiq_progress import Progress, State, StoreUnavailable, aget_progress, get_progress
+from dramatiq_progress.stores import Store, get_store
+from dramatiq_progress.stores.base import Fence, Report, Start
+from dramatiq_progress.stores.memory import MemoryStore
+from dramatiq_progress.stores.redis import RedisStore, options_of_pool
+from tests import servers
+from tests.waiting import wait_until
+
+FINAL = [State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED]
+
+
+class Record:
+    """One message's record, written as the middleware would."""
+
+    def __init__(self, store: Store, message_id: str = "m1") -> None:
+        self.store = store
+        self.id = message_id
+
+    def enqueue(self, **options: Any) -> None:
+        self.store.enqueue(self.id, **{"actor": "work", "queue": "default", "retries_left": 3, **options})
+
+    def start(self, token: str = "a") -> Start:
+        return self.store.start(self.id, token=token, actor="work", queue="default", retries_left=3)
+
+    def run(self, token: str = "a") -> Fence:
+        fence = self.start(token).fence
+        assert fence is not None
+        return fence
+
+    def report(self, fence: Fence, **fields: str) -> str:
+        return self.store.report([Report(self.id, fence, fields)])[0]
+
+    def finish(self, fence: Fence | None, state: State, **options: Any) -> bool:
+        options = {"actor": "work", "queue": "default", "fields": {}, **options}
+        return self.store.finish(self.id, fence=fence, state=state, **options)
+
+    def read(self) -> Progress:
+        progress = self.store.read([self.id])[0]
+        assert progress is not None
+        return progress
+
+    def ended(self, state: State) -> Fence:
+        self.enqueue()
+        fence = self.run()
+        assert self.finish(fence, state)
+        return fence
+
+
+@pytest.fixture
+def record(store: Store) -> Record:
+    return Record(store)
+
+
+def test_a_message_lives_from_enqueued_to_done(record: Record) -> None:
+    record.enqueue()
+    assert (record.read().state, record.read().attempt, record.read().elapsed) == (State.ENQUEUED, 0, None)
+
+    fence = record.run()
+    assert fence.attempt == 1
+    assert record.report(fence, current="3", total="10", description="Reading") == "written"
+    running = record.read()
+    assert (running.state, running.current, running.total) == (State.RUNNING, 3, 10)
+    assert (running.description, running.percent, running.retries_left) == ("Reading", 30.0, 3)
+    assert running.elapsed is not None
+
+    assert record.finish(fence, State.DONE, fields={"current": "10", "result": '{"rows": 10}'})
+    done = record.read()
+    assert (done.state, done.current, done.total, done.result) == (State.DONE, 10, 10, {"rows": 10})
+    assert (done.actor, done.queue, done.retries_left) == ("work", "default", 0)
+
+
+def test_an_unknown_message_has_no_progress(store: Store) -> None:
+    assert store.read(["never", "sent"]) == [None, None]
+
+
+def test_many_messages_are_read_in_the_order_asked(store: Store) -> None:
+    for message_id in ("a", "b"):
+        Record(store, message_id).enqueue()
+    found = store.read(["b", "gone", "a"])
+    assert [each and each.id for each in found] == ["b", None, "a"]
+
+
+def test_a_delayed_message_is_enqueued_when_it_is_due(record: Record) -> None:
+    record.enqueue(delay=60)
+    assert record.read().state is State.DELAYED
+    record.enqueue(due=True)
+    assert record.read().state is State.ENQUEUED
+
+
+def test_a_due_message_without_record_gets_one(record: Record) -> None:
+    record.enqueue(due=True)
+    assert record.read().state is State.ENQUEUED
+
+
+@pytest.mark.parametrize("state", [*FINAL, State.RUNNING])
+def test_a_late_copy_from_a_delay_queue_changes_nothing(record: Record, state: State) -> None:
+    if state is State.RUNNING:
+        record.run()
+    else:
+        record.ended(state)
+    before = record.read()
+    record.enqueue(due=True)
+    assert (record.read().state, record.read().version) == (state, before.version)
+
+
+@pytest.mark.parametrize("state", FINAL)
+def test_a_message_that_ended_begins_a_new_life_when_it_is_sent_again(record: Record, state: State) -> None:
+    old = record.ended(state)
+    before = record.read()
+    record.enqueue()
+    again = record.read()
+    assert (again.state, again.current, again.total, again.elapsed) == (State.ENQUEUED, 0, None, None)
+    assert again.version > before.version
+    assert record.run("b").attempt == old.attempt + 1
+
+
+def test_sending_a_living_message_again_changes_nothing(record: Record) -> None:
+    fence = record.run()
+    record.report(fence, current="5")
+    before = record.read()
+    record.enqueue()
+    assert (record.read().state, record.read().version) == (State.RUNNING, before.version)
+
+
+def test_a_new_attempt_starts_from_nothing_but_keeps_metadata(record: Record) -> None:
+    first = record.run()
+    record.report(first, current="5", total="9", description="Half", metadata='{"file": "a.csv"}')
+    record.finish(first, State.RETRYING, retry_in=1.0)
+
+    start = record.start("b")
+    assert start.fence == Fence(2, "b")
+    assert json.loads(start.metadata) == {"file": "a.csv"}
+    second = record.read()
+    assert (second.current, second.total, second.description, second.attempt) == (0, None, "", 2)
+    assert second.metadata == {"file": "a.csv"}
+
+
+def test_retrying_tells_when_the_next_attempt_comes(record: Record) -> None:
+    fence = record.run()
+    assert record.finish(fence, State.RETRYING, retry_in=40.0, fields={"current": "5"})
+    retrying = record.read()
+    assert (retrying.state, retrying.current, retrying.attempt) == (State.RETRYING, 5, 1)
+    assert retrying.retry_in is not None and 30 < retrying.retry_in <= 40
+    record.enqueue(due=True)
+    assert (record.read().state, record.read().retry_in) == (State.ENQUEUED, None)
+
+
+@pytest.mark.parametrize("state", [State.DONE, State.SKIPPED])
+def test_a_message_that_is_over_runs_unseen_when_delivered_again(record: Record, state: State) -> None:
+    record.ended(state)
+    before = record.read()
+    assert record.start("b") == Start("unseen")
+    assert record.read().version == before.version
+
+
+def test_a_cancelled_message_is_not_started(record: Record) -> None:
+    record.ended(State.CANCELLED)
+    assert record.start("b") == Start("cancelled")
+    assert record.read().state is State.CANCELLED
+
+
+def test_a_failed_message_is_opened_again_by_a_delivery(record: Record) -> None:
+    record.ended(State.FAILED)
+    assert record.run("b") == Fence(2, "b")
+    assert record.read().state is State.RUNNING
+
+
+def test_a_late_write_of_an_older_attempt_is_refused(record: Record) -> None:
+    old = record.run("a")
+    new = record.run("b")
+    record.report(new, current="7")
+    version = record.read().version
+
+    assert record.report(old, current="99") == "refused"
+    assert not record.finish(old, State.FAILED)
+    assert not record.finish(old, State.RETRYING, retry_in=1.0)
+    assert (record.read().state, record.read().current, record.read().version) == (State.RUNNING, 7, version)
+
+
+def test_an_attempt_of_the_same_number_with_another_token_is_refused(record: Record) -> None:
+    fence = record.run()
+    assert record.report(fence._replace(token="other"), current="99") == "refused"
+
+
+@pytest.mark.parametrize("state", [*FINAL, State.RETRYING])
+def test_reports_after_the_end_of_an_attempt_are_refused(record: Record, state: State) -> None:
+    fence = record.run()
+    record.finish(fence, state, retry_in=1.0 if state is State.RETRYING else None)
+    assert record.report(fence, current="99") == "refused"
+    assert record.read().current == 0
+
+
+@pytest.mark.parametrize("state", FINAL)
+def test_an_end_is_written_once(record: Record, state: State) -> None:
+    fence = record.ended(state)
+    assert not record.finish(fence, State.FAILED)
+    assert not record.finish(None, State.SKIPPED)
+    assert record.read().state is state
+
+
+def test_a_delivery_whose_retry_could_not_be_sent_has_failed(record: Record) -> None:
+    fence = record.run()
+    record.finish(fence, State.RETRYING, retry_in=1.0)
+    assert record.finish(fence, State.FAILED)
+    assert (record.read().state, record.read().retry_in) == (State.FAILED, None)
+
+
+def test_an_end_without_an_attempt_needs_a_record(record: Record) -> None:
+    assert not record.finish(None, State.FAILED)
+    assert record.store.read([record.id]) == [None]
+    record.enqueue()
+    assert record.finish(None, State.SKIPPED)
+    assert (record.read().state, record.read().attempt) == (State.SKIPPED, 0)
+
+
+def test_the_end_of_an_attempt_is_kept_when_its_record_was_lost(record: Record) -> None:
+    assert record.finish(Fence(2, "a"), State.DONE, fields={"current": "5"})
+    done = record.read()
+    assert (done.state, done.attempt, done.current, done.actor) == (State.DONE, 2, 5, "work")
+
+
+def test_a_report_without_a_record_says_so(record: Record) -> None:
+    assert record.report(Fence(1, "a"), current="5") == "missing"
+
+
+def test_a_sign_of_life_does_not_raise_the_version(record: Record) -> None:
+    fence = record.run()
+    before = record.read().version
+    assert record.report(fence) == "written"
+    assert record.read().version == before
+    record.report(fence, current="1")
+    assert record.read().version == before + 1
+
+
+def test_a_running_message_without_sign_of_life_is_lost_and_comes_back(record: Record, settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.01, "LOST_AFTER": 0.05}
+    fence = record.run()
+    wait_until(lambda: record.read().state is State.LOST)
+    record.report(fence)
+    assert record.read().state is State.RUNNING
+
+
+def test_a_finished_record_goes_after_its_time(record: Record, settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"FINISHED_TTL": 0.05}
+    record.ended(State.DONE)
+    wait_until(lambda: record.store.read([record.id]) == [None])
+
+
+def test_text_of_any_kind_comes_back_as_it_went_in(record: Record) -> None:
+    text = "<b>né 東京 \U0001f600</b>\0\n\"'"
+    fence = record.run()
+    record.report(fence, description=text)
+    assert record.read().description == text
+
+
+def test_progress_can_be_read_from_async_code(record: Record) -> None:
+    record.enqueue()
+    progress = asyncio.run(aget_progress(record.id))
+    assert progress == get_progress(record.id)
+    assert progress is not None and progress.state is State.ENQUEUED
+
+
+# Redis and Valkey
+
+
+def client_of(valkey: str) -> redis.Redis:
+    return redis.Redis.from_url(f"{valkey}/1", decode_responses=True)
+
+
+def test_every_record_has_a_time_to_live(redis_store: Store, valkey: str) -> None:
+    record = Record(redis_store)
+    with client_of(valkey) as client:
+
+        def ttl() -> int:
+            return int(client.ttl(redis_store.key(record.id)))
+
+        record.enqueue()
+        assert ttl() > 6 * 24 * 3600
+        record.enqueue(delay=3600)
+        fence = record.run()
+        assert ttl() > 6 * 24 * 3600
+        record.finish(fence, State.RETRYING, retry_in=7200.0)
+        assert ttl() > 7 * 24 * 3600
+        record.finish(fence, State.DONE)
+        assert 3000 < ttl() <= 3600
+
+
+def test_reading_does_not_renew_the_time_to_live(redis_store: Store, valkey: str) -> None:
+    record = Record(redis_store)
+    record.enqueue()
+    with client_of(valkey) as client:
+        client.expire(redis_store.key(record.id), 100)
+        record.read()
+        assert client.ttl(redis_store.key(record.id)) <= 100
+
+
+def test_scripts_are_loaded_again_when_the_server_forgot_them(redis_store: Store, valkey: str) -> None:
+    record = Record(redis_store)
+    record.enqueue()
+    with client_of(valkey) as client:
+        client.script_flush()
+    fence = record.run()
+    assert record.report(fence, current="1") == "written"
+    with client_of(valkey) as client:
+        client.script_flush()
+    assert record.read().current == 1
+
+
+def test_a_plain_record_is_packed_by_redis(redis_store: Store, valkey: str) -> None:
+    record = Record(redis_store, "0b1f6a0e-6d1c-4f0e-9a42-0f1c3f6f7a11")
+    record.enqueue()
+    fence = record.run(token="0123456789abcdef")
+    record.report(fence, current="1200", total="5000", description="Importing")
+    with client_of(valkey) as client:
+        assert client.object("encoding", redis_store.key(record.id)) == "listpack"
+
+
+def test_a_store_that_is_down_says_so_without_its_password() -> None:
+    store = RedisStore(prefix="p:", url="redis://someone:hunter2@127.0.0.1:1/0")
+    with pytest.raises(StoreUnavailable) as raised:
+        store.ping()
+    assert "127.0.0.1:1" in str(raised.value)
+    assert "hunter2" not in str(raised.value) + repr(store)
+
+
+def test_a_command_is_neither_slow_nor_repeated_by_default() -> None:
+    options = RedisStore(prefix="p:")._client.get_connection_kwargs()
+    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (0.25, 0.25)
+    assert options["retry"].get_retries() == 0
+
+
+def test_redis_options_are_passed_on() -> None:
+    store = RedisStore(prefix="p:", host="127.0.0.1", port=1234, db=5, socket_timeout=2, client_name="web")
+    options = store._client.get_connection_kwargs()
+    assert (options["port"], options["db"], options["socket_timeout"]) == (1234, 5, 2)
+    assert options["client_name"] == "web"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://u:p@h:7/3", {"host": "h", "port": 7, "db": 3, "username": "u", "password": "p"}),
+        ("rediss://h:7/3", {"host": "h", "port": 7, "db": 3, "ssl": True}),
+        ("unix:///s.sock?db=2", {"unix_socket_path": "/s.sock", "db": 2}),
+    ],
+)
+def test_the_address_of_a_brokers_pool_is_taken_over(url: str, expected: dict[str, Any]) -> None:
+    found = options_of_pool(redis.ConnectionPool.from_url(url, socket_timeout=99))
+    assert found == expected
+    RedisStore(prefix="p:", **found)
+
+
+def test_two_servers_in_turn_hold_nothing_of_each_other(settings: Any) -> None:
+    """A store is made anew when the settings change."""
+    with servers.valkey() as url:
+        settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": f"{url}/0"}, "PREFIX": "one:"}
+        one = get_store()
+        Record(one).enqueue()
+        assert get_store() is one
+        settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": f"{url}/0"}, "PREFIX": "two:"}
+        assert get_store() is not one
+        assert get_progress("m1") is None
+
+
+# The choice of a store
+
+
+@pytest.fixture
+def broker_set() -> Any:
+    before = dramatiq.get_broker()
+    yield dramatiq.set_broker
+    dramatiq.set_broker(before)
+
+
+def test_the_store_of_a_stub_broker_is_memory(settings: Any, broker_set: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {}
+    broker_set(StubBroker(middleware=[]))
+    assert isinstance(get_store(), MemoryStore)
+
+
+def test_the_store_of_a_redis_broker_is_its_redis(settings: Any, broker_set: Any, valkey: str) -> None:
+    settings.DRAMATIQ_PROGRESS = {"PREFIX": "of-broker:"}
+    broker = RedisBroker(url=f"{valkey}/4", middleware=[])
+    broker_set(broker)
+    store = get_store()
+    assert isinstance(store, RedisStore)
+    Record(store).enqueue()
+    assert broker.client.exists("of-broker:m1")
+    assert store._client.connection_pool is not broker.client.connection_pool
+    store.close()
+    broker.client.close()
+
+
+def test_any_other_broker_means_redis_on_this_machine(settings: Any, broker_set: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {}
+    broker_set(dramatiq.Broker(middleware=[]))
+    assert "127.0.0.1:6379/0" in repr(get_store())
+
+
+def test_options_alone_mean_redis(settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:9/2"}}
+    assert "127.0.0.1:9/2" in repr(get_store())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"STORE": "nowhere.Store"}, "'nowhere.Store', which cannot be imported"),
+        ({"STORE": "collections.OrderedDict"}, "which is no Store"),
+        ({"OPTIONS": {"colour": "red"}}, "colour"),
+        ({"OPTIONS": {"url": "http://127.0.0.1"}}, "does not fit"),
+    ],
+)
+def test_a_store_that_cannot_be_made_is_an_error_that_names_it(
+    settings: Any, given: dict[str, Any], message: str
+) -> None:
+    settings.DRAMATIQ_PROGRESS = given
+    with pytest.raises(ImproperlyConfigured, match=message):
+        get_store()

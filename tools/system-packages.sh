@@ -1,0 +1,27 @@
+#!/bin/sh
+# Sees to the programs that the tests use and pip cannot install: Chromium for the browser tests and RabbitMQ for
+# the broker tests. Installs them as root on Debian and Ubuntu; elsewhere says what is missing, and those tests skip
+# (with CI=true nothing may skip, and this fails).
+set -eu
+
+# Debian keeps RabbitMQ's programs out of the PATH of other users.
+PATH=$PATH:/usr/lib/rabbitmq/bin:/usr/sbin
+missing=
+command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 \
+    || command -v google-chrome >/dev/null 2>&1 || missing="$missing chromium"
+command -v rabbitmq-server >/dev/null 2>&1 || missing="$missing rabbitmq-server"
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "Installing$missing for the tests …"
+    apt-get update -qq
+    # policy-rc.d 101: the tests start a RabbitMQ of their own; the package need not start one at boot.
+    # shellcheck disable=SC2086
+    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+else
+    echo "Missing:$missing. The tests that need them will be skipped." >&2
+    if [ "${CI:-}" = true ]; then
+        echo "With CI=true nothing may be skipped." >&2
+        exit 1
+    fi
+fi

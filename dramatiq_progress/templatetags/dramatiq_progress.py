@@ -1,0 +1,72 @@
+"""The template tags that put a bar into a page. `script` and `bar` are plain functions returning safe HTML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import template
+from django.core.exceptions import ImproperlyConfigured
+from django.forms.utils import flatatt
+from django.template.exceptions import TemplateSyntaxError
+from django.templatetags.static import static
+from django.urls import NoReverseMatch, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from dramatiq import Message
+
+from dramatiq_progress.views import MESSAGE_ID
+
+register = template.Library()
+
+#: Static files, by way of Django's `static`, so that hashed names work.
+STYLESHEET = "dramatiq_progress/dramatiq-progress.css"
+SCRIPT = "dramatiq_progress/dramatiq-progress.js"
+
+
+@register.simple_tag(name="dramatiq_progress_script")
+def script() -> SafeString:
+    """``{% dramatiq_progress_script %}``: what a page needs once, however many bars are on it."""
+    return format_html(
+        '<link rel="stylesheet" href="{}">\n<script type="module" src="{}"></script>',
+        static(STYLESHEET),
+        static(SCRIPT),
+    )
+
+
+@register.simple_tag(name="dramatiq_progress")
+def bar(message: str | Message[Any], **attributes: str | bool | None) -> SafeString:
+    """``{% dramatiq_progress message_id %}``: the bar of one message.
+
+    Parameters:
+      message: A message's id, or the message that an actor's ``send`` returned.
+      attributes: Attributes of the element, with ``_`` for ``-``: ``show_result=True``, ``redirect=True``,
+        ``download="Get the ZIP"``, ``label="Import"``, ``id="one"``. One that is False or None is left out.
+
+    Raises:
+      TemplateSyntaxError: There is no such message id.
+      ImproperlyConfigured: The package's URLs are not included in the project's.
+    """
+    named = {name.replace("_", "-"): value for name, value in attributes.items()}
+    named["src"] = _address(_message_id(message))
+    return format_html("<dramatiq-progress{}></dramatiq-progress>", flatatt(named))
+
+
+def _message_id(message: object) -> str:
+    message_id = message.message_id if isinstance(message, Message) else message
+    if isinstance(message_id, str) and MESSAGE_ID.fullmatch(message_id):
+        return message_id
+    raise TemplateSyntaxError(
+        "{% dramatiq_progress %} needs a Dramatiq message or its id (1 to 64 of A-Z, a-z, 0-9, _ and -), "
+        f"not {message_id!r}. Is the variable in the template's context, as in "
+        'render(request, "import.html", {"message_id": message.message_id})?'
+    )
+
+
+def _address(message_id: str) -> str:
+    try:
+        return reverse("dramatiq_progress:detail", args=[message_id])
+    except NoReverseMatch as error:
+        raise ImproperlyConfigured(
+            "The URLs of dramatiq_progress are not included. Add to the urlpatterns of your urls.py: "
+            'path("progress/", include("dramatiq_progress.urls"))'
+        ) from error

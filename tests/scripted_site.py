@@ -1,0 +1,131 @@
+"""A site whose answers a test dictates: the package's real static files, one page, and scripted progress."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import dramatiq_progress
+from tests.waiting import wait_until
+
+STATIC = Path(dramatiq_progress.__file__).parent / "static"
+CONTENT_TYPES = {".js": "text/javascript", ".css": "text/css"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One answer to a poll. `drop` closes the connection without one; `held` waits until the site lets go."""
+
+    status: int = 200
+    json: Any = None
+    text: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    drop: bool = False
+    held: bool = False
+
+
+class ScriptedSite:
+    """Serves ``/`` (the page), ``/static/…`` and, for every other path, the replies set by `say`.
+
+    Attributes:
+      html: The page.
+      page_headers: Headers of the page, such as a Content Security Policy.
+      polls: The path of every request below ``/progress/`` so far.
+      poll_headers: The headers of the last of them.
+    """
+
+    def __init__(self) -> None:
+        self.html = ""
+        self.page_headers: dict[str, str] = {}
+        self.polls: list[str] = []
+        self.poll_headers: Mapping[str, str] = {}
+        self._replies: dict[str, deque[Reply]] = {}
+        self._lock = threading.Lock()
+        self._let_go = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._make_handler())
+        self._server.daemon_threads = False  # so that closing waits for all of them
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self) -> ScriptedSite:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.let_go()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def say(self, *replies: Reply | dict[str, Any], path: str = "/progress/m1/") -> None:
+        """From now on: each of these once, then the last one for good. A dict is the JSON of a 200."""
+        with self._lock:
+            self._replies[path] = deque(reply if isinstance(reply, Reply) else Reply(json=reply) for reply in replies)
+
+    def let_go(self) -> None:
+        """Answer what is held."""
+        self._let_go.set()
+
+    def wait_for_polls(self, count: int) -> None:
+        """Wait until so many requests for progress have come."""
+        wait_until(lambda: len(self.polls) >= count)
+
+    def reply_to(self, path: str, headers: Mapping[str, str]) -> Reply:
+        """The reply that is next for the path."""
+        with self._lock:
+            if path.startswith("/progress/"):
+                self.polls.append(path)
+                self.poll_headers = headers
+            replies = self._replies.get(path) or deque([Reply(status=404, json={"error": "not_found"})])
+            reply = replies[0] if len(replies) == 1 else replies.popleft()
+        if reply.held:
+            self._let_go.wait()
+        return reply
+
+    def _make_handler(self) -> type[BaseHTTPRequestHandler]:
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 0.5  # Chromium opens connections in advance; closing the site must not wait for them.
+
+            def do_GET(self) -> None:
+                if self.path == "/":
+                    self._send(200, site.html.encode(), "text/html; charset=utf-8", site.page_headers)
+                elif self.path.startswith("/static/"):
+                    file = STATIC / self.path.removeprefix("/static/").partition("?")[0]
+                    self._send(200, file.read_bytes(), CONTENT_TYPES[file.suffix], {})
+                else:
+                    self._send_reply(site.reply_to(self.path, dict(self.headers)))
+
+            def _send_reply(self, reply: Reply) -> None:
+                if reply.drop:
+                    return
+                content_type = "application/json" if reply.text is None else "text/html; charset=utf-8"
+                body = json.dumps(reply.json) if reply.text is None else reply.text
+                self._send(reply.status, body.encode(), content_type, reply.headers)
+
+            def _send(self, status: int, body: bytes, content_type: str, headers: Mapping[str, str]) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                # A browser that has given the request up is no trouble of ours.
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        return Handler

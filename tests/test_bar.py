@@ -1,0 +1,966 @@
+"""The bar in a real browser, against a site whose answers each test dictates."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from time import time
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from dramatiq_progress.progress import Progress, State
+from tests.scripted_site import STATIC, Reply, ScriptedSite
+from tests.waiting import wait_until
+
+OpenBar = Callable[..., Locator]
+
+MODULE = STATIC / "dramatiq_progress" / "dramatiq-progress.js"
+STRICT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; require-trusted-types-for 'script'"
+)
+HEAD = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+    '<link rel="stylesheet" href="/static/dramatiq_progress/dramatiq-progress.css">'
+    '<script type="module" src="/static/dramatiq_progress/dramatiq-progress.js"></script>'
+)
+NOT_FOUND = Reply(status=404, json={"error": "not_found"})
+UNAVAILABLE = Reply(status=503, json={"error": "store_unavailable"})
+
+#: Before any script of the page: note every event of a bar, and all that it says to a screen reader.
+OBSERVE = """
+  window.heard = [];
+  window.spoken = [];
+  for (const type of ["progress", "done", "failed"])
+    document.addEventListener(type, (event) => heard.push([type, event.detail]));
+  customElements.whenDefined("dramatiq-progress").then(() => {
+    const status = document.querySelector("dramatiq-progress").shadowRoot.querySelector("[role=status]");
+    new MutationObserver(() => spoken.push(status.textContent)).observe(status, { childList: true });
+  });
+"""
+
+
+@pytest.fixture
+def site() -> Iterator[ScriptedSite]:
+    with ScriptedSite() as site:
+        yield site
+
+
+@pytest.fixture
+def open_bar(site: ScriptedSite, page: Page) -> OpenBar:
+    """Opens the page with one bar of these attributes and children; gives the bar."""
+
+    def open_page(attributes: str = "", children: str = "", head: str = "") -> Locator:
+        bar = f'<dramatiq-progress src="/progress/m1/" {attributes}>{children}</dramatiq-progress>'
+        site.html = f"{HEAD}{head}<body>{bar}"
+        page.add_init_script(OBSERVE)
+        page.goto(site.url)
+        return page.locator("dramatiq-progress")
+
+    return open_page
+
+
+def answer(state: str, *, poll_after: float = 0.1, extra: dict[str, Any] | None = None, **values: Any) -> Any:
+    """What the server says of a message. Where no numbers are given, 1,200 of 5,000 are done."""
+    values = {"current": 1200, "total": 5000, "description": "Importing", "attempt": 1} | values
+    progress = Progress(id="m1", actor="import_rows", queue="default", state=State(state), **values)
+    return progress.as_dict() | {"poll_after": poll_after} | (extra or {})
+
+
+def part(bar: Locator, name: str) -> Locator:
+    return bar.locator(f"[part={name}]")
+
+
+def expect_state(bar: Locator, state: str) -> None:
+    expect(bar).to_have_attribute("state", state)
+
+
+def settle(bar: Locator, site: ScriptedSite) -> int:
+    """The number of polls, when all that the page had sent until now have arrived."""
+    bar.page.evaluate("fetch('/after-all-others/')")
+    return len(site.polls)
+
+
+def set_hidden(page: Page, hidden: bool) -> None:
+    """A headless browser never hides a tab: say what the platform says when one is hidden."""
+    page.evaluate(
+        """hidden => {
+          Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+          document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        hidden,
+    )
+
+
+# ---- Each state ----
+
+STATES: list[tuple[dict[str, Any], str, str | None]] = [
+    (answer("enqueued", total=None, current=0), "Waiting in the queue", None),
+    (
+        answer("enqueued", total=None, current=0, extra={"queue_position": 3, "queue_length": 1200}),
+        "Waiting in the queue, about 3 of 1,200 in line",
+        None,
+    ),
+    (answer("delayed", total=None, current=0), "Scheduled", None),
+    (answer("running"), "1,200 of 5,000. Importing", "24"),
+    (answer("running", description=""), "1,200 of 5,000", "24"),
+    (answer("running", total=None), "1,200 so far. Importing", None),
+    (answer("running", total=None, current=0), "Importing", None),
+    (answer("running", total=None, current=0, description=""), "Running", None),
+    (answer("running", current=6000), "6,000 of 5,000. Importing", "100"),
+    (answer("running", current=0.5, total=4), "0.5 of 4. Importing", "12.5"),
+    (answer("retrying", retry_in=0, retries_left=3), "Failed; trying again now (attempt 2 of 4)", "24"),
+    (answer("retrying", retry_in=7200, attempt=2), "Failed; trying again in 2 hours (attempt 3)", "24"),
+    (answer("lost"), "No contact with the worker; the task will be taken up again", "24"),
+    (answer("done"), "Done", "24"),
+    (answer("done", total=None, current=0), "Done", None),
+    (answer("failed", result="Row 7 has no code."), "Row 7 has no code.", "24"),
+    (answer("failed"), "The task failed.", "24"),
+    (answer("failed", result={"no": "text"}), "The task failed.", "24"),
+    (answer("cancelled", result="The task was cancelled."), "The task was cancelled.", "24"),
+    (answer("skipped"), "The task was skipped.", "24"),
+]
+
+
+@pytest.mark.parametrize(("said", "text", "value"), STATES, ids=[f"{each[0]['state']}-{each[1]}" for each in STATES])
+def test_each_state_is_told(
+    open_bar: OpenBar, site: ScriptedSite, said: dict[str, Any], text: str, value: str | None
+) -> None:
+    site.say(said)
+    bar = open_bar()
+    expect_state(bar, said["state"])
+    expect(part(bar, "text")).to_have_text(text)
+    track = bar.get_by_role("progressbar")
+    if value is None:
+        expect(track).not_to_have_attribute("aria-valuenow", re.compile(""))
+        expect(track).to_have_attribute("aria-valuetext", text)
+        expect(bar).to_have_attribute("indeterminate", "")
+    else:
+        percent = f"{int(float(value))}%"
+        expect(track).to_have_attribute("aria-valuenow", value)
+        expect(track).to_have_attribute("aria-valuetext", f"{percent}, {text}")
+        expect(part(bar, "percent")).to_have_text(percent)
+        expect(bar).not_to_have_attribute("indeterminate", "")
+
+
+def test_every_state_of_the_server_is_tested_above() -> None:
+    assert {said["state"] for said, *_ in STATES} == set(State)
+
+
+@pytest.mark.parametrize("direction", ["ltr", "rtl"])
+def test_the_fill_is_as_long_as_was_reported(open_bar: OpenBar, site: ScriptedSite, direction: str) -> None:
+    site.say(answer("running", current=25, total=100))
+    bar = open_bar(f'dir="{direction}"')
+    bar.page.wait_for_function(
+        """direction => {
+          const { shadowRoot } = document.querySelector("dramatiq-progress");
+          const [track, fill] = ["track", "fill"].map((name) =>
+            shadowRoot.querySelector(`[part=${name}]`).getBoundingClientRect());
+          const begins = direction === "ltr" ? fill.left - track.left : track.right - fill.right;
+          return Math.abs(fill.width / track.width - 0.25) < 0.001 && Math.abs(begins) < 1;
+        }""",
+        arg=direction,
+    )
+
+
+def test_a_finished_bar_is_not_filled_up(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(answer("running", current=98, total=100), answer("done", current=98, total=100))
+    bar = open_bar()
+    expect_state(bar, "done")
+    expect(bar.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "98")
+    expect(part(bar, "percent")).to_have_text("98%")
+
+
+def test_a_percentage_is_never_rounded_up(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(answer("running", current=999, total=1000))
+    expect(part(open_bar(), "percent")).to_have_text("99%")
+
+
+@pytest.mark.parametrize(
+    ("eta", "text"),
+    [(0.2, "1 second"), (9.2, "10 seconds"), (119.3, "2 minutes"), (5400, "2 hours"), (200_000, "3 days")],
+)
+def test_the_time_left_is_told_as_people_say_it(open_bar: OpenBar, site: ScriptedSite, eta: float, text: str) -> None:
+    site.say(answer("running", extra={"eta": eta}))
+    expect(part(open_bar(), "remaining")).to_have_text(f"about {text} left")
+
+
+def test_seconds_until_the_next_attempt_count_down_and_nothing_else_moves(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+) -> None:
+    site.say(answer("retrying", retry_in=110, retries_left=3, poll_after=3600))
+    page.clock.install()
+    bar = open_bar()
+    expect(part(bar, "text")).to_have_text("Failed; trying again in 2 minutes (attempt 2 of 4)")
+    page.clock.run_for(80_000)
+    expect(part(bar, "text")).to_have_text(re.compile(r"in (2\d|30) seconds \(attempt 2 of 4\)"))
+    page.clock.run_for(31_000)
+    expect(part(bar, "text")).to_have_text("Failed; trying again now (attempt 2 of 4)")
+    expect(bar.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "24")
+    assert settle(bar, site) == 1
+
+
+# ---- Servers that speak celery-progress's keys ----
+
+CELERY_PROGRESS = {"pending": False, "current": 30, "total": 100, "percent": 30, "description": "Half-time"}
+CELERY: list[tuple[dict[str, Any], str, str]] = [
+    (
+        {"complete": False, "progress": {**CELERY_PROGRESS, "pending": True}},
+        "enqueued",
+        "Waiting in the queue",
+    ),
+    ({"complete": False, "progress": CELERY_PROGRESS}, "running", "30 of 100. Half-time"),
+    ({"complete": False, "progress": {"current": 1, "total": 3}}, "running", "1 of 3"),
+    ({"complete": True, "success": True, "progress": CELERY_PROGRESS}, "done", "Done"),
+    ({"complete": True, "success": False, "result": "No such file"}, "failed", "No such file"),
+    ({"state": "PENDING", "complete": False}, "enqueued", "Waiting in the queue"),
+    ({"state": "STARTED", "complete": False, "progress": CELERY_PROGRESS}, "running", "30 of 100. Half-time"),
+    (
+        {"state": "PROGRESS", "complete": False, "progress": CELERY_PROGRESS},
+        "running",
+        "30 of 100. Half-time",
+    ),
+    ({"state": "SUCCESS", "complete": True, "success": True}, "done", "Done"),
+    ({"state": "FAILURE", "complete": True, "success": False, "result": "Oh"}, "failed", "Oh"),
+    ({"state": "REVOKED", "complete": True, "success": False}, "cancelled", "The task was cancelled."),
+    ({"state": "IGNORED", "complete": True, "success": None}, "skipped", "The task was skipped."),
+    (
+        {"state": "NEW-WORD", "complete": False, "progress": CELERY_PROGRESS},
+        "running",
+        "30 of 100. Half-time",
+    ),
+]
+
+
+@pytest.mark.parametrize(("said", "state", "text"), CELERY)
+def test_the_keys_of_celery_progress_are_understood(
+    open_bar: OpenBar, site: ScriptedSite, said: dict[str, Any], state: str, text: str
+) -> None:
+    site.say(said)
+    bar = open_bar()
+    expect_state(bar, state)
+    expect(part(bar, "text")).to_have_text(text)
+
+
+def test_a_percentage_that_the_server_left_out_is_worked_out(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say({"complete": False, "progress": {"current": 1, "total": 3}})
+    expect(open_bar().get_by_role("progressbar")).to_have_attribute("aria-valuenow", "33.3")
+
+
+def test_a_celery_task_that_will_be_retried_is_not_over(open_bar: OpenBar, site: ScriptedSite) -> None:
+    result = {"when": "2026-01-01 00:00:00", "message": "no"}
+    retry = {"state": "RETRY", "complete": True, "success": False, "result": result}
+    site.say(retry, retry, {"state": "SUCCESS", "complete": True, "success": True})
+    bar = open_bar()
+    expect(part(bar, "text")).to_have_text("Failed; trying again now")
+    expect_state(bar, "done")
+
+
+# ---- When it asks ----
+
+
+def test_it_asks_for_json_with_the_cookies_of_the_site(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+) -> None:
+    page.context.add_cookies([{"name": "sessionid", "value": "s1", "url": site.url}])
+    open_bar()
+    site.wait_for_polls(1)
+    assert site.poll_headers["Accept"] == "application/json"
+    assert site.poll_headers["Cookie"] == "sessionid=s1"
+
+
+@pytest.mark.parametrize(("poll_after", "seconds"), [(60, 60), (None, 0.5), ("soon", 0.5), (-1, 0.1), (10**9, 3600)])
+def test_the_server_says_when_to_ask_again(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+    poll_after: Any,
+    seconds: float,
+) -> None:
+    site.say(answer("running", extra={"poll_after": poll_after}), answer("lost", poll_after=3600))
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    bar = open_bar()
+    page.clock.run_for(1)
+    expect_state(bar, "running")
+    page.clock.run_for(seconds * 1000 - 1)
+    assert settle(bar, site) == 1
+    page.clock.run_for(1)
+    expect_state(bar, "lost")
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "cancelled", "skipped"])
+def test_it_stops_when_the_message_has_ended(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+    state: str,
+) -> None:
+    site.say(answer("running"), answer(state))
+    page.clock.install()
+    bar = open_bar()
+    expect_state(bar, state)
+    page.clock.fast_forward("10:00:00")
+    # Nor does it begin again when it is moved.
+    bar.evaluate("bar => document.body.append(document.createElement('p'), bar)")
+    page.clock.fast_forward("10:00:00")
+    assert settle(bar, site) == 2
+    expect_state(bar, state)
+
+
+def test_a_hidden_tab_does_not_ask_and_asks_at_once_when_it_is_seen_again(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+) -> None:
+    site.say(answer("running", poll_after=60))
+    page.clock.install()
+    bar = open_bar()
+    expect_state(bar, "running")
+    set_hidden(page, True)
+    page.clock.fast_forward("01:00:00")
+    assert settle(bar, site) == 1
+    site.say(answer("done"))
+    set_hidden(page, False)
+    expect_state(bar, "done")
+
+
+def test_a_tab_that_is_hidden_while_an_answer_is_under_way_takes_it_and_stops(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+) -> None:
+    site.say(Reply(json=answer("running"), held=True))
+    page.clock.install()
+    bar = open_bar()
+    site.wait_for_polls(1)
+    set_hidden(page, True)
+    site.let_go()
+    expect_state(bar, "running")
+    page.clock.fast_forward("01:00:00")
+    assert settle(bar, site) == 1
+
+
+def test_a_removed_bar_does_not_ask_and_goes_on_when_it_is_put_back(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+) -> None:
+    site.say(answer("running", poll_after=60))
+    page.clock.install()
+    bar = open_bar()
+    expect_state(bar, "running")
+    page.evaluate("window.bar = document.querySelector('dramatiq-progress'); bar.remove()")
+    page.clock.fast_forward("01:00:00")
+    assert settle(bar, site) == 1
+    site.say(answer("done"))
+    page.evaluate("document.body.append(bar)")
+    expect_state(bar, "done")
+
+
+def test_another_address_begins_anew_and_the_old_answer_is_not_heard(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(Reply(json=answer("done"), held=True))
+    site.say(answer("running", current=7, total=10), path="/progress/m2/")
+    bar = open_bar()
+    site.wait_for_polls(1)
+    bar.evaluate("bar => { bar.src = '/progress/m2/' }")
+    expect(part(bar, "text")).to_have_text("7 of 10. Importing")
+    site.let_go()
+    before = len(site.polls)
+    site.wait_for_polls(before + 2)
+    expect_state(bar, "running")
+    assert set(site.polls[1:]) == {"/progress/m2/"}
+
+
+def test_another_address_after_the_end_forgets_the_first_message(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(answer("done", result="old result"))
+    bar = open_bar("show-result")
+    expect(part(bar, "note")).to_have_text("old result")
+    bar.evaluate("bar => { bar.src = '/progress/m2/' }")
+    expect_state(bar, "waiting")
+    expect(part(bar, "note")).to_be_hidden()
+    expect(part(bar, "percent")).to_be_hidden()
+
+
+def test_a_listener_may_turn_the_bar_to_the_next_message(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(Reply(json=answer("done", result="first"), held=True))
+    site.say(answer("done", result="second"), path="/progress/m2/")
+    bar = open_bar("show-result")
+    bar.evaluate("bar => bar.addEventListener('done', () => { bar.src = '/progress/m2/' }, { once: true })")
+    site.let_go()
+    expect(part(bar, "note")).to_have_text("second")
+
+
+def test_a_bar_without_address_waits_for_one(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(answer("running"))
+    bar = open_bar()
+    expect_state(bar, "running")
+    bar.evaluate("bar => bar.removeAttribute('src')")
+    expect_state(bar, "waiting")
+    bar.evaluate("bar => { bar.src = '/progress/m1/' }")
+    expect_state(bar, "running")
+
+
+def test_a_copy_of_a_bar_hears_for_itself(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(answer("running", extra={"eta": 60}))
+    bar = open_bar()
+    expect_state(bar, "running")
+    bar.evaluate("bar => bar.replaceWith(bar.cloneNode(true))")
+    expect(part(bar, "text")).to_have_text("1,200 of 5,000. Importing")
+
+
+# ---- Trouble ----
+
+TROUBLES = {
+    "500": Reply(status=500, text="<h1>Server Error</h1>"),
+    "429": Reply(status=429, json={}),
+    "503": UNAVAILABLE,
+    "400": Reply(status=400, json={}),
+    "dropped connection": Reply(drop=True),
+    "login page": Reply(text="<!doctype html><title>Sign in</title><form></form>"),
+    "JSON of something else": Reply(json={"status": "ok"}),
+    "null": Reply(json=None),
+    "list": Reply(json=[1]),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES.keys())
+def test_trouble_is_told_beside_what_is_known_and_it_recovers(
+    open_bar: OpenBar, site: ScriptedSite, trouble: Reply
+) -> None:
+    site.say(answer("running"), trouble)
+    bar = open_bar()
+    expect(bar).to_have_attribute("offline", "")
+    expect(part(bar, "note")).to_have_text("Connection lost. Trying again…")
+    expect(part(bar, "text")).to_have_text("1,200 of 5,000. Importing")
+    expect_state(bar, "running")
+    site.say(answer("done"))
+    expect_state(bar, "done")
+    expect(bar).not_to_have_attribute("offline", "")
+    expect(part(bar, "note")).to_be_hidden()
+
+
+def test_trouble_before_the_first_answer_is_told_too(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(UNAVAILABLE)
+    bar = open_bar()
+    expect(bar).to_have_attribute("offline", "")
+    expect(part(bar, "text")).to_have_text("Waiting for information…")
+
+
+def test_the_network_of_the_browser_goes_and_comes(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+) -> None:
+    site.say(answer("running"))
+    bar = open_bar()
+    expect_state(bar, "running")
+    page.context.set_offline(True)
+    expect(bar).to_have_attribute("offline", "")
+    site.say(answer("done"))
+    page.context.set_offline(False)
+    expect_state(bar, "done")
+
+
+def test_a_request_without_answer_is_given_up_after_ten_seconds(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+) -> None:
+    site.say(Reply(held=True), answer("running"))
+    page.clock.install()
+    bar = open_bar()
+    site.wait_for_polls(1)
+    page.clock.fast_forward(9_000)
+    expect_state(bar, "waiting")
+    expect(bar).not_to_have_attribute("offline", "")
+    page.clock.fast_forward(1_000)
+    expect(bar).to_have_attribute("offline", "")
+    page.clock.fast_forward(1_000)
+    expect_state(bar, "running")
+
+
+#: Note every wait that is begun, except for the limit of a request.
+NOTE_WAITS = """
+  window.waits = [];
+  const { setTimeout } = window;
+  window.setTimeout = (act, milliseconds) => {
+    if (milliseconds !== 10_000) waits.push(milliseconds / 1000);
+    return setTimeout(act, milliseconds);
+  };
+"""
+
+
+def test_it_asks_ever_more_rarely_and_never_gives_up(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+) -> None:
+    site.say(UNAVAILABLE)
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    page.add_init_script(NOTE_WAITS)
+    bar = open_bar()
+    for failures in range(12):
+        wait = _nth_wait(page, failures)
+        longest = min(2 ** (failures - 1), 30) if failures else 0
+        assert longest / 2 <= wait <= longest, f"a wait of {wait} s after {failures} failures"
+        page.clock.run_for(wait * 1000 + 1)
+    site.say(answer("done"))
+    _nth_wait(page, 12)
+    page.clock.run_for(30_000)
+    expect_state(bar, "done")
+
+
+def _nth_wait(page: Page, index: int) -> float:
+    # Not page.wait_for_function(): that needs animation frames, which stand still with the clock.
+    wait_until(lambda: page.evaluate("waits.length") > index)
+    return float(page.evaluate(f"waits[{index}]"))
+
+
+@pytest.mark.parametrize("written", ["seconds", "date"])
+def test_retry_after_is_obeyed_even_by_a_tab_that_comes_back(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+    written: str,
+) -> None:
+    header = "120" if written == "seconds" else formatdate(time() + 120, usegmt=True)
+    site.say(Reply(status=503, json={}, headers={"Retry-After": header}), answer("running"))
+    page.clock.install()
+    bar = open_bar()
+    expect(bar).to_have_attribute("offline", "")
+    page.clock.fast_forward(60_000)
+    set_hidden(page, True)
+    set_hidden(page, False)
+    page.clock.fast_forward(30_000)
+    assert settle(bar, site) == 1
+    page.clock.fast_forward(31_000)
+    expect_state(bar, "running")
+
+
+@pytest.mark.parametrize("header", ["", "soon", "-5", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_a_retry_after_that_says_nothing_is_passed_over(open_bar: OpenBar, site: ScriptedSite, header: str) -> None:
+    site.say(Reply(status=503, json={}, headers={"Retry-After": header}), answer("running"))
+    expect_state(open_bar(), "running")
+
+
+# ---- Not there, or not there any more ----
+
+
+def test_a_message_nobody_has_heard_of_is_waited_for_two_minutes_and_then_asked_for_rarely(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+) -> None:
+    page.clock.install()
+    bar = open_bar()
+    expect_state(bar, "waiting")
+    site.wait_for_polls(3)
+    page.clock.fast_forward(100_000)
+    site.wait_for_polls(4)
+    expect(part(bar, "text")).to_have_text("Waiting for information…")
+    page.clock.fast_forward(25_000)
+    expect_state(bar, "not-found")
+    expect(part(bar, "text")).to_have_text("There is nothing to show here")
+    before = settle(bar, site)
+    page.clock.fast_forward(25_000)
+    assert settle(bar, site) == before
+    site.say(answer("running"))
+    page.clock.fast_forward(6_000)
+    expect_state(bar, "running")
+
+
+def test_a_message_that_was_there_and_is_gone_has_expired(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(answer("running"), NOT_FOUND)
+    bar = open_bar()
+    expect_state(bar, "expired")
+    expect(part(bar, "text")).to_have_text("No longer available")
+    # A store that was emptied is written again by the worker.
+    site.say(answer("running"))
+    expect_state(bar, "running")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("seen", [True, False])
+def test_what_one_may_not_see_is_said_at_once_and_asked_for_rarely(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+    status: int,
+    seen: bool,
+) -> None:
+    denial = Reply(status=status, json={})
+    site.say(*([answer("running")] if seen else []), denial)
+    page.clock.install()
+    bar = open_bar()
+    expect_state(bar, "expired" if seen else "not-found")
+    expect(part(bar, "text")).to_have_text("Not available. You may have to sign in again.")
+    before = settle(bar, site)
+    page.clock.fast_forward(25_000)
+    assert settle(bar, site) == before
+    site.say(answer("done"))
+    page.clock.fast_forward(6_000)
+    expect_state(bar, "done")
+
+
+# ---- Events ----
+
+
+def heard(bar: Locator) -> list[tuple[str, Any]]:
+    return [(type_, detail) for type_, detail in bar.page.evaluate("heard")]
+
+
+def test_progress_is_sent_for_news_and_not_for_the_passing_of_time(open_bar: OpenBar, site: ScriptedSite) -> None:
+    first = answer("running", elapsed=1.0)
+    later = answer("running", elapsed=1.5, poll_after=0.2, extra={"eta": 4, "rate": 2.5})
+    second = answer("running", current=1300, version=2)
+    last = answer("done", current=1300, version=3, result={"imported": 1300})
+    site.say(first, first, later, second, last)
+    bar = open_bar()
+    expect_state(bar, "done")
+    assert heard(bar) == [("progress", first), ("progress", second), ("progress", last), ("done", last)]
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled", "skipped"])
+def test_each_end_without_success_is_sent_as_failed(open_bar: OpenBar, site: ScriptedSite, state: str) -> None:
+    said = answer(state, result="Why")
+    site.say(said)
+    bar = open_bar()
+    expect_state(bar, state)
+    assert heard(bar) == [("progress", said), ("failed", said)]
+
+
+def test_a_page_that_prevents_done_keeps_the_result_to_itself(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(Reply(json=answer("done", result="/result/"), held=True))
+    bar = open_bar("show-result redirect download")
+    bar.page.evaluate("document.addEventListener('done', (event) => event.preventDefault())")
+    site.let_go()
+    expect_state(bar, "done")
+    expect(part(bar, "text")).to_have_text("Done")
+    expect(part(bar, "note")).to_be_hidden()
+    assert settle(bar, site) == 1
+
+
+def test_a_page_that_prevents_failed_keeps_the_message_to_itself(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(Reply(json=answer("failed", result="Row 7"), held=True))
+    bar = open_bar()
+    bar.page.evaluate("document.addEventListener('failed', (event) => event.preventDefault())")
+    site.let_go()
+    expect_state(bar, "failed")
+    expect(part(bar, "text")).to_have_text("The task failed.")
+
+
+# ---- Results ----
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        ("All 20,000 rows", "All 20,000 rows"),
+        (20000, "20,000"),
+        (True, "yes"),
+        ({"imported": 20000, "left_out": 3}, "imported: 20,000, left out: 3"),
+        (["a", 1], "a, 1"),
+        ({"files": ["a.csv", "b.csv"], "ok": False}, "files: a.csv, b.csv, ok: no"),
+        ("<img src=x onerror=alert(1)>", "<img src=x onerror=alert(1)>"),
+        ({"<b>": "<i>"}, "<b>: <i>"),
+        ("/a/path/", "/a/path/"),
+    ],
+)
+def test_a_result_is_shown_as_text(open_bar: OpenBar, site: ScriptedSite, result: Any, text: str) -> None:
+    site.say(answer("done", result=result))
+    bar = open_bar("show-result")
+    expect(part(bar, "note")).to_have_text(text)
+    assert part(bar, "note").evaluate("note => note.childElementCount") == 0
+    expect(part(bar, "text")).to_have_text("Done")
+
+
+def test_no_result_is_shown_where_there_is_none(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(answer("done", result=None))
+    bar = open_bar("show-result download redirect")
+    expect_state(bar, "done")
+    expect(part(bar, "note")).to_be_hidden()
+
+
+def test_a_result_is_kept_back_unless_the_page_asks_for_it(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(answer("done", result="/result/"))
+    bar = open_bar()
+    expect_state(bar, "done")
+    expect(part(bar, "note")).to_be_hidden()
+    expect(part(bar, "text")).to_have_text("Done")
+
+
+@pytest.mark.parametrize("result", ["/result/", {"url": "/result/", "rows": 3}, "{site}/result/"])
+def test_a_result_that_is_an_address_is_followed(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+    result: Any,
+) -> None:
+    site.say(Reply(text="<title>The result</title>"), path="/result/")
+    site.say(answer("running"), answer("done", result=_at(site, result)))
+    open_bar("redirect")
+    expect(page).to_have_title("The result")
+    # "Back" leads to the page before the bar, not to a bar that leads here again.
+    page.go_back()
+    assert page.url == "about:blank"
+
+
+@pytest.mark.parametrize("result", ["/media/rows.zip", {"url": "/media/rows.zip"}, "{site}/media/rows.zip"])
+@pytest.mark.parametrize("label", ["", "Get the rows"])
+def test_a_result_that_is_an_address_becomes_a_link(
+    open_bar: OpenBar, site: ScriptedSite, result: Any, label: str
+) -> None:
+    site.say(answer("done", result=_at(site, result)))
+    bar = open_bar(f'download="{label}"')
+    link = bar.get_by_role("link", name=label or "Download", exact=True)
+    expect(link).to_have_attribute("href", f"{site.url}/media/rows.zip")
+    expect(part(bar, "text")).to_have_text(label or "Download")
+    expect(part(bar, "note")).to_be_hidden()
+    site.say(Reply(text="a,b"), path="/media/rows.zip")
+    with bar.page.expect_download() as download:
+        link.click()
+    assert download.value.suggested_filename.startswith("rows")
+
+
+def test_beside_a_link_only_the_rest_of_the_result_is_shown(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(answer("done", result={"url": "/media/rows.zip", "rows": 3}))
+    bar = open_bar("show-result download")
+    expect(part(bar, "note")).to_have_text("rows: 3")
+
+
+@pytest.mark.parametrize("attribute", ["redirect", "download"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "javascript:alert(1)",
+        "JavaScript:alert(1)",
+        "data:text/html,<script>alert(1)</script>",
+        "https://elsewhere.example/",
+        "//elsewhere.example/",
+        "/\\elsewhere.example/",
+        "http://[broken",
+        "ftp://127.0.0.1/",
+        "Imported 3 rows",
+    ],
+)
+def test_what_is_no_address_of_this_site_is_only_text(
+    open_bar: OpenBar, site: ScriptedSite, attribute: str, address: str
+) -> None:
+    site.say(answer("done", result=address))
+    bar = open_bar(attribute)
+    expect(part(bar, "note")).to_have_text(address)
+    expect(bar.get_by_role("link")).to_have_count(0)
+    assert bar.page.url == f"{site.url}/"
+
+
+def _at(site: ScriptedSite, result: Any) -> Any:
+    return result.replace("{site}", site.url) if isinstance(result, str) else result
+
+
+# ---- In other people's pages ----
+
+
+def test_text_from_an_actor_is_text_and_never_markup(open_bar: OpenBar, site: ScriptedSite) -> None:
+    markup = "<img src=x onerror=alert(1)><b>bold</b> $& {total}"
+    site.say(answer("running", description=markup))
+    bar = open_bar()
+    expect(part(bar, "text")).to_have_text(f"1,200 of 5,000. {markup}")
+    assert part(bar, "text").evaluate("text => text.childElementCount") == 0
+
+
+@pytest.mark.parametrize("said", [answer("done", result="/r/"), answer("retrying", retry_in=9), UNAVAILABLE])
+def test_a_strict_content_security_policy_is_kept(open_bar: OpenBar, site: ScriptedSite, said: Any) -> None:
+    """The fixture `page` fails the test if the console names a violation."""
+    site.page_headers = {"Content-Security-Policy": STRICT_POLICY}
+    site.say(answer("running"), said)
+    bar = open_bar("download show-result")
+    expect(part(bar, "track")).to_have_css("height", "8px")
+    bar.page.wait_for_function(
+        """() => {
+          const { shadowRoot } = document.querySelector("dramatiq-progress");
+          return getComputedStyle(shadowRoot.querySelector("[part=fill]")).inlineSize !== "0px";
+        }"""
+    )
+    expect(bar).to_have_attribute("state", re.compile("done|retrying|running"))
+
+
+def test_children_are_seen_only_without_javascript(open_bar: OpenBar, site: ScriptedSite) -> None:
+    bar = open_bar(children='<a href="/">Refresh</a>')
+    expect_state(bar, "waiting")
+    expect(bar.get_by_text("Refresh")).to_be_hidden()
+
+
+def test_a_subclass_may_ask_in_another_way(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
+    bar = open_bar()
+    page.evaluate(
+        """async ([module, said]) => {
+          const { DramatiqProgress, TEXTS } = await import(module);
+          customElements.define("own-progress", class extends DramatiqProgress {
+            get texts() { return { ...TEXTS, locale: "de", amount: "{current} von {total}" }; }
+            request(signal) { return new Request("/own/", { signal, headers: { "X-Asked-By": "me" } }); }
+            async fetch({ headers }) { return Response.json({ ...said, actor: headers.get("X-Asked-By") }); }
+          });
+          const own = document.createElement("own-progress");
+          own.src = "/anything/";
+          document.body.append(own);
+        }""",
+        ["/static/dramatiq_progress/dramatiq-progress.js", answer("running")],
+    )
+    own = page.locator("own-progress")
+    expect(part(own, "text")).to_have_text("1.200 von 5.000. Importing")
+    assert "me" in [detail["actor"] for _, detail in heard(bar)]
+
+
+def test_a_module_loaded_from_two_addresses_is_no_error(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(answer("running"))
+    again = '<script type="module" src="/static/dramatiq_progress/dramatiq-progress.js?again"></script>'
+    expect_state(open_bar(head=again), "running")
+
+
+def test_a_page_restyles_by_property_and_by_part(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(answer("running"))
+    style = (
+        "<style>:root { --dramatiq-progress-color: rgb(1, 2, 3); --dramatiq-progress-height: 20px }"
+        "dramatiq-progress { margin: 7px } dramatiq-progress::part(text) { font-style: italic }</style>"
+    )
+    bar = open_bar(head=style)
+    expect(part(bar, "fill")).to_have_css("background-color", "rgb(1, 2, 3)")
+    expect(part(bar, "track")).to_have_css("height", "20px")
+    expect(part(bar, "text")).to_have_css("font-style", "italic")
+    expect(bar).to_have_css("margin-top", "7px")
+
+
+def test_hidden_hides(open_bar: OpenBar) -> None:
+    expect(open_bar("hidden")).to_be_hidden()
+
+
+# ---- For everyone ----
+
+
+@pytest.mark.parametrize(
+    ("attributes", "name"),
+    [("", "Progress"), ('label="Import of rows"', "Import of rows"), ('aria-label="Rows"', "Rows")],
+)
+def test_the_bar_has_a_name(open_bar: OpenBar, attributes: str, name: str) -> None:
+    expect(open_bar(attributes).get_by_role("progressbar", name=name, exact=True)).to_have_count(1)
+
+
+def test_the_name_may_change(open_bar: OpenBar) -> None:
+    bar = open_bar()
+    bar.evaluate("bar => bar.setAttribute('label', 'Export')")
+    expect(bar.get_by_role("progressbar", name="Export", exact=True)).to_have_count(1)
+
+
+def test_a_screen_reader_hears_start_quarters_trouble_and_end(open_bar: OpenBar, site: ScriptedSite) -> None:
+    steps = [answer("running", current=current, total=100, description="") for current in (0, 1, 24, 26, 27, 49)]
+    end = answer("done", current=100, total=100, result="All there")
+    site.say(answer("enqueued", total=None, current=0), *steps, UNAVAILABLE, steps[-1], end)
+    bar = open_bar("show-result")
+    expect_state(bar, "done")
+    assert bar.page.evaluate("spoken") == [
+        "Waiting in the queue",
+        "0%, 0 of 100",
+        "26%, 26 of 100",
+        "Connection lost. Trying again…",
+        "49%, 49 of 100",
+        "100%, Done All there",
+    ]
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+def test_motion_is_left_out_for_those_who_want_none(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+    reduced: bool,
+) -> None:
+    page.emulate_media(reduced_motion="reduce" if reduced else "no-preference")
+    site.say(answer("running", total=None))
+    bar = open_bar()
+    expect(part(bar, "fill")).to_have_css("animation-name", "none" if reduced else "dramatiq-progress-sweep")
+    site.say(answer("running"))
+    expect(part(bar, "fill")).to_have_css("transition-duration", "0s" if reduced else re.compile("0.3s"))
+
+
+def test_in_forced_colours_the_track_has_an_edge_and_the_fill_a_colour(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+) -> None:
+    page.emulate_media(forced_colors="active")
+    site.say(answer("running"))
+    bar = open_bar()
+    expect(part(bar, "track")).to_have_css("outline-style", "solid")
+    expect(part(bar, "fill")).to_have_css("forced-color-adjust", "none")
+
+
+#: How strongly two colours differ by WCAG 2, drawn one upon the other so that what shines through counts.
+CONTRAST = """([front, backs]) => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const draw = (colors) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const color of colors) { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); }
+    const channels = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((value) => value / 255)
+      .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2];
+  };
+  const [dark, light] = [draw([...backs, front]), draw(backs)].sort((a, b) => a - b);
+  return (light + 0.05) / (dark + 0.05);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("state", ["running", "retrying", "lost", "done", "failed", "cancelled"])
+def test_colours_differ_enough_for_weak_eyes(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+    scheme: Any,
+    state: str,
+) -> None:
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    site.say(answer(state, result="/result/", poll_after=3600))
+    bar = open_bar("download show-result")
+    expect_state(bar, state)
+
+    def color(name: str, property_: str) -> str:
+        return str(part(bar, name).evaluate("(each, name) => getComputedStyle(each)[name]", property_))
+
+    ground = ["rgb(255, 255, 255)" if scheme == "light" else "rgb(18, 18, 18)"]
+    track = [*ground, color("track", "backgroundColor")]
+    fill = color("fill", "backgroundColor")
+    assert page.evaluate(CONTRAST, [fill, ground]) >= 3
+    assert page.evaluate(CONTRAST, [fill, track]) >= 3
+    text = color("link" if state == "done" else "text", "color")
+    assert page.evaluate(CONTRAST, [text, ground]) >= 4.5
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_word_of_trouble_is_as_easy_to_read(
+    open_bar: OpenBar,
+    site: ScriptedSite,
+    page: Page,
+    scheme: Any,
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    site.say(UNAVAILABLE)
+    bar = open_bar()
+    expect(bar).to_have_attribute("offline", "")
+    note = part(bar, "note").evaluate("note => getComputedStyle(note).color")
+    ground = "rgb(255, 255, 255)" if scheme == "light" else "rgb(18, 18, 18)"
+    assert page.evaluate(CONTRAST, [note, [ground]]) >= 4.5
+
+
+def test_the_module_is_small_and_needs_no_other() -> None:
+    source = MODULE.read_bytes()
+    assert len(gzip.compress(source)) <= 8 * 1024
+    assert not re.search(rb"^\s*import\b|innerHTML|\beval\b", source, re.MULTILINE)

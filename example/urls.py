@@ -1,0 +1,34 @@
+"""The pages of the example, and the progress of its jobs at /progress/."""
+
+from django.urls import include, path, register_converter
+
+from . import views
+
+
+class MessageIdConverter:
+    """The id of a Dramatiq message in a URL."""
+
+    regex = views.MESSAGE_ID.pattern
+
+    def to_python(self, value):
+        return value
+
+    def to_url(self, value):
+        return value
+
+
+register_converter(MessageIdConverter, "message")
+
+urlpatterns = [
+    path("progress/", include("dramatiq_progress.urls")),
+    path("", views.home, name="home"),
+    path("import/", views.import_page, name="import"),
+    path("import/sample/", views.import_sample, name="import-sample"),
+    path("import/<message:message_id>/", views.import_page, name="import"),
+    path("export/", views.export_page, name="export"),
+    path("export/<uuid:export_id>.zip", views.download, name="download"),
+    path("export/<message:message_id>/", views.export_page, name="export"),
+    path("queue/", views.queue_page, name="queue"),
+    path("trouble/", views.trouble_page, name="trouble"),
+    path("trouble/<message:message_id>/", views.trouble_page, name="trouble"),
+]

@@ -166,7 +166,7 @@ class ProgressObserver:
         with self._lock:
             self._current = current
             if total is not KEEP:
-                self._total = total
+                self._total = total  # type: ignore[assignment]  # a Decimal has become an int or float above
             if description is not KEEP:
                 self._description = description
         if self._clean:

@@ -12,6 +12,8 @@ from dramatiq_progress.recorder import get_recorder
 from dramatiq_progress.stores import Store, get_store
 from tests import servers
 
+pytest_plugins = ["tests.browser"]
+
 #: A test must not fail because the machine is busy; the default of 0.25 s has tests of its own.
 PATIENT = {"socket_timeout": 10, "socket_connect_timeout": 10}
 

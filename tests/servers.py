@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,8 +26,10 @@ def valkey() -> Iterator[str]:
 
 
 @contextmanager
-def process(*command: str, log: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A child in a process group of its own. SIGTERM ends it; what is left after 20 s is killed."""
+def process(
+    *command: str, log: Path, environment: dict[str, str], group: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in a process group of its own. SIGTERM ends it, or its `group`; what is left after 30 s is killed."""
     with log.open("ab") as output:
         child = subprocess.Popen(
             command,
@@ -40,13 +43,38 @@ def process(*command: str, log: Path, environment: dict[str, str]) -> Iterator[s
         yield child
     finally:
         if child.poll() is None:
-            child.terminate()
+            os.killpg(child.pid, signal.SIGTERM) if group else child.terminate()
         try:
-            child.wait(20)
+            child.wait(30)
         except subprocess.TimeoutExpired:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             raise AssertionError(f"{command} did not end on SIGTERM:\n{log.read_text()[-4000:]}") from None
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def site(*, log: Path, environment: dict[str, str]) -> Iterator[str]:
+    """The tests' site over HTTP; gives its URL without a slash at the end."""
+    port = free_port()
+    command = (sys.executable, "-m", "django", "runserver", "--noreload", "--insecure", f"127.0.0.1:{port}")
+    environment = {"DJANGO_SETTINGS_MODULE": "tests.settings"} | environment
+    with process(*command, log=log, environment=environment) as child:
+        wait_until(lambda: child.poll() is not None or answers(port))
+        assert child.poll() is None, log.read_text()
+        yield f"http://127.0.0.1:{port}"
+
+
+def answers(port: int) -> bool:
+    """Whether something listens on a port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

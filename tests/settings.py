@@ -7,6 +7,7 @@ USE_TZ = True
 ALLOWED_HOSTS = ["127.0.0.1", "testserver"]
 ROOT_URLCONF = "tests.urls"
 STATIC_URL = "/static/"
+UPLOADS = os.environ.get("TEST_UPLOADS", "")
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 INSTALLED_APPS = ["django.contrib.staticfiles", "django_dramatiq", "dramatiq_progress", "tests"]
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]

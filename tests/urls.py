@@ -1,5 +1,35 @@
-"""The URLs of the tests: the package's own, where the README puts them."""
+"""The site of the tests: the package's URLs where the README puts them, and a page that uploads a file."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.conf import settings
+from django.core.files.storage import FileSystemStorage
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
 from django.urls import include, path
 
-urlpatterns = [path("progress/", include("dramatiq_progress.urls"))]
+from tests import tasks
+
+
+def upload(request: HttpRequest) -> HttpResponse:
+    """Save the uploaded file and send it to be imported."""
+    if request.method == "POST":
+        storage = FileSystemStorage(settings.UPLOADS)
+        name = storage.save("upload.csv", request.FILES["file"])
+        message = tasks.import_rows.send(str(Path(storage.path(name))))
+        return redirect("import", message.message_id)
+    return render(request, "tests/upload.html")
+
+
+def follow(request: HttpRequest, message_id: str) -> HttpResponse:
+    """Show how far the import is."""
+    return render(request, "tests/import.html", {"message_id": message_id})
+
+
+urlpatterns = [
+    path("progress/", include("dramatiq_progress.urls")),
+    path("", upload),
+    path("import/<str:message_id>/", follow, name="import"),
+]

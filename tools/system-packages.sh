@@ -4,8 +4,8 @@
 # (with CI=true nothing may skip, and this fails).
 set -eu
 
-# Debian keeps RabbitMQ's programs out of the PATH of other users.
-PATH=$PATH:/usr/lib/rabbitmq/bin:/usr/sbin
+# Where Debian keeps the programs of RabbitMQ.
+PATH=$PATH:/usr/lib/rabbitmq/bin
 missing=
 command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 \
     || command -v google-chrome >/dev/null 2>&1 || missing="$missing chromium"

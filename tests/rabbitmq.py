@@ -1,0 +1,62 @@
+"""A real RabbitMQ server for the tests, with a node name and ports of its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.waiting import wait_until
+
+#: Erlang takes some time to start on a busy machine.
+START_TIMEOUT_SECONDS = 90.0
+#: Where Debian keeps the programs themselves; those on its PATH are wrappers that become another user.
+DEBIAN_PATH = "/usr/lib/rabbitmq/bin"
+
+
+def find_rabbitmq() -> str:
+    """The server's program. Without one the test is skipped; in CI it fails."""
+    found = shutil.which("rabbitmq-server", path=f"{DEBIAN_PATH}:{os.environ['PATH']}")
+    if found is None:
+        reason = "no rabbitmq-server on this machine"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+@contextmanager
+def rabbitmq(folder: Path) -> Iterator[str]:
+    """A RabbitMQ server that keeps its files in a folder; gives its URL."""
+    program = find_rabbitmq()
+    port, distribution_port, names_port = (servers.free_port() for _ in range(3))
+    (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\n")
+    (folder / "enabled_plugins").write_text("[].\n")
+    environment = {
+        "HOME": str(folder),
+        "ERL_EPMD_PORT": str(names_port),
+        "ERL_CRASH_DUMP_SECONDS": "0",
+        "RABBITMQ_NODENAME": f"test-{secrets.token_hex(4)}@localhost",
+        "RABBITMQ_DIST_PORT": str(distribution_port),
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+        "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+    }
+    log = folder / "output.log"
+    # Erlang's name server, which would else be started as a daemon and stay.
+    names = ("epmd", "-port", str(names_port), "-address", "127.0.0.1")
+    with (
+        servers.process(*names, log=log, environment=environment),
+        servers.process(program, log=log, environment=environment, group=True) as child,
+    ):
+        wait_until(lambda: child.poll() is not None or servers.answers(port), timeout=START_TIMEOUT_SECONDS)
+        assert child.poll() is None, log.read_text()
+        yield f"amqp://guest:guest@127.0.0.1:{port}/"

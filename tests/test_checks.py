@@ -1,0 +1,76 @@
+"""``manage.py check`` says what is wrong with broker, settings and store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dramatiq
+import pytest
+from django.core import checks
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import Middleware, Pipelines, Retries
+
+from dramatiq_progress.middleware import ProgressMiddleware
+
+
+def run(*, deploy: bool = False) -> dict[str, str]:
+    """The messages of our checks by their id, with what to do."""
+    found = checks.run_checks(tags=["dramatiq_progress"], include_deployment_checks=deploy)
+    return {str(each.id).removeprefix("dramatiq_progress."): f"{each.msg} {each.hint}" for each in found}
+
+
+@pytest.fixture
+def broker() -> Iterator[Callable[..., None]]:
+    """Sets a broker with these middleware."""
+    before = dramatiq.get_broker()
+    yield lambda *middleware: dramatiq.set_broker(StubBroker(middleware=list(middleware)))
+    dramatiq.set_broker(before)
+
+
+def test_a_good_project_has_nothing_to_say(redis_store: Any) -> None:
+    assert run(deploy=True) == {}
+
+
+@pytest.mark.parametrize(
+    ("middleware", "found", "line"),
+    [
+        ([Pipelines(), Retries()], "E002", '"dramatiq_progress.middleware.ProgressMiddleware"'),
+        ([Pipelines(), ProgressMiddleware()], "W001", '"dramatiq.middleware.Retries"'),
+        ([Retries(), ProgressMiddleware()], "W002", '"dramatiq.middleware.Pipelines"'),
+    ],
+)
+def test_a_missing_middleware_is_named_with_the_line_to_add(
+    memory_store: Any, broker: Callable[..., None], middleware: list[Middleware], found: str, line: str
+) -> None:
+    broker(*middleware)
+    messages = run()
+    assert list(messages) == [found]
+    assert line in messages[found]
+
+
+def test_a_missing_broker_is_said(memory_store: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("dramatiq.broker.global_broker", None)
+    assert "django_dramatiq" in run()["E001"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"STORE": "nowhere.Store"}, "'nowhere.Store', which cannot be imported"),
+        ({"FLUSH_INTERVAL": -1}, '["FLUSH_INTERVAL"] is -1'),
+        ({"COLOUR": "red"}, "has no key 'COLOUR'"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_named_once(settings: Any, given: dict[str, Any], message: str) -> None:
+    settings.DRAMATIQ_PROGRESS = given
+    messages = run(deploy=True)
+    assert list(messages) == ["E003"]
+    assert message in messages["E003"]
+
+
+def test_a_store_that_does_not_answer_is_said_at_deployment(settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://:hunter2@127.0.0.1:1/0"}}
+    assert run() == {}
+    messages = run(deploy=True)
+    assert "127.0.0.1:1" in messages["E004"] and "hunter2" not in messages["E004"]

@@ -1,0 +1,50 @@
+"""The settings are read as they are now, and a mistake in them is named with what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from dramatiq_progress.conf import configuration
+
+
+def test_without_settings_there_are_defaults(settings: Any) -> None:
+    del settings.DRAMATIQ_PROGRESS
+    found = configuration()
+    assert (found.store, found.options, found.prefix) == (None, {}, "dramatiq-progress:")
+    assert (found.flush_interval, found.heartbeat_interval, found.lost_after) == (0.1, 5.0, 15.0)
+    assert (found.finished_ttl, found.unfinished_ttl) == (3600, 604_800)
+
+
+def test_settings_are_read_live() -> None:
+    with override_settings(DRAMATIQ_PROGRESS={"FLUSH_INTERVAL": 2}):
+        assert configuration().flush_interval == 2
+        with override_settings(DRAMATIQ_PROGRESS={"FLUSH_INTERVAL": 3, "PREFIX": "p:"}):
+            assert (configuration().flush_interval, configuration().prefix) == (3, "p:")
+    assert configuration().flush_interval == 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"FLUSH_INTERVALL": 1}, "has no key 'FLUSH_INTERVALL'. Its keys are STORE, OPTIONS, PREFIX"),
+        ({"flush_interval": 1}, "has no key 'flush_interval'"),
+        ([], r"DRAMATIQ_PROGRESS must be a dict, not \[\]"),
+        ({"STORE": 5}, r'\["STORE"\] is 5; it must be the dotted path'),
+        ({"OPTIONS": "redis://"}, r'\["OPTIONS"\] is \'redis://\'; it must be a dict'),
+        ({"PREFIX": ""}, r'\["PREFIX"\] is \'\'; it must be a string of at least one'),
+        ({"FLUSH_INTERVAL": 0}, r'\["FLUSH_INTERVAL"\] is 0; it must be a number of seconds above 0'),
+        ({"FLUSH_INTERVAL": True}, "is True; it must be a number"),
+        ({"FINISHED_TTL": "1h"}, r'\["FINISHED_TTL"\] is \'1h\''),
+        ({"UNFINISHED_TTL": float("inf")}, "is inf; it must be a number"),
+        ({"UNFINISHED_TTL": float("nan")}, "is nan; it must be a number"),
+        ({"LOST_AFTER": 5}, "more seconds than HEARTBEAT_INTERVAL"),
+    ],
+)
+def test_a_mistake_is_named_with_its_repair(settings: Any, given: Any, message: str) -> None:
+    settings.DRAMATIQ_PROGRESS = given
+    with pytest.raises(ImproperlyConfigured, match=message):
+        configuration()

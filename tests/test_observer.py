@@ -1,0 +1,289 @@
+"""What an actor may report, and what becomes of it; on detached observers, which keep it and write nowhere."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import threading
+import uuid
+from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from django.utils.translation import gettext_lazy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dramatiq_progress import InvalidReport, Progress, ProgressObserver
+
+
+@pytest.fixture
+def observer() -> ProgressObserver:
+    return ProgressObserver()
+
+
+@pytest.fixture
+def lenient() -> ProgressObserver:
+    """As in a worker with DEBUG off."""
+    return ProgressObserver(actor_name="work", message_id="m1", strict=False)
+
+
+def wire(observer: ProgressObserver) -> dict[str, Any]:
+    """What a browser would get for what the observer holds."""
+    record = {"actor": "work", "queue": "q", "state": "running", "heartbeat": "0", "version": "1"}
+    fields = observer.collect_all(with_result=True)
+    progress = Progress.from_record("m1", record | fields, now=0, lost_after=15)
+    # As a browser does: no NaN, no Infinity, and bytes that are UTF-8.
+    text = json.dumps(progress.as_dict(), ensure_ascii=False, allow_nan=False).encode()
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_what_is_left_out_keeps_its_last_value(observer: ProgressObserver) -> None:
+    observer.set_progress(1, 10, "Reading")
+    observer.set_progress(2)
+    assert (observer.current, observer.total, observer.description) == (2, 10, "Reading")
+    observer.set_progress(3, None)
+    assert (observer.current, observer.total, observer.description) == (3, None, "Reading")
+    observer.set_progress(4, description="Writing")
+    assert (observer.current, observer.total, observer.description) == (4, None, "Writing")
+
+
+def test_increments_add_up(observer: ProgressObserver) -> None:
+    observer.increment_progress()
+    observer.increment_progress(4, "Going")
+    observer.increment_progress(0.5)
+    assert (observer.current, observer.description) == (5.5, "Going")
+
+
+@pytest.mark.parametrize(
+    ("reported", "kept"),
+    [
+        (3, 3),
+        (2.5, 2.5),
+        (Decimal("7"), 7),
+        (Decimal("7.25"), 7.25),
+        (Fraction(1, 4), 0.25),
+        (2**60, 2**60),
+        (10**300, 10**300),
+        (0, 0),
+    ],
+)
+def test_numbers_of_every_kind_are_taken(observer: ProgressObserver, reported: Any, kept: Any) -> None:
+    observer.set_progress(reported, reported)
+    assert (observer.current, type(observer.current)) == (kept, type(kept))
+    assert wire(observer)["progress"]["total"] == kept
+
+
+BAD_NUMBERS = [
+    *(None, "3", b"3", [], object(), True, 1j),
+    *(math.nan, math.inf, -math.inf, -1, -0.5, 10**400, 10**5000),
+    *(Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), Decimal("1E+400"), Decimal(-1)),
+]
+
+
+@pytest.mark.parametrize("bad", BAD_NUMBERS, ids=lambda value: f"{type(value).__name__}")
+def test_what_is_no_number_is_an_error_while_developing(observer: ProgressObserver, bad: Any) -> None:
+    observer.set_progress(5, 10)
+    with pytest.raises(InvalidReport, match="current="):
+        observer.set_progress(bad)
+    with pytest.raises(InvalidReport, match="by="):
+        observer.increment_progress(bad)
+    if bad is not None:
+        with pytest.raises(InvalidReport, match="total="):
+            observer.set_progress(6, bad)
+    assert (observer.current, observer.total) == (5, 10)
+
+
+@pytest.mark.parametrize("bad", BAD_NUMBERS, ids=lambda value: f"{type(value).__name__}")
+def test_what_is_no_number_is_left_out_in_a_job(lenient: ProgressObserver, bad: Any, caplog: Any) -> None:
+    lenient.set_progress(5, 10)
+    lenient.set_progress(bad, description="Going")
+    lenient.increment_progress(bad)
+    if bad is not None:
+        lenient.set_progress(6, bad)
+    assert lenient.current == (5 if bad is None else 6)
+    assert (lenient.total, lenient.description) == (10, "Going")
+    [warning] = [each.getMessage() for each in caplog.records]
+    assert warning.startswith("work reported current=") and "m1" in warning
+
+
+def test_numbers_cannot_add_up_to_infinity(lenient: ProgressObserver) -> None:
+    lenient.increment_progress(1.7e308)
+    lenient.increment_progress(1.7e308)
+    assert wire(lenient)["progress"]["current"] == 1.7e308
+
+
+def test_more_than_the_total_is_reported_as_it_is(observer: ProgressObserver) -> None:
+    observer.set_progress(12, 10)
+    shown = wire(observer)["progress"]
+    assert (shown["current"], shown["total"], shown["percent"]) == (12, 10, 100.0)
+
+
+def test_descriptions_are_cut_and_translated_ones_are_taken(observer: ProgressObserver) -> None:
+    observer.set_progress(1, description="x" * 5000)
+    assert observer.description == "x" * 1000
+    lazy: Any = gettext_lazy("Importing")
+    observer.set_progress(1, description=lazy)
+    assert observer.description == "Importing"
+
+
+def test_a_description_that_fails_to_be_text_is_left_out(lenient: ProgressObserver, caplog: Any) -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    broken: Any = Broken()
+    lenient.set_progress(1, description="before")
+    lenient.set_progress(2, description=broken)
+    assert (lenient.current, lenient.description) == (2, "before")
+    assert "no text" in caplog.text
+
+
+@given(st.text(alphabet=st.characters(), max_size=50))
+def test_any_text_reaches_a_browser(text: str) -> None:
+    observer = ProgressObserver()
+    observer.set_progress(1, description=text)
+    observer.set_metadata(text=text, **{"key": [text]})
+    shown = wire(observer)
+    assert shown["progress"]["description"] == shown["metadata"]["text"] == shown["metadata"]["key"][0]
+
+
+def test_half_a_surrogate_pair_becomes_a_replacement_character(observer: ProgressObserver) -> None:
+    observer.set_progress(1, description="a\ud800b \ud83d\ude00")
+    assert wire(observer)["progress"]["description"] == "a�b \U0001f600"
+
+
+# track
+
+
+def test_track_counts_an_item_when_the_loop_comes_back(observer: ProgressObserver) -> None:
+    seen = [(item, observer.current, observer.total) for item in observer.track("abc", description="Letters")]
+    assert seen == [("a", 0, 3), ("b", 1, 3), ("c", 2, 3)]
+    assert (observer.current, observer.description) == (3, "Letters")
+
+
+def test_track_does_not_count_the_item_that_failed(observer: ProgressObserver) -> None:
+    with pytest.raises(RuntimeError):
+        for item in observer.track(range(10)):
+            if item == 4:
+                raise RuntimeError
+    assert observer.current == 4
+    for item in observer.track(range(10)):
+        if item == 2:
+            break
+    assert observer.current == 2
+
+
+def test_track_of_a_generator_has_no_total_unless_told(observer: ProgressObserver) -> None:
+    def numbers() -> Iterator[int]:
+        yield from range(3)
+
+    observer.set_progress(0, 99)
+    assert list(observer.track(numbers())) == [0, 1, 2]
+    assert (observer.current, observer.total) == (3, None)
+    assert list(observer.track(numbers(), 3)) == [0, 1, 2]
+    assert observer.total == 3
+    assert list(observer.track([1], None)) == [1]
+    assert observer.total is None
+
+
+def test_track_tells_the_total_before_the_first_item(observer: ProgressObserver) -> None:
+    observer.track([1, 2])
+    assert observer.total == 2
+
+
+def test_track_of_what_is_too_long_for_len(observer: ProgressObserver) -> None:
+    for item in observer.track(range(10**20)):
+        if item == 3:
+            break
+    assert (observer.current, observer.total) == (3, None)
+
+
+@pytest.mark.django_db
+def test_track_of_a_queryset_asks_the_database_once(observer: ProgressObserver, django_assert_num_queries: Any) -> None:
+    from django_dramatiq.models import Task
+
+    for _ in range(3):
+        Task.tasks.create(id=uuid.uuid4(), message_data=b"")
+    with django_assert_num_queries(1):
+        assert len(list(observer.track(Task.tasks.all()))) == 3
+    assert (observer.current, observer.total) == (3, 3)
+
+
+# Metadata and results
+
+
+def test_metadata_adds_up_and_may_be_what_djangos_encoder_takes(observer: ProgressObserver) -> None:
+    observer.set_metadata(file="a.csv", size=3)
+    observer.set_metadata(size=4, day=datetime.date(2026, 1, 2), price=Decimal("1.50"), title=gettext_lazy("T"))
+    assert observer.metadata == {"file": "a.csv", "size": 4, "day": "2026-01-02", "price": "1.50", "title": "T"}
+
+
+@pytest.mark.parametrize("bad", [object(), math.nan, {1: {2: math.inf}}, "x" * 20_000, {(1, 2): 3}])
+def test_metadata_that_cannot_be_shown_is_left_out(
+    observer: ProgressObserver, lenient: ProgressObserver, bad: Any, caplog: Any
+) -> None:
+    with pytest.raises(InvalidReport, match=r"metadata=.*cannot be attached"):
+        observer.set_metadata(bad=bad)
+    lenient.set_metadata(good=1)
+    lenient.set_metadata(bad=bad)
+    lenient.set_metadata(better=2)
+    assert lenient.metadata == {"good": 1, "better": 2}
+    assert "work reported metadata=" in caplog.text
+
+
+def test_metadata_is_limited_in_all_and_not_each_time(observer: ProgressObserver) -> None:
+    observer.set_metadata(first="x" * 10_000)
+    with pytest.raises(InvalidReport, match="16,384"):
+        observer.set_metadata(second="x" * 10_000)
+    assert set(observer.metadata) == {"first"}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ({"imported": 5}, {"imported": 5}),
+        (datetime.date(2026, 1, 2), "2026-01-02"),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (None, None),
+        (2**70, 2**70),
+    ],
+)
+def test_results_are_json_as_django_writes_it(observer: ProgressObserver, value: Any, shown: Any) -> None:
+    observer.set_result(value)
+    assert observer.result == shown
+
+
+@pytest.mark.parametrize("bad", [object(), math.nan, "x" * 70_000])
+def test_a_result_that_cannot_be_shown_is_left_out_with_a_warning(
+    observer: ProgressObserver, bad: Any, caplog: Any
+) -> None:
+    observer.set_result("before")
+    observer.set_result(bad)
+    assert observer.result == "before"
+    assert "is left out" in caplog.text
+
+
+def test_nothing_is_lost_when_threads_report_at_once(observer: ProgressObserver) -> None:
+    def part(number: int) -> None:
+        for _ in range(2_000):
+            observer.increment_progress()
+        observer.set_metadata(**{f"thread{number}": True})
+
+    threads = [threading.Thread(target=part, args=(number,)) for number in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert observer.current == 16_000
+    assert len(observer.metadata) == 8
+
+
+def test_a_detached_observer_writes_nowhere(observer: ProgressObserver, memory_store: Any) -> None:
+    observer.set_progress(1, 2)
+    assert (observer.message_id, observer.attempt, observer.fence) == (None, 1, None)
+    assert observer.collect() == {"current": "1", "total": "2"}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+from tests.servers import find_program
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 #: For a machine that has no network and no graphics.
@@ -22,22 +22,11 @@ CHROMIUM_FLAGS = [
 TIMEOUT_SECONDS = 15
 
 
-def find_chromium() -> str:
-    """The path of a Chromium on this machine. Without one the test is skipped; in CI it fails."""
-    for name in CHROMIUM_NAMES:
-        if path := shutil.which(name):
-            return path
-    reason = f"no Chromium on this machine: none of {', '.join(CHROMIUM_NAMES)} is on the PATH"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 # Not for the whole session: while it is open, Playwright's loop counts as running in this thread, and neither
 # asyncio.run() nor Django's database works beside it.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = find_chromium()
+    path = find_program(*CHROMIUM_NAMES)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         yield chromium

@@ -25,17 +25,23 @@ def valkey() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Redis server, the oldest that is supported, without a database number."""
+    with servers.redis_server(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
 @pytest.fixture
 def redis_store(valkey: str, settings: Any) -> Iterator[Store]:
     """A store in Valkey, as this process's own, with keys of this test only."""
-    yield from _use(
-        settings,
-        {
-            "STORE": "dramatiq_progress.stores.redis.RedisStore",
-            "OPTIONS": {"url": f"{valkey}/1", **PATIENT},
-            "PREFIX": f"test-{secrets.token_hex(4)}:",
-        },
-    )
+    yield from _use(settings, _in_redis(f"{valkey}/1"))
+
+
+@pytest.fixture
+def old_redis_store(redis_server: str, settings: Any) -> Iterator[Store]:
+    """A store in the oldest Redis, as this process's own, with keys of this test only."""
+    yield from _use(settings, _in_redis(f"{redis_server}/1"))
 
 
 @pytest.fixture
@@ -52,6 +58,14 @@ def store(request: pytest.FixtureRequest) -> Store:
     """Each kind of store in turn."""
     made: Store = request.getfixturevalue(request.param)
     return made
+
+
+def _in_redis(url: str) -> dict[str, Any]:
+    return {
+        "STORE": "dramatiq_progress.stores.redis.RedisStore",
+        "OPTIONS": {"url": url, **PATIENT},
+        "PREFIX": f"test-{secrets.token_hex(4)}:",
+    }
 
 
 def _use(settings: Any, wanted: dict[str, Any]) -> Iterator[Store]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 from tests import servers
 from tests.waiting import wait_until
@@ -20,21 +16,10 @@ START_TIMEOUT_SECONDS = 90.0
 DEBIAN_PATH = "/usr/lib/rabbitmq/bin"
 
 
-def find_rabbitmq() -> str:
-    """The server's program. Without one the test is skipped; in CI it fails."""
-    found = shutil.which("rabbitmq-server", path=f"{DEBIAN_PATH}:{os.environ['PATH']}")
-    if found is None:
-        reason = "no rabbitmq-server on this machine"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
 @contextmanager
 def rabbitmq(folder: Path) -> Iterator[str]:
     """A RabbitMQ server that keeps its files in a folder; gives its URL."""
-    program = find_rabbitmq()
+    program = servers.find_program("rabbitmq-server", path=DEBIAN_PATH)
     port, distribution_port, names_port = (servers.free_port() for _ in range(3))
     (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\n")
     (folder / "enabled_plugins").write_text("[].\n")

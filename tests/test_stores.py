@@ -61,6 +61,13 @@ class Record:
         return fence
 
 
+@pytest.fixture(params=["redis_store", "old_redis_store", "memory_store"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Each kind of store in turn, and the oldest server."""
+    made: Store = request.getfixturevalue(request.param)
+    return made
+
+
 @pytest.fixture
 def record(store: Store) -> Record:
     return Record(store)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Sees to the programs that the tests use and pip cannot install: Chromium for the browser tests and RabbitMQ for
-# the broker tests. Installs them as root on Debian and Ubuntu; elsewhere says what is missing, and those tests skip
+# Sees to the programs that the tests use and pip cannot install: Chromium for the browser tests, RabbitMQ for the
+# broker tests, and Redis (Debian 12 has 7.0, the oldest that is supported) for the store's. Installs them as root on Debian and Ubuntu; elsewhere says what is missing, and those tests skip
 # (with CI=true nothing may skip, and this fails).
 set -eu
 
@@ -10,12 +10,13 @@ missing=
 command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 \
     || command -v google-chrome >/dev/null 2>&1 || missing="$missing chromium"
 command -v rabbitmq-server >/dev/null 2>&1 || missing="$missing rabbitmq-server"
+command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "Installing$missing for the tests …"
     apt-get update -qq
-    # policy-rc.d 101: the tests start a RabbitMQ of their own; the package need not start one at boot.
+    # The tests start servers of their own: with this run level the packages start none.
     # shellcheck disable=SC2086
     RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 else

@@ -92,23 +92,34 @@ def progress_actor(
     def decorate(fn: Callable[..., Any]) -> Actor[..., Any]:
         chosen = broker or dramatiq.get_broker()
         _require_middleware(chosen)
-        name = actor_name or fn.__name__
+        name = actor_name or getattr(fn, "__name__", None)
+        if name is None:
+            raise TypeError(f'{fn!r} has no name; give the actor one: actor_name="…".')
         settled: dict[str, Any] = {**options, "actor_name": name, "broker": chosen, TRACKED_OPTION: True}
-        declared: Actor[..., Any] = dramatiq.actor(**settled)(_observed(fn, name, publish_result))
+        observed = _observed(fn, publish_result)
+        declared: Actor[..., Any] = dramatiq.actor(**settled)(observed)
+        # Not the name above: an actor_class may have chosen another.
+        observed.actor_name = declared.actor_name  # type: ignore[attr-defined]
         return declared
 
     return decorate if fn is None else decorate(fn)
+
+
+def is_asynchronous(actor: Actor[..., Any]) -> bool:
+    """Whether an actor was declared from an ``async def`` function."""
+    return inspect.iscoroutinefunction(inspect.unwrap(actor.fn))
 
 
 def _require_middleware(broker: Broker) -> None:
     if not any(isinstance(each, ProgressMiddleware) for each in broker.middleware):
         raise ImproperlyConfigured(
             "The broker lacks ProgressMiddleware. Add this line to the MIDDLEWARE of DRAMATIQ_BROKER in the "
-            'settings: "dramatiq_progress.middleware.ProgressMiddleware"'
+            'settings: "dramatiq_progress.middleware.ProgressMiddleware". (If the line is there: it is '
+            '"django_dramatiq" in INSTALLED_APPS, and django.setup(), that make the broker.)'
         )
 
 
-def _observed(fn: Callable[..., Any], name: str, publish_result: bool) -> Callable[..., Any]:
+def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any]:
     """Wrap a function so that each call has its observer."""
     parameter = _ObserverParameter.of(fn)
     call = _synchronous(fn) if inspect.iscoroutinefunction(fn) else fn
@@ -117,7 +128,7 @@ def _observed(fn: Callable[..., Any], name: str, publish_result: bool) -> Callab
     def observed(*args: Any, **kwargs: Any) -> Any:
         observer = parameter.given(args, kwargs) if parameter else None
         if observer is None:
-            observer = open_observer(name)
+            observer = open_observer(observed.actor_name)  # type: ignore[attr-defined]
             if parameter is not None:
                 args, kwargs = parameter.put(observer, args, kwargs)
         with observing(observer):
@@ -185,6 +196,7 @@ class _ObserverParameter:
         self, observer: ProgressObserver, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with the observer in its place among them."""
+        kwargs = {name: value for name, value in kwargs.items() if name != self.name or value is not None}
         if self._by_keyword_only or len(args) < self._position:
             return args, {**kwargs, self.name: observer}
         return (*args[: self._position], observer, *args[self._position :]), kwargs

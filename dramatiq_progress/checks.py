@@ -8,9 +8,11 @@ from typing import Any
 from django.apps import AppConfig
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import NoReverseMatch, reverse
 from dramatiq import broker as dramatiq_broker
-from dramatiq.middleware import Pipelines, Retries
+from dramatiq.middleware import AsyncIO, Pipelines, Retries
 
+from .actors import is_asynchronous
 from .errors import StoreUnavailable
 from .middleware import ProgressMiddleware
 from .stores import get_store
@@ -58,7 +60,32 @@ def check_broker(app_configs: Apps, **kwargs: Any) -> Messages:
                 id="dramatiq_progress.W002",
             )
         )
+    asynchronous = [name for name, actor in broker.actors.items() if is_asynchronous(actor)]
+    if asynchronous and not any(issubclass(each, AsyncIO) for each in present):
+        found.append(
+            checks.Error(
+                f"The broker lacks AsyncIO, which async actors need: {', '.join(sorted(asynchronous))}.",
+                hint='Add this line to the MIDDLEWARE of DRAMATIQ_BROKER: "dramatiq.middleware.AsyncIO"',
+                id="dramatiq_progress.E005",
+            )
+        )
     return found
+
+
+@checks.register("dramatiq_progress")
+def check_urls(app_configs: Apps, **kwargs: Any) -> Messages:
+    """The pages of the project can ask for progress."""
+    try:
+        reverse("dramatiq_progress:detail", args=["id"])
+    except NoReverseMatch:
+        return [
+            checks.Warning(
+                "The URLs of dramatiq_progress are not included: bars have nowhere to ask.",
+                hint='Add to the project\'s urls.py: path("progress/", include("dramatiq_progress.urls"))',
+                id="dramatiq_progress.W003",
+            )
+        ]
+    return []
 
 
 @checks.register("dramatiq_progress")

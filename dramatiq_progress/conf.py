@@ -10,6 +10,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 SETTING_NAME = "DRAMATIQ_PROGRESS"
 
+#: Redis counts in milliseconds, and refuses a time to live that ends too far away.
+SHORTEST_SECONDS = 0.001
+LONGEST_SECONDS = 10 * 365 * 24 * 3600
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
@@ -25,6 +29,8 @@ class Configuration:
       finished_ttl: Seconds for which a finished record is kept.
       unfinished_ttl: Seconds for which an unfinished record is kept after its last write; 7 days is the longest delay
         that Dramatiq's brokers take.
+      max_deliveries: How often a message is started before it is failed, when no attempt comes to an end (its
+        worker is killed each time). 0: as often as the broker delivers it.
     """
 
     store: str | None = None
@@ -35,6 +41,7 @@ class Configuration:
     lost_after: float = 15.0
     finished_ttl: float = 3600.0
     unfinished_ttl: float = 7 * 24 * 3600.0
+    max_deliveries: int = 5
 
     def __post_init__(self) -> None:
         if self.store is not None and not isinstance(self.store, str):
@@ -45,8 +52,12 @@ class Configuration:
             raise _improper("PREFIX", self.prefix, "a string of at least one character")
         for name in ("flush_interval", "heartbeat_interval", "lost_after", "finished_ttl", "unfinished_ttl"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise _improper(name.upper(), value, "a number of seconds above 0")
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise _improper(name.upper(), value, "a number of seconds")
+            if not SHORTEST_SECONDS <= value <= LONGEST_SECONDS:
+                raise _improper(name.upper(), value, f"from {SHORTEST_SECONDS} to {LONGEST_SECONDS:,} seconds")
+        if type(self.max_deliveries) is not int or self.max_deliveries < 0:
+            raise _improper("MAX_DELIVERIES", self.max_deliveries, "a whole number, 0 for no limit")
         if self.lost_after <= self.heartbeat_interval:
             raise _improper(
                 "LOST_AFTER",

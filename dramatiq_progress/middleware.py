@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,17 +17,21 @@ from django.conf import settings
 from dramatiq import Actor, Broker, Message, MessageProxy
 from dramatiq.common import q_name
 from dramatiq.middleware import Middleware, Retries, SkipMessage
-from dramatiq.worker import ConsumerThread, Worker
+from dramatiq.worker import ConsumerThread, Worker, WorkerThread
 
-from .errors import StoreUnavailable, UserFacingError
-from .observer import MAX_DESCRIPTION_CHARACTERS, ProgressObserver
+from .conf import configuration
+from .errors import UserFacingError
+from .observer import ProgressObserver, current_observer, shown_text
 from .progress import State
-from .recorder import get_recorder
+from .recorder import NO_STORE, get_recorder
 from .stores import Store, get_store
-from .stores.base import Fence, Start
+from .stores.base import Attempt, Start
 
 #: The option by which a broker knows the actors that were declared with `progress_actor`.
 TRACKED_OPTION = "progress_actor"
+
+#: What the user is told of a message that has stopped its workers too often (``MAX_DELIVERIES``).
+GIVEN_UP = "The task was given up: its worker stopped in the middle of it several times."
 
 AnyMessage = Message[Any] | MessageProxy
 T = TypeVar("T")
@@ -39,14 +42,20 @@ class Delivery:
     """One delivery of a message to a worker: what has happened to it so far, in the worker's thread."""
 
     def __init__(self, message: AnyMessage, retries_left: int | None) -> None:
-        self.message_id = message.message_id
-        self.actor = message.actor_name
-        self.queue = q_name(message.queue_name)
-        self.retries = int(message.options.get("retries", 0))
-        self.retries_left = retries_left
-        self.fence: Fence | None = None
+        self.message = message
+        self.attempt = Attempt(
+            message.message_id,
+            message.actor_name,
+            q_name(message.queue_name),
+            retries_left,
+            # Dramatiq counts retries, not redeliveries; the store's count takes the place of this one.
+            least=1 + _whole(message.options.get("retries"), 0),
+        )
+        # A broker that works on messages inside `enqueue` comes back to the one before.
+        self.outer = _thread.delivery
         self.observer: ProgressObserver | None = None
         self.unseen = False
+        self.given_up = False
         self.skipped = False
         self.retried = False
         self.exception: BaseException | None = None
@@ -55,37 +64,28 @@ class Delivery:
         """Tell the store that the actor runs, and bind an observer to this delivery.
 
         Raises:
-          SkipMessage: The message was cancelled.
+          SkipMessage: The message was cancelled, or it has stopped its workers too often.
         """
-        start = self._start()
-        if start is not None and start.verdict == "cancelled":
-            self.unseen = True
-            raise SkipMessage(f"Message {self.message_id} was cancelled.")
-        self.unseen = start is not None and start.verdict == "unseen"
-        self.fence = start.fence if start is not None else None
-        self.observer = ProgressObserver(
-            message_id=self.message_id,
-            actor_name=self.actor,
-            # Without an answer of the store, what Dramatiq knows: it counts retries, not redeliveries.
-            attempt=self.fence.attempt if self.fence else 1 + self.retries,
-            fence=self.fence,
-            metadata=start.metadata if start is not None else "{}",
-            strict=settings.DEBUG,
-        )
-        if self.fence is not None:
+        start = attempted(lambda store, age: store.start(self.attempt))
+        if start is not None:
+            self._heed(start)
+        self.observer = ProgressObserver(attempt=self.attempt, strict=settings.DEBUG)
+        if start is not None:
+            self.observer.started(start)
+        if not self.unseen:
             get_recorder().open(self.observer)
         return self.observer
 
-    def _start(self) -> Start | None:
-        return attempted(
-            lambda store: store.start(
-                self.message_id,
-                token=secrets.token_hex(8),
-                actor=self.actor,
-                queue=self.queue,
-                retries_left=self.retries_left,
-            )
-        )
+    def _heed(self, start: Start) -> None:
+        if start.verdict == "cancelled":
+            self.unseen = True
+            raise SkipMessage(f"Message {self.attempt.message_id} was cancelled.")
+        self.unseen = start.verdict == "unseen"
+        limit = configuration().max_deliveries
+        if limit and start.deliveries > limit and isinstance(self.message, MessageProxy):
+            self.given_up = True
+            self.message.fail()
+            raise SkipMessage(f"Message {self.attempt.message_id} was started {limit} times and never ended.")
 
     def finish(self, state: State, *, retry_in: float | None = None) -> None:
         """Write how the attempt ended, with the values it reported last."""
@@ -93,21 +93,28 @@ class Delivery:
             return
         fields: dict[str, str] = {}
         if self.observer is not None:
+            self.observer.end()
             get_recorder().close(self.observer)
             fields = self.observer.collect_all(with_result=state is State.DONE)
-        if state is State.FAILED and isinstance(self.exception, UserFacingError):
-            fields["result"] = json.dumps(str(self.exception)[:MAX_DESCRIPTION_CHARACTERS])
+        if state is State.FAILED and (told := self._told_to_user()):
+            fields["result"] = told
+        # One that was given up has been started, and one whose observer is there.
+        began = self.observer is not None or self.given_up
         attempted(
-            lambda store: store.finish(
-                self.message_id,
-                fence=self.fence,
-                actor=self.actor,
-                queue=self.queue,
-                state=state,
-                fields=fields,
-                retry_in=retry_in,
-            )
+            lambda store, age: store.finish(
+                self.attempt, state=state, fields=fields, retry_in=retry_in, began=began, age=age
+            ),
+            defer=True,
         )
+
+    def _told_to_user(self) -> str | None:
+        """What the actor said to the user, or we, as JSON."""
+        if self.given_up:
+            return json.dumps(GIVEN_UP)
+        if not isinstance(self.exception, UserFacingError):
+            return None
+        text = shown_text(self.exception).strip()
+        return json.dumps(text) if text else None
 
 
 class _Thread(threading.local):
@@ -115,6 +122,7 @@ class _Thread(threading.local):
 
     delivery: Delivery | None = None
     is_consumer = False
+    is_worker = False
 
 
 _thread = _Thread()
@@ -130,12 +138,12 @@ def open_observer(actor_name: str) -> ProgressObserver:
       SkipMessage: The message was cancelled.
     """
     delivery = _thread.delivery
-    if delivery is None:
-        return ProgressObserver(actor_name=actor_name)
-    if delivery.observer is not None or delivery.actor != actor_name:
-        # Inside a job a report that cannot be shown must not fail it.
-        return ProgressObserver(actor_name=actor_name, strict=settings.DEBUG)
-    return delivery.open()
+    if delivery is not None and delivery.observer is None and delivery.attempt.actor == actor_name:
+        return delivery.open()
+    # Inside a job a report that cannot be shown must not fail it. (An async actor's body has no delivery in its
+    # thread, but an observer in its context.)
+    is_in_job = delivery is not None or _thread.is_worker or current_observer() is not None
+    return ProgressObserver(actor_name=actor_name, strict=settings.DEBUG or not is_in_job)
 
 
 class ProgressMiddleware(Middleware):
@@ -153,6 +161,10 @@ class ProgressMiddleware(Middleware):
         """Remember that this thread moves delayed messages to their queues."""
         _thread.is_consumer = True
 
+    def after_worker_thread_boot(self, broker: Broker, thread: WorkerThread) -> None:
+        """Remember that this thread works on messages."""
+        _thread.is_worker = True
+
     def before_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         """Record the message before a worker can see it; at ``after_enqueue`` one may have ended it already."""
         actor = tracked_actor(broker, message)
@@ -160,18 +172,24 @@ class ProgressMiddleware(Middleware):
             return
         seconds = None if delay is None else delay / 1000
         delivery = _delivery_of(message)
+        if delivery is None and _is_early_retry(message, delay):
+            delivery = _thread.delivery = self._begin(broker, message)
         if delivery is not None:
             delivery.finish(State.RETRYING, retry_in=seconds or 0.0)
             return
+        due = _thread.is_consumer and delay is None
         attempted(
-            lambda store: store.enqueue(
+            lambda store, age: store.enqueue(
                 message.message_id,
                 actor=message.actor_name,
                 queue=q_name(message.queue_name),
                 retries_left=count_retries_left(broker, message, actor),
                 delay=seconds,
-                due=_thread.is_consumer and delay is None,
-            )
+                due=due,
+                age=age,
+            ),
+            # That a delayed message was due is soon told by its start.
+            defer=not due,
         )
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
@@ -210,16 +228,15 @@ class ProgressMiddleware(Middleware):
             return
         if delivery.skipped:
             delivery.finish(State.SKIPPED)
-        elif delivery.exception is None:
-            delivery.finish(State.DONE)
         elif not delivery.retried:
-            delivery.finish(State.FAILED)
+            delivery.finish(State.DONE if delivery.exception is None else State.FAILED)
 
     def before_nack(self, broker: Broker, message: MessageProxy) -> None:
         """Write that the message failed, or was skipped for being too old."""
         delivery = self._end(message)
         if delivery is not None:
-            delivery.finish(State.SKIPPED if delivery.skipped else State.FAILED)
+            was_skipped = delivery.skipped and not delivery.given_up
+            delivery.finish(State.SKIPPED if was_skipped else State.FAILED)
         elif _is_unknown(broker, message):
             # Rejected by the consumer's thread. Whether it is tracked only its record can tell.
             Delivery(message, retries_left=0).finish(State.FAILED)
@@ -228,7 +245,7 @@ class ProgressMiddleware(Middleware):
         """Write what is left."""
         get_recorder().stop()
 
-    def _begin(self, broker: Broker, message: MessageProxy) -> Delivery | None:
+    def _begin(self, broker: Broker, message: AnyMessage) -> Delivery | None:
         actor = tracked_actor(broker, message)
         if actor is None:
             return None
@@ -243,20 +260,27 @@ class ProgressMiddleware(Middleware):
     def _end(self, message: MessageProxy) -> Delivery | None:
         delivery = _delivery_of(message)
         if delivery is not None:
-            _thread.delivery = None
+            _thread.delivery = delivery.outer
         return delivery
 
 
-def attempted(action: Callable[[Store], T]) -> T | None:
+def attempted(action: Callable[[Store, float], T], *, defer: bool = False) -> T | None:
     """Do something with the store, or do without it: progress never harms the job.
 
+    Parameters:
+      action: Takes the store, and the seconds since this call, which are 0 unless it is deferred.
+      defer: Have it done later when the store cannot do it now.
+
     Returns:
-      What the action returned; None when the store could not do it, which is logged.
+      What the action returned; None when the store could not do it.
     """
     try:
-        return action(get_store())
-    except StoreUnavailable as error:
-        logger.warning("A change of state was not recorded; the job goes on. %s", error)
+        return action(get_store(), 0.0)
+    except NO_STORE as error:
+        if defer:
+            get_recorder().defer(action, error)
+        else:
+            get_recorder().trouble(error)
     except Exception:
         logger.exception("A change of state was not recorded; the job goes on.")
     return None
@@ -279,12 +303,22 @@ def count_retries_left(broker: Broker, message: AnyMessage, actor: Actor[..., An
     if actor.options.get("retry_when", retries.retry_when) is not None:
         return None
     limit = message.options.get("max_retries", actor.options.get("max_retries", retries.max_retries))
-    return None if limit is None else max(0, limit - message.options.get("retries", 0))
+    return None if limit is None else max(0, _whole(limit, 0) - _whole(message.options.get("retries"), 0))
+
+
+def _whole(value: object, otherwise: int) -> int:
+    # What somebody put into a message's options is theirs to mend; Dramatiq tells them.
+    return value if isinstance(value, int) else otherwise
 
 
 def _delivery_of(message: AnyMessage) -> Delivery | None:
     delivery = _thread.delivery
-    return delivery if delivery is not None and delivery.message_id == message.message_id else None
+    return delivery if delivery is not None and delivery.attempt.message_id == message.message_id else None
+
+
+def _is_early_retry(message: AnyMessage, delay: int | None) -> bool:
+    # The retry of a message that a middleware listed before ours refused with an error before it came to us.
+    return _thread.is_worker and _thread.delivery is None and delay is not None and bool(message.options.get("retries"))
 
 
 def _is_unknown(broker: Broker, message: MessageProxy) -> bool:

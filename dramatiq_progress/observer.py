@@ -6,8 +6,9 @@ import json
 import logging
 import math
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from decimal import Decimal
 from enum import Enum
@@ -18,8 +19,10 @@ from django.core.serializers.json import DjangoJSONEncoder
 
 from .errors import InvalidReport
 from .progress import Number
+from .rate import RateEstimator
 from .recorder import get_recorder
-from .stores.base import Fence
+from .stores import Store
+from .stores.base import Attempt, Start
 
 #: Longer descriptions are cut.
 MAX_DESCRIPTION_CHARACTERS = 1_000
@@ -30,7 +33,10 @@ MAX_RESULT_BYTES = 64 * 1024
 EXACT_WHOLE_NUMBERS = 2**53
 
 #: What a reader sees of fields that were never written.
-UNWRITTEN = {"current": "0", "total": "null", "description": ""}
+UNWRITTEN = {"current": "0", "total": "null", "description": "", "rate": "null"}
+
+#: In the place of a value that was sent, and may or may not have arrived. No field has this text.
+UNKNOWN = "\0?"
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -59,16 +65,18 @@ class ProgressObserver:
         "__weakref__",
         "_actor_name",
         "_attempt",
+        "_attempt_number",
         "_clean",
         "_current",
         "_description",
-        "_fence",
+        "_estimator",
         "_lock",
         "_message_id",
         "_metadata",
         "_metadata_before",
         "_result",
         "_saved",
+        "_starting",
         "_strict",
         "_total",
         "_warned",
@@ -77,29 +85,30 @@ class ProgressObserver:
     def __init__(
         self,
         *,
-        message_id: str | None = None,
         actor_name: str = "",
-        attempt: int = 1,
-        fence: Fence | None = None,
-        metadata: str = "{}",
+        attempt: Attempt | None = None,
         strict: bool = True,
     ) -> None:
-        self._message_id = message_id
-        self._actor_name = actor_name
+        self._message_id = attempt.message_id if attempt is not None else None
+        self._actor_name = attempt.actor if attempt is not None else actor_name
         self._attempt = attempt
-        self._fence = fence
+        # What Dramatiq knows, until the store has counted.
+        self._attempt_number = attempt.least if attempt is not None else 1
         self._strict = strict
         self._warned = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._current: Number = 0
         self._total: Number | None = None
         self._description = ""
-        self._metadata = self._metadata_before = metadata
+        self._metadata = self._metadata_before = "{}"
         self._result: str | None = None
+        self._estimator = RateEstimator(time.monotonic())
         # The fields as the store has them, by its own word.
         self._saved: dict[str, str] = {}
         # Whether the next report has to tell the recorder; never, when there is nowhere to write.
-        self._clean = fence is not None
+        self._clean = attempt is not None
+        # Held while a late start is on its way, so that the attempt does not end at the same time.
+        self._starting = threading.Lock()
 
     @property
     def message_id(self) -> str | None:
@@ -109,7 +118,7 @@ class ProgressObserver:
     @property
     def attempt(self) -> int:
         """Which delivery of the message this is, from 1."""
-        return self._attempt
+        return self._attempt_number
 
     @property
     def current(self) -> Number:
@@ -152,16 +161,12 @@ class ProgressObserver:
         Raises:
           InvalidReport: A value that is no number, negative or not finite; see the class for when.
         """
-        # Plain whole numbers, which is what nearly every report carries, pass without a call.
+        # Plain whole numbers, and what is the same as last time, is what nearly every report carries: no call for it.
         if type(current) is not int or not 0 <= current <= EXACT_WHOLE_NUMBERS:
             current = self._number("current", current, self._current)
-        if (
-            total is not KEEP
-            and total is not None
-            and (type(total) is not int or not 0 <= total <= EXACT_WHOLE_NUMBERS)
-        ):
+        if total is not self._total and total is not KEEP and total is not None:
             total = self._number("total", total, KEEP)
-        if description is not KEEP:
+        if description is not self._description and description is not KEEP:
             description = self._text(description)
         with self._lock:
             self._current = current
@@ -184,7 +189,7 @@ class ProgressObserver:
         """
         if type(by) is not int or not 0 <= by <= EXACT_WHOLE_NUMBERS:
             by = self._number("by", by, 0)
-            if self._current + by == math.inf:
+            if not _is_finite(self._current, by):
                 by = self._number("by", math.inf, 0)
         if description is not KEEP:
             description = self._text(description)
@@ -234,13 +239,12 @@ class ProgressObserver:
           InvalidReport: Values that are no JSON (as Django's encoder sees it), or over 16 KiB in all; see the class
             for when.
         """
-        with self._lock:
-            merged = json.loads(self._metadata) | values
-            try:
-                self._metadata = _encode(merged, MAX_METADATA_BYTES)
-            except (TypeError, ValueError) as error:
-                self._refuse("metadata", values, f"cannot be attached: {error}")
-                return
+        try:
+            with self._lock:
+                self._metadata = _encode(json.loads(self._metadata) | values, MAX_METADATA_BYTES)
+        except Exception as error:  # whatever a value does while it is encoded
+            self._refuse("metadata", values, f"cannot be attached: {error}")
+            return
         if self._clean:
             self._tell()
 
@@ -252,27 +256,53 @@ class ProgressObserver:
         """
         try:
             self._result = _encode(value, MAX_RESULT_BYTES)
-        except (TypeError, ValueError) as error:
-            logger.warning("The result of %s (message %s) is left out: %s", self._actor_name, self._message_id, error)
+        except Exception as error:  # whatever a value does while it is encoded
+            logger.warning("The result of %s is left out: %s", self._named(), error)
 
     # What follows is the recorder's and the middleware's side.
 
     @property
-    def fence(self) -> Fence | None:
-        """What a write must show; None when detached, released or superseded."""
-        return self._fence
+    def open_attempt(self) -> Attempt | None:
+        """What each write must show; None when detached, released or superseded."""
+        return self._attempt
+
+    def started(self, start: Start) -> None:
+        """The store has counted the attempt."""
+        if start.verdict != "run" or self._attempt is None:
+            self.release()
+            return
+        self._attempt_number = self._attempt.number
+        with self._lock:
+            self._metadata_before = start.metadata
+            # A late start: what this attempt has attached meanwhile is added.
+            merged = json.loads(start.metadata) | json.loads(self._metadata)
+            with suppress(ValueError):  # Too large together: the newer stays.
+                self._metadata = _encode(merged, MAX_METADATA_BYTES) if self._metadata != "{}" else start.metadata
+
+    def start_late(self, store: Store) -> None:
+        """Tell a store that did not answer then that the attempt has begun."""
+        with self._starting:
+            attempt = self._attempt
+            if attempt is not None and attempt.number == 0:
+                self.started(store.start(attempt, age=time.monotonic() - attempt.began_at))
 
     def collect(self) -> dict[str, str]:
         """The fields that differ from what is stored. A report that comes later tells the recorder again."""
         # Before the values are read: a report in between is then written twice rather than never.
-        self._clean = self._fence is not None
-        initial = UNWRITTEN | {"metadata": self._metadata_before}
-        return {name: text for name, text in self._fields().items() if text != self._saved.get(name, initial[name])}
+        self._clean = self._attempt is not None
+        self._estimator.sample(self._current, time.monotonic())
+        changed = {
+            name: text for name, text in self._fields().items() if text != self._saved.get(name, self._initial(name))
+        }
+        # Until the store has answered, nobody knows which value it has.
+        self._saved.update(dict.fromkeys(changed, UNKNOWN))
+        return changed
 
     def collect_all(self, *, with_result: bool) -> dict[str, str]:
         """Every field that was ever reported, for the last write of an attempt."""
-        initial = UNWRITTEN | {"metadata": self._metadata_before}
-        fields = {name: text for name, text in self._fields().items() if name in self._saved or text != initial[name]}
+        fields = {
+            name: text for name, text in self._fields().items() if name in self._saved or text != self._initial(name)
+        }
         if with_result and self._result is not None:
             fields["result"] = self._result
         return fields
@@ -281,26 +311,42 @@ class ProgressObserver:
         """The store now has these fields."""
         self._saved.update(fields)
 
+    def forget_saved(self) -> None:
+        """The store may have lost everything."""
+        self._saved.clear()
+        self._metadata_before = "{}"
+
     def release(self) -> None:
         """Write nothing more."""
-        self._fence = None
+        self._attempt = None
         self._clean = False
+
+    def end(self) -> None:
+        """Write nothing more, and wait for a late start that is on its way."""
+        with self._starting:
+            self.release()
 
     def renew(self) -> None:
         """Forget what threads of the parent process held when it forked."""
-        self._lock = threading.Lock()
-        self._clean = self._fence is not None
+        self._lock = threading.RLock()
+        self._starting = threading.Lock()
+        self._clean = self._attempt is not None
 
     def _tell(self) -> None:
         self._clean = False
         get_recorder().changed(self)
 
+    def _initial(self, name: str) -> str:
+        return self._metadata_before if name == "metadata" else UNWRITTEN[name]
+
     def _fields(self) -> dict[str, str]:
         with self._lock:
             current, total, description = self._current, self._total, self._description
             metadata = self._metadata
+        rate = self._estimator.rate
         return {
             "current": json.dumps(current),
+            "rate": "null" if rate is None else f"{rate:.4g}",
             "total": json.dumps(total),
             "description": _printable(description),
             "metadata": metadata,
@@ -309,7 +355,7 @@ class ProgressObserver:
     def _number(self, name: str, value: object, otherwise: T) -> Number | T:
         try:
             return _to_number(value)
-        except (TypeError, ValueError, OverflowError) as error:
+        except Exception as error:  # whatever a number of somebody's own does
             self._refuse(name, value, f"is left out: {error}")
             return otherwise
 
@@ -322,15 +368,30 @@ class ProgressObserver:
             return KEEP
 
     def _refuse(self, name: str, value: object, why: str) -> None:
-        message = f"{self._actor_name or 'An actor'} reported {name}={_show(value)}, which {why}."
+        message = f"{self._named()} reported {name}={_show(value)}, which {why}."
         if self._strict:
             raise InvalidReport(message)
         if not self._warned:
             self._warned = True
-            logger.warning("%s (message %s; further ones are not logged)", message, self._message_id)
+            logger.warning("%s Further ones are not logged.", message)
+
+    def _named(self) -> str:
+        name = self._actor_name or "an actor"
+        return name if self._message_id is None else f"{name} (message {self._message_id})"
+
+
+def shown_text(value: object) -> str:
+    """A value as text that may be shown; empty where it fails to be text."""
+    try:
+        return _printable(str(value)[:MAX_DESCRIPTION_CHARACTERS])
+    except Exception:
+        logger.warning("A %s cannot be shown to the user.", type(value).__name__, exc_info=True)
+        return ""
 
 
 def _to_number(value: object) -> Number:
+    if type(value) in (int, float) and 0 <= value <= EXACT_WHOLE_NUMBERS:  # type: ignore[operator]
+        return value  # type: ignore[return-value]
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
         raise TypeError("it must be an int, float or Decimal")
     # A number that no float can hold is infinite to a browser.
@@ -348,8 +409,15 @@ def _length(iterable: Iterable[object]) -> int | None:
         return None
     try:
         return len(iterable)
-    except OverflowError:  # range(10**20) has a length, and len() cannot tell it.
+    except Exception:  # range(10**20) has a length that len() cannot tell; others raise TypeError on purpose
         return None
+
+
+def _is_finite(current: Number, by: Number) -> bool:
+    try:
+        return math.isfinite(current + by)
+    except OverflowError:
+        return False
 
 
 def _show(value: object) -> str:

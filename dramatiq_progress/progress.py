@@ -67,6 +67,8 @@ class Progress:
       attempt: Deliveries to a worker so far; 0 before the first.
       retries_left: How many more attempts may follow a failure; None where Dramatiq has no limit.
       retry_in: Seconds until the next attempt, while `retrying`.
+      rate: How much is done in a second, smoothed; None while unknown, and when it is not `running`.
+      eta: Seconds that are left at this rate; None while unknown.
       elapsed: Seconds that the attempt has run, or ran; None before the first.
       metadata: What the actor attached for the page.
       result: The public result of a message that is `done`, or what the user is told of one that ended otherwise.
@@ -84,6 +86,8 @@ class Progress:
     retries_left: int | None = None
     retry_in: float | None = None
     elapsed: float | None = None
+    rate: float | None = None
+    eta: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     result: Any = None
     version: int = 0
@@ -144,8 +148,8 @@ class Progress:
             "queue_position": None,
             "queue_length": None,
             "elapsed": self.elapsed,
-            "rate": None,
-            "eta": None,
+            "rate": self.rate,
+            "eta": self.eta,
             "cancel_requested": False,
             "can_cancel": False,
             "metadata": self.metadata,
@@ -169,18 +173,22 @@ class Progress:
         state = State(record["state"])
         if state is State.RUNNING and now - float(record["heartbeat"]) > lost_after:
             state = State.LOST
+        current, total = json.loads(record.get("current", "0")), json.loads(record.get("total", "null"))
+        rate = json.loads(record.get("rate", "null")) if state is State.RUNNING else None
         return cls(
             id=message_id,
             actor=record["actor"],
             queue=record["queue"],
             state=state,
-            current=json.loads(record.get("current", "0")),
-            total=json.loads(record.get("total", "null")),
+            current=current,
+            total=total,
             description=record.get("description", ""),
             attempt=int(record.get("attempt", "0")),
             retries_left=0 if state.is_final else json.loads(record.get("retries_left", "null")),
             retry_in=_seconds_until(record.get("retry_at"), now) if state is State.RETRYING else None,
             elapsed=_elapsed(record, now),
+            rate=rate,
+            eta=_time_left(current, total, rate, now - float(record.get("reported_at", now))),
             metadata=json.loads(record.get("metadata", "{}")),
             result=_result(state, record.get("result")),
             version=int(record["version"]),
@@ -196,6 +204,14 @@ def _elapsed(record: Mapping[str, str], now: float) -> float | None:
     if started is None:
         return None
     return max(0.0, round(float(record.get("ended_at", now)) - float(started), 1))
+
+
+def _time_left(current: Number, total: Number | None, rate: float | None, age: float) -> float | None:
+    # It counts down between two reports: what was left at the last one, less its age.
+    if rate is None or total is None:
+        return None
+    left = (total - current) / rate - age
+    return round(max(0.0, left), 1) if math.isfinite(left) else None
 
 
 def _result(state: State, stored: str | None) -> Any:

@@ -65,7 +65,7 @@ class CsvFile:
     def _header(reader):
         header = next((values for values in reader if values), None)
         if header is None:
-            raise UserFacingError("The file is empty.")
+            raise UserFacingError("The file is empty. Nothing was imported.")
         if len(header) < 2:
             raise UserFacingError(
                 "This does not look like CSV: there are no commas, semicolons or tabs in its first line."

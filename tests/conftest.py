@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dramatiq_progress import recorder
 from dramatiq_progress.recorder import get_recorder
 from dramatiq_progress.stores import Store, get_store
 from tests import servers
@@ -16,6 +17,17 @@ pytest_plugins = ["tests.browser"]
 
 #: A test must not fail because the machine is busy; the default of 0.25 s has tests of its own.
 PATIENT = {"socket_timeout": 10, "socket_connect_timeout": 10}
+
+
+@pytest.fixture(autouse=True)
+def own_recorder() -> Iterator[None]:
+    """No test inherits the messages or the trouble of another."""
+    yield
+    used = get_recorder()
+    for source in used.sources():
+        used.close(source)
+    used.stop()
+    recorder.replace_recorder()
 
 
 @pytest.fixture(scope="session")
@@ -72,5 +84,4 @@ def _use(settings: Any, wanted: dict[str, Any]) -> Iterator[Store]:
     settings.DRAMATIQ_PROGRESS = wanted
     made = get_store()
     yield made
-    get_recorder().stop()
     made.close()

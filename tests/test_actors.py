@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import threading
 from collections.abc import Iterator
@@ -193,6 +194,13 @@ def test_without_the_middleware_the_line_to_add_is_told() -> None:
         progress_actor(broker=StubBroker(middleware=[]))(first)
 
 
+def test_what_has_no_name_must_be_given_one(broker: StubBroker) -> None:
+    with pytest.raises(TypeError, match="actor_name="):
+        progress_actor(broker=broker)(functools.partial(first, b=5))
+    actor = progress_actor(broker=broker, actor_name="five", publish_result=True)(functools.partial(first, b=5))
+    assert run(broker, actor, 1).result == [1, 5]
+
+
 # Called as a function
 
 
@@ -364,7 +372,7 @@ def test_a_bad_report_fails_no_job_but_is_found_while_developing(
     progress = run(broker, actor)
     assert (progress.current, progress.total, progress.metadata) == (5, 10, {})
     warnings = [each.getMessage() for each in caplog.records if "left out" in each.getMessage()]
-    assert len(warnings) == 1 and "work reported current=nan" in warnings[0]
+    assert len(warnings) == 1 and "reported current=nan" in warnings[0]
 
     settings.DEBUG = True
     message = actor.send()

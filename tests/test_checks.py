@@ -11,6 +11,7 @@ from django.core import checks
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Middleware, Pipelines, Retries
 
+from dramatiq_progress import progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
 
 
@@ -47,6 +48,24 @@ def test_a_missing_middleware_is_named_with_the_line_to_add(
     messages = run()
     assert list(messages) == [found]
     assert line in messages[found]
+
+
+def test_async_actors_without_their_middleware_are_named(memory_store: Any, broker: Callable[..., None]) -> None:
+    broker(Pipelines(), Retries(), ProgressMiddleware())
+
+    async def fetch() -> None: ...
+
+    progress_actor(fetch)
+    messages = run()
+    assert list(messages) == ["E005"]
+    assert "fetch" in messages["E005"] and '"dramatiq.middleware.AsyncIO"' in messages["E005"]
+
+
+def test_urls_that_are_not_included_are_said(memory_store: Any, settings: Any) -> None:
+    settings.ROOT_URLCONF = "tests.no_urls"
+    messages = run()
+    assert list(messages) == ["W003"]
+    assert 'include("dramatiq_progress.urls")' in messages["W003"]
 
 
 def test_a_missing_broker_is_said(memory_store: Any, monkeypatch: Any) -> None:

@@ -10,7 +10,7 @@ import dramatiq
 import pytest
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import AgeLimit, Middleware, Pipelines, Retries, SkipMessage, TimeLimit
+from dramatiq.middleware import AgeLimit, Middleware, MiddlewareError, Pipelines, Retries, SkipMessage, TimeLimit
 
 from dramatiq_progress import (
     Progress,
@@ -20,8 +20,9 @@ from dramatiq_progress import (
     get_progress,
     progress_actor,
 )
-from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.middleware import GIVEN_UP, ProgressMiddleware
 from dramatiq_progress.stores import Store
+from dramatiq_progress.stores.base import Attempt
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -301,7 +302,7 @@ def test_a_cancelled_message_is_not_run(site: Factory, store: Store) -> None:
     here = site()
     ran = threading.Event()
     message = here.actor(ran.set, actor_name="work").send()
-    store.finish(message.message_id, fence=None, actor="work", queue="default", state=State.CANCELLED, fields={})
+    store.finish(Attempt(message.message_id, "work", "default"), state=State.CANCELLED, began=False)
     here.work()
     here.broker.join("default")
     assert not ran.is_set()
@@ -346,6 +347,115 @@ def test_a_duplicate_of_a_message_that_is_done_stays_done(site: Factory) -> None
     wait_until(lambda: len(runs) == 2)
     here.broker.join("default")
     assert (read(message).state, read(message).version) == (State.DONE, done.version)
+
+
+def test_a_copy_that_is_skipped_says_nothing_of_the_one_that_runs(site: Factory) -> None:
+    go_on, begun = threading.Event(), threading.Event()
+
+    class OnlyOnce(Middleware):
+        """Skips a message that is being worked on."""
+
+        def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+            if begun.is_set():
+                raise SkipMessage("a copy")
+
+    here = site(OnlyOnce(), Retries())
+
+    def work(progress_observer: ProgressObserver) -> None:
+        begun.set()
+        go_on.wait(20)
+        progress_observer.set_progress(1, 1)
+
+    message = here.actor(work).send()
+    here.work()
+    assert begun.wait(20)
+    assert isinstance(here.broker, StubBroker)
+    here.broker.queues["default"].put(message.encode())
+    wait_until(lambda: here.broker.queues["default"].unfinished_tasks == 1)
+    assert read(message).state is State.RUNNING
+    go_on.set()
+    assert when(message, State.DONE).current == 1
+
+
+def test_a_retry_before_the_actor_was_reached_is_a_retry(site: Factory) -> None:
+    refusals = threading.Semaphore(1)
+
+    class Refuses(Middleware):
+        """Fails the first time, before the message comes to the actor."""
+
+        def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
+            if refusals.acquire(blocking=False):
+                raise MiddlewareError("not yet")
+
+    here = site(Refuses(), Retries(min_backoff=300, max_backoff=300))
+    message = here.actor(lambda: None, actor_name="work").send()
+    here.work()
+    assert when(message, State.RETRYING, State.FAILED).state is State.RETRYING
+    assert when(message, State.DONE).attempt in (1, 2)
+
+
+def test_an_actor_that_sends_its_own_message_again_is_not_done_before_it_is(site: Factory) -> None:
+    here = site()
+    runs: list[int] = []
+
+    def work(progress_observer: ProgressObserver) -> None:
+        runs.append(progress_observer.attempt)
+        if len(runs) == 1:
+            here.broker.enqueue(sent[0], delay=300)
+
+    actor = here.actor(work)
+    sent = [actor.message()]
+    here.broker.enqueue(sent[0])
+    here.work()
+    assert when(sent[0], State.RETRYING, State.DONE).state is State.RETRYING
+    assert when(sent[0], State.DONE).attempt == 2
+
+
+def test_a_message_that_kills_its_worker_each_time_is_given_up(site: Factory, settings: Any, store: Store) -> None:
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"MAX_DELIVERIES": 2}
+    here = site()
+    ran = threading.Event()
+    message = here.actor(ran.set, actor_name="work").send()
+    for _ in range(2):  # as workers do that are killed in the middle of it
+        store.start(Attempt(message.message_id, "work", "default"))
+    here.work()
+    failed = when(message, State.FAILED)
+    assert not ran.is_set()
+    assert (failed.attempt, failed.result) == (3, GIVEN_UP)
+    assert isinstance(here.broker, StubBroker)
+    wait_until(lambda: [each.message_id for each in here.broker.dead_letters] == [message.message_id])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", ["", "   ", "broken"])
+def test_a_message_for_the_user_that_is_no_text_is_the_usual_one(site: Factory, text: str) -> None:
+    class Broken(UserFacingError):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    here = site()
+
+    def work() -> None:
+        raise Broken() if text == "broken" else UserFacingError(text)
+
+    message = here.actor(work, max_retries=0).send()
+    here.work()
+    assert when(message, State.FAILED).result == "The task failed."
+
+
+def test_an_actor_class_may_choose_another_name(site: Factory) -> None:
+    class Prefixed(dramatiq.Actor[..., Any]):
+        def __init__(self, fn: Any, *, actor_name: str, **options: Any) -> None:
+            super().__init__(fn, actor_name=f"site.{actor_name}", **options)
+
+    here = site()
+
+    def work(progress_observer: ProgressObserver) -> None:
+        progress_observer.set_progress(1, 1)
+
+    message = here.actor(work, actor_class=Prefixed).send()
+    here.work()
+    done = when(message, State.DONE)
+    assert (done.actor, done.current, done.attempt) == ("site.work", 1, 1)
 
 
 def test_messages_of_a_pipeline_each_have_their_own_record(site: Factory) -> None:
@@ -406,7 +516,7 @@ def test_a_store_that_is_down_harms_no_job(settings: Any, site: Factory, caplog:
     here.work()
     here.broker.join("default")
     assert reported == [(1, 1)]
-    assert "A change of state was not recorded; the job goes on." in caplog.text
+    assert caplog.text.count("jobs go on") == 1
 
 
 def test_a_mistake_in_the_settings_harms_no_job(settings: Any, site: Factory, caplog: Any) -> None:

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dramatiq_progress import InvalidReport, Progress, ProgressObserver
+from dramatiq_progress.stores.base import Attempt
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def observer() -> ProgressObserver:
 @pytest.fixture
 def lenient() -> ProgressObserver:
     """As in a worker with DEBUG off."""
-    return ProgressObserver(actor_name="work", message_id="m1", strict=False)
+    return ProgressObserver(attempt=Attempt("m1", "work", "default"), strict=False)
 
 
 def wire(observer: ProgressObserver) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def test_what_is_no_number_is_left_out_in_a_job(lenient: ProgressObserver, bad: 
     assert lenient.current == (5 if bad is None else 6)
     assert (lenient.total, lenient.description) == (10, "Going")
     [warning] = [each.getMessage() for each in caplog.records]
-    assert warning.startswith("work reported current=") and "m1" in warning
+    assert warning.startswith("work (message m1) reported current=")
 
 
 def test_numbers_cannot_add_up_to_infinity(lenient: ProgressObserver) -> None:
@@ -233,7 +234,7 @@ def test_metadata_that_cannot_be_shown_is_left_out(
     lenient.set_metadata(bad=bad)
     lenient.set_metadata(better=2)
     assert lenient.metadata == {"good": 1, "better": 2}
-    assert "work reported metadata=" in caplog.text
+    assert "work (message m1) reported metadata=" in caplog.text
 
 
 def test_metadata_is_limited_in_all_and_not_each_time(observer: ProgressObserver) -> None:
@@ -285,5 +286,60 @@ def test_nothing_is_lost_when_threads_report_at_once(observer: ProgressObserver)
 
 def test_a_detached_observer_writes_nowhere(observer: ProgressObserver, memory_store: Any) -> None:
     observer.set_progress(1, 2)
-    assert (observer.message_id, observer.attempt, observer.fence) == (None, 1, None)
+    assert (observer.message_id, observer.attempt, observer.open_attempt) == (None, 1, None)
     assert observer.collect() == {"current": "1", "total": "2"}
+
+
+def test_what_was_sent_is_sent_again_until_the_store_has_answered() -> None:
+    """Reported, on its way, and set back before the answer: the last write must not leave it out."""
+    observer = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1))
+    observer.set_progress(5, 9, "Half")
+    sent = observer.collect()
+    observer.set_progress(0, None, "")
+    assert observer.collect_all(with_result=False) == {"current": "0", "total": "null", "description": ""}
+    assert observer.collect() == {"current": "0", "total": "null", "description": ""}
+    observer.saved(sent)
+    assert observer.collect() == {"current": "0", "total": "null", "description": ""}
+    observer.release()
+
+
+def test_a_value_that_reports_while_it_is_encoded_does_not_hang(observer: ProgressObserver) -> None:
+    class Told(dict[str, int]):
+        def items(self) -> Any:
+            observer.increment_progress()
+            return super().items()
+
+    observer.set_metadata(told=Told(a=1))
+    assert (observer.current > 0, observer.metadata) == (True, {"told": {"a": 1}})
+
+
+def test_whatever_goes_wrong_while_encoding_fails_no_job(lenient: ProgressObserver, caplog: Any) -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    lenient.set_result(deep)
+    lenient.set_metadata(deep=deep)
+    assert (lenient.result, lenient.metadata) == (None, {})
+    assert "The result of work (message m1) is left out" in caplog.text
+
+
+def test_numbers_and_iterables_of_somebodys_own_fail_no_job(lenient: ProgressObserver) -> None:
+    class Odd(float):
+        def __float__(self) -> float:
+            raise RuntimeError("odd")
+
+    class Endless:
+        def __len__(self) -> int:
+            raise TypeError("has no length")
+
+        def __iter__(self) -> Iterator[int]:
+            return iter([1, 2])
+
+    lenient.set_progress(Odd(3))
+    assert list(lenient.track(Endless())) == [1, 2]
+    assert (lenient.current, lenient.total) == (2, None)
+    lenient.increment_progress(int(1.7e308))
+    lenient.increment_progress(0.5)
+    lenient.increment_progress(int(1.7e308))
+    lenient.increment_progress(0.5)
+    json.dumps(wire(lenient), allow_nan=False)

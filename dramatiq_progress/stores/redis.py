@@ -8,13 +8,18 @@ from importlib import resources
 from typing import Any, NamedTuple, TypeVar
 
 import redis
+from django.core.exceptions import ImproperlyConfigured
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import BusyLoadingError, NoScriptError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
+from redis.sentinel import SentinelConnectionPool
 
 from dramatiq_progress.errors import StoreUnavailable
 
 from .base import OPERATIONS, Call, Store
+from .breaker import Breaker
 
 #: A command that takes longer has failed, and is not tried again in the caller's thread. With redis-py 8's own
 #: defaults (5 s, 10 retries) one command on a frozen server blocked for 59.7 s.
@@ -25,6 +30,9 @@ COMMAND_TIMEOUT_SECONDS = 0.25
 ADDRESS_OPTIONS = ("host", "port", "db", "username", "password", "credential_provider", "protocol")
 
 
+#: What says that the server cannot be reached; any other error is its answer to one command.
+UNREACHABLE = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError)
+
 T = TypeVar("T")
 
 
@@ -33,6 +41,22 @@ class _Script(NamedTuple):
     digest: str
 
 
+class _Command(NamedTuple):
+    script: _Script
+    keys: Sequence[str]
+    arguments: Sequence[str]
+    suffix: str = ""
+
+    def by_digest(self) -> tuple[Any, ...]:
+        return f"EVALSHA{self.suffix}", self.script.digest, len(self.keys), *self.keys, *self.arguments
+
+    def by_text(self) -> tuple[Any, ...]:
+        # The server then knows the script by its digest.
+        return f"EVAL{self.suffix}", self.script.text, len(self.keys), *self.keys, *self.arguments
+
+
+# With "#!lua" a server that is full refuses a script before it begins. Without it, one that has written anything (an
+# HDEL of nothing is enough) may go on and write beyond maxmemory: measured on Valkey 9.1.
 def _load(operation: str) -> _Script:
     text = resources.files(__package__).joinpath(f"{operation}.lua").read_text(encoding="utf-8")
     # What EVALSHA calls a script by is its SHA-1; it protects nothing.
@@ -65,6 +89,7 @@ class RedisStore(Store):
             **options,
             "decode_responses": True,
         }
+        self._breaker = Breaker()
         self._client = redis.Redis.from_url(url, **settled) if url else redis.Redis(**settled)
 
     def __repr__(self) -> str:
@@ -79,33 +104,32 @@ class RedisStore(Store):
         self._client.close()
 
     def _call(self, calls: Sequence[Call]) -> list[Any]:
-        commands = [
-            ("EVALSHA", SCRIPTS[operation].digest, 1, self.key(message_id), *arguments)
-            for operation, message_id, arguments in calls
-        ]
-        return self._guard(lambda: self._execute(commands))
+        return self._run(
+            [_Command(SCRIPTS[operation], [self.key(id_)], arguments) for operation, id_, arguments in calls]
+        )
 
     def _read(self, message_ids: Sequence[str]) -> tuple[float, list[Mapping[str, str]]]:
         keys = [self.key(message_id) for message_id in message_ids]
-        command = ("EVALSHA_RO", SCRIPTS["read"].digest, len(keys), *keys)
-        [(seconds, microseconds, *records)] = self._guard(lambda: self._execute([command]))
+        [(seconds, microseconds, *records)] = self._run([_Command(SCRIPTS["read"], keys, (), "_RO")])
         # Lua hands a hash over as a flat list: field, value, field, value.
         return int(seconds) + int(microseconds) / 1e6, [
             dict(zip(flat[::2], flat[1::2], strict=True)) for flat in records
         ]
 
-    def _execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        answers = self._send(commands)
+    def _run(self, commands: Sequence[_Command]) -> list[Any]:
+        if not self._breaker.allows():
+            raise StoreUnavailable(f"{self!r}: it did not answer just now.")
+        return self._guard(lambda: self._execute(commands))
+
+    def _execute(self, commands: Sequence[_Command]) -> list[Any]:
+        answers = self._send([each.by_digest() for each in commands])
         unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if unknown:
-            # A server that was restarted or flushed has forgotten the scripts; none of these commands has run.
-            for script in SCRIPTS.values():
-                self._client.script_load(script.text)
-            for i, answer in zip(unknown, self._send([commands[i] for i in unknown]), strict=True):
+            # A server that was restarted or flushed has forgotten the scripts, and none of these has run.
+            for i, answer in zip(unknown, self._send([commands[i].by_text() for i in unknown]), strict=True):
                 answers[i] = answer
-        for answer in answers:
-            if isinstance(answer, RedisError):
-                raise answer
+        if all(isinstance(answer, RedisError) for answer in answers):
+            raise answers[0]
         return answers
 
     def _send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -117,14 +141,26 @@ class RedisStore(Store):
 
     def _guard(self, action: Callable[[], T]) -> T:
         try:
-            return action()
+            answer = action()
         except (RedisError, OSError) as error:
+            if isinstance(error, UNREACHABLE):
+                self._breaker.open()
             raise StoreUnavailable(f"{self!r}: {type(error).__name__}: {error}") from error
+        self._breaker.close()
+        return answer
 
 
 def options_of_pool(pool: redis.ConnectionPool) -> dict[str, Any]:
-    """The options with which a `RedisStore` reaches the server of this pool, over connections of its own."""
+    """The options with which a `RedisStore` reaches the server of this pool, over connections of its own.
+
+    Raises:
+      ImproperlyConfigured: The pool does not say where its server is, as that of a Sentinel.
+    """
     given = pool.connection_kwargs
+    if "service_name" in given or isinstance(pool, SentinelConnectionPool):
+        raise ImproperlyConfigured(
+            'The broker finds its Redis through Sentinel; name the store\'s own server in DRAMATIQ_PROGRESS["OPTIONS"].'
+        )
     options = {
         name: value
         for name, value in given.items()

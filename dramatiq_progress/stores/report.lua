@@ -1,16 +1,31 @@
+#!lua
 -- A running message reports fields, or with none of them only that it lives.
--- KEYS: record. ARGV: attempt, token, time to live in ms, then field, value, …
+-- KEYS: record. ARGV: attempt, token, version, actor, queue, retries_left, seconds since the attempt began,
+-- time to live in ms, then field, value, …
+-- Answers {what became of it, version}.
 local record = KEYS[1]
-local attempt, token, ttl = unpack(ARGV, 1, 3)
+local attempt, token, version, actor, queue, retries_left, running_for, ttl = unpack(ARGV, 1, 8)
 
 local before = redis.call('HMGET', record, 'state', 'attempt', 'token')
-if not before[1] then return 'missing' end
-if before[1] ~= 'running' or before[2] ~= attempt or before[3] ~= token then return 'refused' end
+local lost = not before[1] or tonumber(before[2] or 0) < tonumber(attempt)
+if not lost and (before[1] ~= 'running' or before[2] ~= attempt or before[3] ~= token) then
+  return {'refused', 0}
+end
 
 local time = redis.call('TIME')
-redis.call('HSET', record, 'heartbeat', string.format('%d.%03d', time[1], math.floor(time[2] / 1000)),
-  unpack(ARGV, 4))
+local now = time[1] + time[2] / 1000000
+if lost then
+  -- The store lost the record, or went back to an older one; the later start wins.
+  redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at', 'result', 'ended_at', 'retry_at')
+  redis.call('HSET', record, 'state', 'running', 'attempt', attempt, 'token', token, 'actor', actor,
+    'queue', queue, 'retries_left', retries_left, 'started_at', string.format('%.3f', now - running_for))
+  if tonumber(redis.call('HGET', record, 'version') or 0) < tonumber(version) then
+    redis.call('HSET', record, 'version', version)
+  end
+end
+redis.call('HSET', record, 'heartbeat', string.format('%.3f', now), unpack(ARGV, 9))
+if #ARGV > 8 then redis.call('HSET', record, 'reported_at', string.format('%.3f', now)) end
 -- A sign of life alone changes nothing that a reader sees.
-if #ARGV > 3 then redis.call('HINCRBY', record, 'version', 1) end
+if lost or #ARGV > 8 then version = redis.call('HINCRBY', record, 'version', 1) end
 redis.call('PEXPIRE', record, ttl)
-return 'written'
+return {lost and 'renewed' or 'written', version}

@@ -1,18 +1,22 @@
+#!lua
 -- A worker begins with a message: the attempt is counted, and its token becomes the fence.
--- KEYS: record. ARGV: token, actor, queue, retries_left, time to live in ms.
--- Answers {verdict, attempt, metadata}.
+-- KEYS: record. ARGV: token, actor, queue, retries_left, time to live in ms, age in s, the least number of the attempt.
+-- Answers {verdict, attempt, version, deliveries, metadata}.
 local record = KEYS[1]
-local token, actor, queue, retries_left, ttl = unpack(ARGV)
+local token, actor, queue, retries_left, ttl, age, least = unpack(ARGV)
 
 local before = redis.call('HGET', record, 'state')
-if before == 'done' or before == 'skipped' then return {'unseen', 0, ''} end
-if before == 'cancelled' then return {'cancelled', 0, ''} end
+if before == 'done' or before == 'skipped' then return {'unseen', 0, 0, 0, ''} end
+if before == 'cancelled' then return {'cancelled', 0, 0, 0, ''} end
 
 local time = redis.call('TIME')
-local now = string.format('%d.%03d', time[1], math.floor(time[2] / 1000))
-redis.call('HDEL', record, 'current', 'total', 'description', 'result', 'ended_at', 'retry_at')
+local now = time[1] + time[2] / 1000000
+redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at', 'result', 'ended_at', 'retry_at')
 redis.call('HSET', record, 'state', 'running', 'token', token, 'actor', actor, 'queue', queue,
-  'retries_left', retries_left, 'started_at', now, 'heartbeat', now)
-redis.call('HINCRBY', record, 'version', 1)
+  'retries_left', retries_left, 'started_at', string.format('%.3f', now - age),
+  'heartbeat', string.format('%.3f', now))
+local attempt = math.max((redis.call('HGET', record, 'attempt') or 0) + 1, tonumber(least))
+redis.call('HSET', record, 'attempt', attempt)
 redis.call('PEXPIRE', record, ttl)
-return {'run', redis.call('HINCRBY', record, 'attempt', 1), redis.call('HGET', record, 'metadata') or '{}'}
+return {'run', attempt, redis.call('HINCRBY', record, 'version', 1),
+  redis.call('HINCRBY', record, 'deliveries', 1), redis.call('HGET', record, 'metadata') or '{}'}

@@ -2,6 +2,7 @@
 const imported = document.getElementById("imported");
 
 document.querySelector("dramatiq-progress").addEventListener("done", (event) => {
-  imported.querySelector("b").textContent = event.detail.result.imported.toLocaleString("en");
+  const rows = event.detail.result.imported;
+  imported.querySelector("b").textContent = rows === 1 ? "1 row is" : `${rows.toLocaleString("en")} rows are`;
   imported.hidden = false;
 });

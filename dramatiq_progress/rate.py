@@ -1,0 +1,72 @@
+"""How fast a running message goes: a smoothed rate over what it reported. Pure arithmetic, no clock of its own."""
+
+from __future__ import annotations
+
+import math
+
+from .progress import Number
+
+#: Nothing is said before so many samples, and so many seconds.
+LEAST_SAMPLES = 3
+LEAST_SECONDS = 2.0
+#: What is older than this counts for less than a third; in long runs, than this part of the run.
+MEMORY_SECONDS = 10.0
+MEMORY_PART = 0.15
+#: An interval so much longer than usual is a pause, and says nothing about the speed of the work.
+PAUSE_FACTOR = 5.0
+LEAST_PAUSE_SECONDS = 5.0
+
+
+class RateEstimator:
+    """Estimates how much is done in a second, from samples of how much is done.
+
+    Progress and time are summed up, both fading by the same measure, and the rate is their quotient: so steps of a
+    minute are as right as those of a millisecond, and recent ones count for more.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._restart(0, now)
+
+    def _restart(self, current: Number, now: float) -> None:
+        self._current = current
+        self._began_at = self._sampled_at = now
+        self._samples = 0
+        self._progress = self._seconds = 0.0
+        self._usual_interval = 0.0
+
+    def sample(self, current: Number, now: float) -> None:
+        """Take note of how much is done.
+
+        Parameters:
+          current: How much is done; less than before means that the work began anew.
+          now: Seconds by any clock that only goes forward.
+        """
+        if current < self._current or (current == self._current and not self._samples):
+            # The time before the first progress is preparation.
+            self._restart(current, now)
+        if current == self._current or now <= self._sampled_at:
+            return
+        interval = self._worked(now - self._sampled_at)
+        memory = max(MEMORY_SECONDS, MEMORY_PART * (now - self._began_at))
+        fading = math.exp(-interval / memory)
+        self._progress = self._progress * fading + float(current - self._current)
+        self._seconds = self._seconds * fading + interval
+        self._current, self._sampled_at = current, now
+        self._samples += 1
+
+    def _worked(self, interval: float) -> float:
+        usual = self._usual_interval
+        if self._samples >= LEAST_SAMPLES and interval > max(PAUSE_FACTOR * usual, LEAST_PAUSE_SECONDS):
+            # The pause is not part of the run either, so that it does not lengthen the memory.
+            self._began_at += interval - usual
+            return usual
+        self._usual_interval = interval if not self._samples else 0.8 * usual + 0.2 * interval
+        return interval
+
+    @property
+    def rate(self) -> float | None:
+        """How much is done in a second; None while there is too little to say."""
+        if self._samples < LEAST_SAMPLES or self._sampled_at - self._began_at < LEAST_SECONDS:
+            return None
+        rate = self._progress / self._seconds
+        return rate if math.isfinite(rate) and rate > 0 else None

@@ -69,6 +69,8 @@ class Progress:
       retry_in: Seconds until the next attempt, while `retrying`.
       rate: How much is done in a second, smoothed; None while unknown, and when it is not `running`.
       eta: Seconds that are left at this rate; None while unknown.
+      queue_position: About where it stands in its queue among tracked messages, while `enqueued`; 1 is next.
+      queue_length: How many tracked messages wait in that queue.
       elapsed: Seconds that the attempt has run, or ran; None before the first.
       metadata: What the actor attached for the page.
       result: The public result of a message that is `done`, or what the user is told of one that ended otherwise.
@@ -85,6 +87,8 @@ class Progress:
     attempt: int = 0
     retries_left: int | None = None
     retry_in: float | None = None
+    queue_position: int | None = None
+    queue_length: int | None = None
     elapsed: float | None = None
     rate: float | None = None
     eta: float | None = None
@@ -145,8 +149,8 @@ class Progress:
             "attempt": self.attempt,
             "retries_left": self.retries_left,
             "retry_in": self.retry_in,
-            "queue_position": None,
-            "queue_length": None,
+            "queue_position": self.queue_position,
+            "queue_length": self.queue_length,
             "elapsed": self.elapsed,
             "rate": self.rate,
             "eta": self.eta,
@@ -161,7 +165,15 @@ class Progress:
         return answer
 
     @classmethod
-    def from_record(cls, message_id: str, record: Mapping[str, str], *, now: float, lost_after: float) -> Progress:
+    def from_record(
+        cls,
+        message_id: str,
+        record: Mapping[str, str],
+        *,
+        now: float,
+        lost_after: float,
+        place: tuple[int, int] | None = None,
+    ) -> Progress:
         """Read a stored record.
 
         Parameters:
@@ -169,6 +181,7 @@ class Progress:
           record: Field to text, as the store keeps it.
           now: The store's clock at the reading, in seconds.
           lost_after: Seconds without a heartbeat after which a running message counts as `lost`.
+          place: Position and length of the line in which it waits.
         """
         state = State(record["state"])
         if state is State.RUNNING and now - float(record["heartbeat"]) > lost_after:
@@ -186,6 +199,8 @@ class Progress:
             attempt=int(record.get("attempt", "0")),
             retries_left=0 if state.is_final else json.loads(record.get("retries_left", "null")),
             retry_in=_seconds_until(record.get("retry_at"), now) if state is State.RETRYING else None,
+            queue_position=place[0] if place else None,
+            queue_length=place[1] if place else None,
             elapsed=_elapsed(record, now),
             rate=rate,
             eta=_time_left(current, total, rate, now - float(record.get("reported_at", now))),

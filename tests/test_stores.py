@@ -498,3 +498,63 @@ def test_a_store_that_cannot_be_made_is_an_error_that_names_it(
     settings.DRAMATIQ_PROGRESS = given
     with pytest.raises(ImproperlyConfigured, match=message):
         get_store()
+
+
+# The line in front of a queue
+
+
+def in_line(store: Store, *message_ids: str) -> list[tuple[int | None, int | None]]:
+    return [
+        (each.queue_position, each.queue_length) if each is not None else (None, None)
+        for each in store.read(message_ids)
+    ]
+
+
+def test_waiting_messages_stand_in_line(store: Store) -> None:
+    records = [Record(store, name) for name in ("a", "b", "c")]
+    for record in records:
+        record.enqueue()
+    assert in_line(store, "a", "b", "c") == [(1, 3), (2, 3), (3, 3)]
+    assert in_line(store, "c", "gone") == [(3, 3), (None, None)]
+    records[0].run()
+    assert in_line(store, "a", "b", "c") == [(None, None), (1, 2), (2, 2)]
+
+
+def test_each_queue_has_its_own_line(store: Store) -> None:
+    Record(store, "a").enqueue()
+    Record(store, "b").enqueue(queue="slow")
+    assert in_line(store, "a", "b") == [(1, 1), (1, 1)]
+
+
+def test_delayed_and_retrying_messages_are_not_in_line(store: Store) -> None:
+    delayed, failed = Record(store, "a"), Record(store, "b")
+    delayed.enqueue(delay=60)
+    failed.enqueue()
+    failed.finish(failed.run(), State.RETRYING, retry_in=60.0)
+    Record(store, "c").enqueue()
+    assert in_line(store, "a", "b", "c") == [(None, None), (None, None), (1, 1)]
+    delayed.enqueue(due=True)
+    assert in_line(store, "a", "c") == [(2, 2), (1, 2)]
+
+
+def test_a_message_that_is_skipped_or_ends_unknown_leaves_the_line(store: Store) -> None:
+    for name in ("a", "b", "c"):
+        Record(store, name).enqueue()
+    Record(store, "a").finish(Record(store, "a").attempt(), State.SKIPPED, began=False)
+    Record(store, "b").finish(Record(store, "b").attempt(), State.DONE)
+    assert in_line(store, "c") == [(1, 1)]
+
+
+def test_what_a_purge_of_the_broker_left_behind_goes_away(store: Store, monkeypatch: Any) -> None:
+    monkeypatch.setattr("dramatiq_progress.stores.base.LINE_PATIENCE_SECONDS", 0)
+    for name in ("purged", "next", "last"):
+        Record(store, name).enqueue()
+    assert in_line(store, "last") == [(3, 3)]
+    Record(store, "next").run()
+    assert in_line(store, "purged", "last") == [(None, None), (1, 1)]
+
+
+def test_a_line_has_a_time_to_live(redis_store: Store, valkey: str) -> None:
+    Record(redis_store).enqueue()
+    with client_of(valkey) as client:
+        assert client.ttl(redis_store.line_key("default")) > 6 * 24 * 3600

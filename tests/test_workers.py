@@ -81,8 +81,10 @@ def site(request: pytest.FixtureRequest, valkey: str, settings: Any, tmp_path: P
 
 
 def test_every_broker_tells_the_same_story(site: Site) -> None:
-    waiting = site.send(tasks.asynchronous)
+    waiting, next_one = site.send(tasks.asynchronous), site.send(tasks.asynchronous)
     assert read(waiting).state is State.ENQUEUED
+    before, behind = read(waiting).queue_position, read(next_one).queue_position
+    assert before is not None and behind == before + 1 == read(next_one).queue_length
     with site.worker("-p", "1", "-t", "2"):
         assert when(waiting, State.DONE).current == 1
 

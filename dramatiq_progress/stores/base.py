@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
 from dramatiq_progress.conf import configuration
+from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.progress import Progress, State
 
 #: What each operation is called: a Lua script beside this module, a method in memory.py.
-OPERATIONS = ("enqueue", "start", "report", "finish")
+OPERATIONS = ("enqueue", "start", "report", "finish", "join", "leave", "place")
+
+#: Messages that were in line so long before the one that has just started were purged from the broker.
+LINE_PATIENCE_SECONDS = 600
 
 
 @dataclass(slots=True, eq=False)
@@ -62,10 +66,10 @@ class Start(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One operation on one record, with its arguments as text."""
+    """One operation on one key, with its arguments as text."""
 
     operation: str
-    message_id: str
+    key: str
     arguments: Sequence[str]
 
 
@@ -116,6 +120,10 @@ class Store(ABC):
         """The key of a message's record."""
         return f"{self.prefix}{message_id}"
 
+    def line_key(self, queue: str) -> str:
+        """The key of the line of messages that wait in a queue. (A message id has no colon: see views.py.)"""
+        return f"{self.prefix}queue:{queue}"
+
     def enqueue(
         self,
         message_id: str,
@@ -137,14 +145,19 @@ class Store(ABC):
         ttl = configuration().unfinished_ttl + (delay or 0)
         origin = "late" if age else "due" if due else "new"
         arguments = (origin, state, actor, queue, json.dumps(retries_left), _milliseconds(ttl), _seconds(age))
-        self._call([Call("enqueue", message_id, arguments)])
+        calls = [Call("enqueue", self.key(message_id), arguments)]
+        if delay is None and not age:
+            # A call of its own: record and line may live on two nodes of a cluster.
+            calls.append(Call("join", self.line_key(queue), (message_id, _milliseconds(ttl))))
+        self._first(calls)
 
     def start(self, attempt: Attempt, *, age: float = 0.0) -> Start:
         """A worker begins with a message: the attempt gets its number, and becomes the one that may write."""
         ttl = _milliseconds(configuration().unfinished_ttl)
         identity = (attempt.token, attempt.actor, attempt.queue, json.dumps(attempt.retries_left))
-        call = Call("start", attempt.message_id, (*identity, ttl, _seconds(age), str(attempt.least)))
-        [(verdict, number, version, deliveries, metadata)] = self._call([call])
+        arguments = (*identity, ttl, _seconds(age), str(attempt.least))
+        calls = [Call("start", self.key(attempt.message_id), arguments), self._leave(attempt)]
+        verdict, number, version, deliveries, metadata = self._first(calls)
         if verdict != "run":
             return Start(verdict)
         attempt.number, attempt.version = int(number), int(version)
@@ -155,7 +168,7 @@ class Store(ABC):
         ttl = _milliseconds(configuration().unfinished_ttl)
         answers = self._call(
             [
-                Call("report", attempt.message_id, (*_identity(attempt), ttl, *_flat(fields)))
+                Call("report", self.key(attempt.message_id), (*_identity(attempt), ttl, *_flat(fields)))
                 for attempt, fields in reports
             ]
         )
@@ -186,17 +199,50 @@ class Store(ABC):
         lost_after = _seconds(configuration().lost_after)
         how = (state, delay, "1" if began else "0", lost_after, ttl, _seconds(age))
         arguments = (*_identity(attempt), *how, *_flat(fields or {}))
-        [answer] = self._call([Call("finish", attempt.message_id, arguments)])
-        return bool(answer == "written")
+        calls = [Call("finish", self.key(attempt.message_id), arguments)]
+        if not attempt.number:
+            calls.append(self._leave(attempt))
+        return bool(self._first(calls) == "written")
 
     def read(self, message_ids: Sequence[str]) -> list[Progress | None]:
-        """The progress of each message, None where there is no record, in one round trip."""
+        """The progress of each message, None where there is no record.
+
+        In one round trip, and in a second one for those that wait in a queue.
+        """
         now, records = self._read(message_ids)
+        places = self._places(message_ids, records)
         lost_after = configuration().lost_after
         return [
-            Progress.from_record(message_id, record, now=now, lost_after=lost_after) if record else None
+            Progress.from_record(message_id, record, now=now, lost_after=lost_after, place=places.get(message_id))
+            if record
+            else None
             for message_id, record in zip(message_ids, records, strict=True)
         ]
+
+    def _places(self, message_ids: Sequence[str], records: Sequence[Mapping[str, str]]) -> dict[str, tuple[int, int]]:
+        waiting = [
+            (message_id, record["queue"])
+            for message_id, record in zip(message_ids, records, strict=True)
+            if record and record["state"] == State.ENQUEUED
+        ]
+        if not waiting:
+            return {}
+        answers = self._call([Call("place", self.line_key(queue), (message_id,)) for message_id, queue in waiting])
+        return {
+            message_id: (answer[0] + 1, answer[1])
+            for (message_id, _), answer in zip(waiting, answers, strict=True)
+            if not isinstance(answer, Exception) and answer[0] is not None
+        }
+
+    def _leave(self, attempt: Attempt) -> Call:
+        return Call("leave", self.line_key(attempt.queue), (attempt.message_id, str(LINE_PATIENCE_SECONDS)))
+
+    def _first(self, calls: Sequence[Call]) -> Any:
+        """The answer of the first call; the others may fail, and are made good by a later one."""
+        answer = self._call(calls)[0]
+        if isinstance(answer, Exception):
+            raise StoreUnavailable(f"{self!r}: {type(answer).__name__}: {answer}") from answer
+        return answer
 
     async def aread(self, message_ids: Sequence[str]) -> list[Progress | None]:
         """`read`, for async code."""

@@ -37,12 +37,17 @@ class MemoryStore(Store):
         self._lock = threading.Lock()
         self._records: dict[str, Record] = {}
         self._expires_at: dict[str, float] = {}
+        # The line of each queue: when each message came.
+        self._lines: dict[str, dict[str, float]] = {}
         self._swept_at = time.monotonic()
         self._operations: dict[str, Callable[..., Any]] = {
             "enqueue": self._enqueue,
             "start": self._start,
             "report": self._report,
             "finish": self._finish,
+            "join": self._join,
+            "leave": self._leave_line,
+            "place": self._place,
         }
 
     def ping(self) -> None:
@@ -51,10 +56,7 @@ class MemoryStore(Store):
     def _call(self, calls: Sequence[Call]) -> list[Any]:
         with self._lock:
             self._sweep()
-            return [
-                self._operations[operation](self.key(message_id), *arguments)
-                for operation, message_id, arguments in calls
-            ]
+            return [self._operations[operation](key, *arguments) for operation, key, arguments in calls]
 
     def _read(self, message_ids: Sequence[str]) -> tuple[float, list[Mapping[str, str]]]:
         with self._lock:
@@ -170,6 +172,23 @@ class MemoryStore(Store):
             record["retry_at"] = _seconds(now + float(delay))
         self._written(key, record, ttl)
         return "written"
+
+    def _join(self, key: str, message_id: str, ttl: str) -> str:
+        self._lines.setdefault(key, {})[message_id] = time.time()
+        return "written"
+
+    def _leave_line(self, key: str, message_id: str, patience: str) -> str:
+        line = self._lines.get(key, {})
+        came = line.pop(message_id, None)
+        if came is None:
+            return "refused"
+        self._lines[key] = {each: moment for each, moment in line.items() if moment >= came - float(patience)}
+        return "written"
+
+    def _place(self, key: str, message_id: str) -> tuple[int | None, int]:
+        line = self._lines.get(key, {})
+        ids = sorted(line, key=lambda each: (line[each], each))
+        return (ids.index(message_id) if message_id in line else None), len(ids)
 
     def _renew(
         self,

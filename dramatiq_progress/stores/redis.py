@@ -104,9 +104,7 @@ class RedisStore(Store):
         self._client.close()
 
     def _call(self, calls: Sequence[Call]) -> list[Any]:
-        return self._run(
-            [_Command(SCRIPTS[operation], [self.key(id_)], arguments) for operation, id_, arguments in calls]
-        )
+        return self._run([_Command(SCRIPTS[operation], [key], arguments) for operation, key, arguments in calls])
 
     def _read(self, message_ids: Sequence[str]) -> tuple[float, list[Mapping[str, str]]]:
         keys = [self.key(message_id) for message_id in message_ids]

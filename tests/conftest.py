@@ -13,7 +13,7 @@ from dramatiq_progress.recorder import get_recorder
 from dramatiq_progress.stores import Store, get_store
 from tests import servers
 
-pytest_plugins = ["tests.browser"]
+pytest_plugins = ["tests.browser", "tests.worker_site"]
 
 #: A test must not fail because the machine is busy; the default of 0.25 s has tests of its own.
 PATIENT = {"socket_timeout": 10, "socket_connect_timeout": 10}

@@ -1,6 +1,8 @@
 """The settings of the tests. In the test process: a StubBroker and memory; child processes choose by environment."""
 
+import json
 import os
+from typing import Any
 
 SECRET_KEY = "only for tests"
 USE_TZ = True
@@ -15,6 +17,7 @@ TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP
 BROKER_URL = os.environ.get("TEST_BROKER_URL", "")
 STORE_URL = os.environ.get("TEST_STORE_URL", "")
 
+broker: dict[str, Any]
 if BROKER_URL.startswith("redis"):
     broker = {"BROKER": "dramatiq.brokers.redis.RedisBroker", "OPTIONS": {"url": BROKER_URL}}
 elif BROKER_URL.startswith("amqp"):
@@ -36,3 +39,5 @@ DRAMATIQ_BROKER = {
     ],
 }
 DRAMATIQ_PROGRESS = {"OPTIONS": {"url": STORE_URL}} if STORE_URL else {}
+DRAMATIQ_PROGRESS |= json.loads(os.environ.get("TEST_PROGRESS", "{}"))
+broker["OPTIONS"] |= json.loads(os.environ.get("TEST_BROKER_OPTIONS", "{}"))

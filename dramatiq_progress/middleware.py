@@ -21,11 +21,12 @@ from dramatiq.worker import ConsumerThread, Worker, WorkerThread
 
 from .conf import configuration
 from .errors import UserFacingError
-from .observer import ProgressObserver, current_observer, shown_text
+from .observer import ProgressObserver, current_observer
 from .progress import State
 from .recorder import NO_STORE, get_recorder
 from .stores import Store, get_store
 from .stores.base import Attempt, Start
+from .values import shown_text
 
 #: The option by which a broker knows the actors that were declared with `progress_actor`.
 TRACKED_OPTION = "progress_actor"

@@ -7,15 +7,12 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from decimal import Decimal
 from enum import Enum
-from numbers import Integral, Real
 from typing import Any, Final, Literal, TypeVar
-
-from django.core.serializers.json import DjangoJSONEncoder
 
 from .errors import InvalidReport
 from .progress import Number
@@ -23,14 +20,19 @@ from .rate import RateEstimator
 from .recorder import get_recorder
 from .stores import Store
 from .stores.base import Attempt, Start
+from .values import (
+    EXACT_WHOLE_NUMBERS,
+    MAX_DESCRIPTION_CHARACTERS,
+    encode,
+    is_finite,
+    length_of,
+    printable,
+    show,
+    to_number,
+)
 
-#: Longer descriptions are cut.
-MAX_DESCRIPTION_CHARACTERS = 1_000
 MAX_METADATA_BYTES = 16 * 1024
 MAX_RESULT_BYTES = 64 * 1024
-
-#: Above this a whole number takes the slow path, where one too large for a float is refused.
-EXACT_WHOLE_NUMBERS = 2**53
 
 #: What a reader sees of fields that were never written.
 UNWRITTEN = {"current": "0", "total": "null", "description": "", "rate": "null"}
@@ -189,7 +191,7 @@ class ProgressObserver:
         """
         if type(by) is not int or not 0 <= by <= EXACT_WHOLE_NUMBERS:
             by = self._number("by", by, 0)
-            if not _is_finite(self._current, by):
+            if not is_finite(self._current, by):
                 by = self._number("by", math.inf, 0)
         if description is not KEEP:
             description = self._text(description)
@@ -219,7 +221,7 @@ class ProgressObserver:
         Raises:
           InvalidReport: As for `set_progress`.
         """
-        self.set_progress(0, _length(iterable) if total is KEEP else total, description)
+        self.set_progress(0, length_of(iterable) if total is KEEP else total, description)
         return self._count(iterable)
 
     def _count(self, iterable: Iterable[T]) -> Iterator[T]:
@@ -241,7 +243,7 @@ class ProgressObserver:
         """
         try:
             with self._lock:
-                self._metadata = _encode(json.loads(self._metadata) | values, MAX_METADATA_BYTES)
+                self._metadata = encode(json.loads(self._metadata) | values, MAX_METADATA_BYTES)
         except Exception as error:  # whatever a value does while it is encoded
             self._refuse("metadata", values, f"cannot be attached: {error}")
             return
@@ -255,7 +257,7 @@ class ProgressObserver:
         a logged warning; that never fails the job.
         """
         try:
-            self._result = _encode(value, MAX_RESULT_BYTES)
+            self._result = encode(value, MAX_RESULT_BYTES)
         except Exception as error:  # whatever a value does while it is encoded
             logger.warning("The result of %s is left out: %s", self._named(), error)
 
@@ -277,7 +279,7 @@ class ProgressObserver:
             # A late start: what this attempt has attached meanwhile is added.
             merged = json.loads(start.metadata) | json.loads(self._metadata)
             with suppress(ValueError):  # Too large together: the newer stays.
-                self._metadata = _encode(merged, MAX_METADATA_BYTES) if self._metadata != "{}" else start.metadata
+                self._metadata = encode(merged, MAX_METADATA_BYTES) if self._metadata != "{}" else start.metadata
 
     def start_late(self, store: Store) -> None:
         """Tell a store that did not answer then that the attempt has begun."""
@@ -348,13 +350,13 @@ class ProgressObserver:
             "current": json.dumps(current),
             "rate": "null" if rate is None else f"{rate:.4g}",
             "total": json.dumps(total),
-            "description": _printable(description),
+            "description": printable(description),
             "metadata": metadata,
         }
 
     def _number(self, name: str, value: object, otherwise: T) -> Number | T:
         try:
-            return _to_number(value)
+            return to_number(value)
         except Exception as error:  # whatever a number of somebody's own does
             self._refuse(name, value, f"is left out: {error}")
             return otherwise
@@ -368,7 +370,7 @@ class ProgressObserver:
             return KEEP
 
     def _refuse(self, name: str, value: object, why: str) -> None:
-        message = f"{self._named()} reported {name}={_show(value)}, which {why}."
+        message = f"{self._named()} reported {name}={show(value)}, which {why}."
         if self._strict:
             raise InvalidReport(message)
         if not self._warned:
@@ -378,67 +380,6 @@ class ProgressObserver:
     def _named(self) -> str:
         name = self._actor_name or "an actor"
         return name if self._message_id is None else f"{name} (message {self._message_id})"
-
-
-def shown_text(value: object) -> str:
-    """A value as text that may be shown; empty where it fails to be text."""
-    try:
-        return _printable(str(value)[:MAX_DESCRIPTION_CHARACTERS])
-    except Exception:
-        logger.warning("A %s cannot be shown to the user.", type(value).__name__, exc_info=True)
-        return ""
-
-
-def _to_number(value: object) -> Number:
-    if type(value) in (int, float) and 0 <= value <= EXACT_WHOLE_NUMBERS:  # type: ignore[operator]
-        return value  # type: ignore[return-value]
-    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
-        raise TypeError("it must be an int, float or Decimal")
-    # A number that no float can hold is infinite to a browser.
-    if not math.isfinite(value) or not math.isfinite(float(value)):
-        raise ValueError("it must be finite")
-    if value < 0:
-        raise ValueError("it must not be negative")
-    if isinstance(value, Integral) or (isinstance(value, Decimal) and value == int(value)):
-        return int(value)
-    return float(value)
-
-
-def _length(iterable: Iterable[object]) -> int | None:
-    if not isinstance(iterable, Sized):
-        return None
-    try:
-        return len(iterable)
-    except Exception:  # range(10**20) has a length that len() cannot tell; others raise TypeError on purpose
-        return None
-
-
-def _is_finite(current: Number, by: Number) -> bool:
-    try:
-        return math.isfinite(current + by)
-    except OverflowError:
-        return False
-
-
-def _show(value: object) -> str:
-    try:
-        return f"{value!r:.200}"
-    except Exception:  # a whole number of over 4,300 digits has no repr
-        return f"a {type(value).__name__}"
-
-
-def _encode(value: Any, max_bytes: int) -> str:
-    text = _printable(json.dumps(value, cls=DjangoJSONEncoder, ensure_ascii=False, allow_nan=False))
-    size = len(text.encode())
-    if size > max_bytes:
-        raise ValueError(f"it has {size:,} bytes as JSON, and at most {max_bytes:,} are kept")
-    return text
-
-
-def _printable(text: str) -> str:
-    # Half a surrogate pair cannot be written as UTF-8, and not every JSON reader takes its escape. This joins pairs
-    # that were split and puts U+FFFD for the rest.
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 _observer: ContextVar[ProgressObserver | None] = ContextVar("dramatiq_progress_observer", default=None)

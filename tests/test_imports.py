@@ -17,7 +17,7 @@ PACKAGE = Path(dramatiq_progress.__file__).parent
 ORDER = [
     {"errors", "conf"},
     {"progress"},
-    {"stores", "rate"},
+    {"stores", "rate", "values"},
     {"recorder"},
     {"observer"},
     {"middleware"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from dramatiq_progress.progress import State
 
@@ -23,6 +23,29 @@ LIFE_FIELDS = (
 )
 #: What one attempt reported.
 ATTEMPT_FIELDS = ("current", "total", "description", "rate", "reported_at", "result")
+
+
+class _Writer(NamedTuple):
+    """How an attempt shows itself: the first seven arguments of report and finish."""
+
+    attempt: str
+    token: str
+    version: str
+    actor: str
+    queue: str
+    retries_left: str
+    running_for: str
+
+    def holds(self, record: Record) -> bool:
+        """Whether the record is this attempt's."""
+        return record.get("attempt") == self.attempt and record.get("token") == self.token
+
+    def renew(self, record: Record) -> None:
+        """Make a record that the store lost this attempt's."""
+        _drop(record, ATTEMPT_FIELDS)
+        record |= {"attempt": self.attempt, "token": self.token, "actor": self.actor, "queue": self.queue}
+        record |= {"retries_left": self.retries_left, "started_at": _seconds(time.time() - float(self.running_for))}
+        record["version"] = str(max(_number(record, "version"), int(self.version)))
 
 
 class MemoryStore(Store):
@@ -101,51 +124,24 @@ class MemoryStore(Store):
         version = self._written(key, record, ttl)
         return "run", attempt, version, deliveries, record.get("metadata", "{}")
 
-    def _report(
-        self,
-        key: str,
-        attempt: str,
-        token: str,
-        version: str,
-        actor: str,
-        queue: str,
-        retries_left: str,
-        running_for: str,
-        ttl: str,
-        *fields: str,
-    ) -> tuple[str, int]:
+    def _report(self, key: str, *arguments: str) -> tuple[str, int]:
+        writer, (ttl, *fields) = _Writer(*arguments[:7]), arguments[7:]
         record = self._record(key)
-        lost = not record or _number(record, "attempt") < int(attempt)
-        if not lost and (record["state"] != State.RUNNING or not _holds(record, attempt, token)):
+        lost = not record or _number(record, "attempt") < int(writer.attempt)
+        if not lost and (record["state"] != State.RUNNING or not writer.holds(record)):
             return "refused", 0
         if lost:
-            self._renew(record, attempt, token, version, actor, queue, retries_left, running_for)
+            writer.renew(record)
             _drop(record, ("ended_at", "retry_at"))
             record["state"] = State.RUNNING
         record["heartbeat"] = now = _seconds(time.time())
         if fields:
             record |= {"reported_at": now, **_pairs(fields)}
-        written = self._written(key, record, ttl, raises_version=lost or bool(fields))
-        return "renewed" if lost else "written", written
+        version = self._written(key, record, ttl, raises_version=lost or bool(fields))
+        return "renewed" if lost else "written", version
 
-    def _finish(
-        self,
-        key: str,
-        attempt: str,
-        token: str,
-        version: str,
-        actor: str,
-        queue: str,
-        retries_left: str,
-        running_for: str,
-        state: str,
-        delay: str,
-        began: str,
-        lost_after: str,
-        ttl: str,
-        age: str,
-        *fields: str,
-    ) -> str:
+    def _finish(self, key: str, *arguments: str) -> str:
+        writer, (state, delay, began, lost_after, ttl, age, *fields) = _Writer(*arguments[:7]), arguments[7:]
         record = self._record(key)
         before = record.get("state")
         latest = _number(record, "attempt")
@@ -155,16 +151,16 @@ class MemoryStore(Store):
                 return "refused"
             if before == State.RUNNING and time.time() - float(record["heartbeat"]) <= float(lost_after):
                 return "refused"
-        elif attempt == "0":
+        elif writer.attempt == "0":
             if _has_ended(before) and before != State.FAILED:
                 return "refused"
-            attempt, lost = str(latest + 1), True
-        elif before is None or latest < int(attempt):
+            writer, lost = writer._replace(attempt=str(latest + 1)), True
+        elif before is None or latest < int(writer.attempt):
             lost = True
-        elif not _holds(record, attempt, token) or before not in (State.RUNNING, State.RETRYING):
+        elif not writer.holds(record) or before not in (State.RUNNING, State.RETRYING):
             return "refused"
         if lost:
-            self._renew(record, attempt, token, version, actor, queue, retries_left, running_for)
+            writer.renew(record)
         now = time.time() - float(age)
         _drop(record, ("retry_at", "deliveries"))
         record |= {"state": state, "ended_at": _seconds(now), **_pairs(fields)}
@@ -189,22 +185,6 @@ class MemoryStore(Store):
         line = self._lines.get(key, {})
         ids = sorted(line, key=lambda each: (line[each], each))
         return (ids.index(message_id) if message_id in line else None), len(ids)
-
-    def _renew(
-        self,
-        record: Record,
-        attempt: str,
-        token: str,
-        version: str,
-        actor: str,
-        queue: str,
-        retries_left: str,
-        running_for: str,
-    ) -> None:
-        _drop(record, ATTEMPT_FIELDS)
-        record |= {"attempt": attempt, "token": token, "actor": actor, "queue": queue, "retries_left": retries_left}
-        record["started_at"] = _seconds(time.time() - float(running_for))
-        record["version"] = str(max(_number(record, "version"), int(version)))
 
     def _record(self, key: str) -> Record:
         expires_at = self._expires_at.get(key)
@@ -246,10 +226,6 @@ def _increment(record: Record, name: str) -> int:
 
 def _has_ended(state: str | None) -> bool:
     return state is not None and State(state).is_final
-
-
-def _holds(record: Record, attempt: str, token: str) -> bool:
-    return record.get("attempt") == attempt and record.get("token") == token
 
 
 def _drop(record: Record, names: Sequence[str]) -> None:

@@ -20,10 +20,11 @@ from dramatiq.middleware import Middleware, Retries, SkipMessage
 from dramatiq.worker import ConsumerThread, Worker, WorkerThread
 
 from .conf import configuration
-from .errors import UserFacingError
+from .errors import StoreUnavailable, UserFacingError
 from .observer import ProgressObserver, current_observer
 from .progress import State
 from .recorder import NO_STORE, get_recorder
+from .signals import state_changed
 from .stores import Store, get_store
 from .stores.base import Attempt, Start
 from .values import shown_text
@@ -67,15 +68,21 @@ class Delivery:
         Raises:
           SkipMessage: The message was cancelled, or it has stopped its workers too often.
         """
-        start = attempted(lambda store, age: store.start(self.attempt))
+        start = attempted(self._start)
         if start is not None:
             self._heed(start)
-        self.observer = ProgressObserver(attempt=self.attempt, strict=settings.DEBUG)
+        self.observer = ProgressObserver(attempt=self.attempt, start=self._start, strict=settings.DEBUG)
         if start is not None:
             self.observer.started(start)
         if not self.unseen:
             get_recorder().open(self.observer)
         return self.observer
+
+    def _start(self, store: Store, age: float) -> Start:
+        start = store.start(self.attempt, age=age)
+        if start.verdict == "run":
+            announce(store, self.attempt.message_id, start.previous)
+        return start
 
     def _heed(self, start: Start) -> None:
         if start.verdict == "cancelled":
@@ -101,12 +108,13 @@ class Delivery:
             fields["result"] = told
         # One that was given up has been started, and one whose observer is there.
         began = self.observer is not None or self.given_up
-        attempted(
-            lambda store, age: store.finish(
-                self.attempt, state=state, fields=fields, retry_in=retry_in, began=began, age=age
-            ),
-            defer=True,
-        )
+
+        def write(store: Store, age: float) -> None:
+            change = store.finish(self.attempt, state=state, fields=fields, retry_in=retry_in, began=began, age=age)
+            if change.written:
+                announce(store, self.attempt.message_id, change.previous)
+
+        attempted(write, defer=True)
 
     def _told_to_user(self) -> str | None:
         """What the actor said to the user, or we, as JSON."""
@@ -179,8 +187,9 @@ class ProgressMiddleware(Middleware):
             delivery.finish(State.RETRYING, retry_in=seconds or 0.0)
             return
         due = _thread.is_consumer and delay is None
-        attempted(
-            lambda store, age: store.enqueue(
+
+        def write(store: Store, age: float) -> None:
+            change = store.enqueue(
                 message.message_id,
                 actor=message.actor_name,
                 queue=q_name(message.queue_name),
@@ -188,10 +197,12 @@ class ProgressMiddleware(Middleware):
                 delay=seconds,
                 due=due,
                 age=age,
-            ),
-            # That a delayed message was due is soon told by its start.
-            defer=not due,
-        )
+            )
+            if change.written:
+                announce(store, message.message_id, change.previous)
+
+        # That a delayed message was due is soon told by its start.
+        attempted(write, defer=not due)
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         """Note that a retry has been sent. One that could not be (Dramatiq then drops the message) has failed."""
@@ -285,6 +296,19 @@ def attempted(action: Callable[[Store, float], T], *, defer: bool = False) -> T 
     except Exception:
         logger.exception("A change of state was not recorded; the job goes on.")
     return None
+
+
+def announce(store: Store, message_id: str, previous: State | None) -> None:
+    """Tell the receivers of `state_changed`, if there are any."""
+    if not state_changed.has_listeners(ProgressMiddleware):
+        return
+    try:
+        progress = store.read([message_id])[0]
+    except StoreUnavailable as error:
+        logger.warning("A change of state is not announced. %s", error)
+        return
+    if progress is not None and progress.state is not previous:
+        state_changed.send_robust(ProgressMiddleware, progress=progress, previous=previous)
 
 
 def tracked_actor(broker: Broker, message: AnyMessage) -> Actor[..., Any] | None:

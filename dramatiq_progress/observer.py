@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from decimal import Decimal
@@ -78,6 +78,7 @@ class ProgressObserver:
         "_metadata_before",
         "_result",
         "_saved",
+        "_start",
         "_starting",
         "_strict",
         "_total",
@@ -89,6 +90,7 @@ class ProgressObserver:
         *,
         actor_name: str = "",
         attempt: Attempt | None = None,
+        start: Callable[[Store, float], Start] | None = None,
         strict: bool = True,
     ) -> None:
         self._message_id = attempt.message_id if attempt is not None else None
@@ -96,6 +98,8 @@ class ProgressObserver:
         self._attempt = attempt
         # What Dramatiq knows, until the store has counted.
         self._attempt_number = attempt.least if attempt is not None else 1
+        # How to tell a store, so many seconds late, that the attempt has begun.
+        self._start = start
         self._strict = strict
         self._warned = False
         self._lock = threading.RLock()
@@ -285,8 +289,8 @@ class ProgressObserver:
         """Tell a store that did not answer then that the attempt has begun."""
         with self._starting:
             attempt = self._attempt
-            if attempt is not None and attempt.number == 0:
-                self.started(store.start(attempt, age=time.monotonic() - attempt.began_at))
+            if attempt is not None and attempt.number == 0 and self._start is not None:
+                self.started(self._start(store, time.monotonic() - attempt.began_at))
 
     def collect(self) -> dict[str, str]:
         """The fields that differ from what is stored. A report that comes later tells the recorder again."""

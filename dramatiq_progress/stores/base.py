@@ -63,6 +63,17 @@ class Start(NamedTuple):
     verdict: Literal["run", "unseen", "cancelled"]
     deliveries: int = 0
     metadata: str = "{}"
+    previous: State | None = None
+
+
+class Change(NamedTuple):
+    """What became of a change of state; true when it was `written`. `previous` is the state before, if any."""
+
+    written: bool
+    previous: State | None = None
+
+    def __bool__(self) -> bool:
+        return self.written
 
 
 class Call(NamedTuple):
@@ -134,7 +145,7 @@ class Store(ABC):
         delay: float | None = None,
         due: bool = False,
         age: float = 0.0,
-    ) -> None:
+    ) -> Change:
         """A message goes to its queue, or with a `delay` in seconds to its delay queue.
 
         `due` says that a delayed message has come from its delay queue; that is refused by a record that has ended.
@@ -149,7 +160,7 @@ class Store(ABC):
         if delay is None and not age:
             # A call of its own: record and line may live on two nodes of a cluster.
             calls.append(Call("join", self.line_key(queue), (message_id, _milliseconds(ttl))))
-        self._first(calls)
+        return _change(self._first(calls))
 
     def start(self, attempt: Attempt, *, age: float = 0.0) -> Start:
         """A worker begins with a message: the attempt gets its number, and becomes the one that may write."""
@@ -157,11 +168,11 @@ class Store(ABC):
         identity = (attempt.token, attempt.actor, attempt.queue, json.dumps(attempt.retries_left))
         arguments = (*identity, ttl, _seconds(age), str(attempt.least))
         calls = [Call("start", self.key(attempt.message_id), arguments), self._leave(attempt)]
-        verdict, number, version, deliveries, metadata = self._first(calls)
+        verdict, number, version, deliveries, metadata, previous = self._first(calls)
         if verdict != "run":
             return Start(verdict)
         attempt.number, attempt.version = int(number), int(version)
-        return Start("run", int(deliveries), metadata)
+        return Start("run", int(deliveries), metadata, _state(previous))
 
     def report(self, reports: Sequence[Report]) -> list[ReportAnswer]:
         """Write what running messages reported, and that they live, in one round trip."""
@@ -183,15 +194,12 @@ class Store(ABC):
         retry_in: float | None = None,
         began: bool = True,
         age: float = 0.0,
-    ) -> bool:
+    ) -> Change:
         """An attempt ends, in a final state, or in `retrying` with the seconds until the next one.
 
         One that never `began` (as when a middleware skipped the message) is refused by a record that has ended or that
         another delivery is working on, and where there is no record. One that began unknown to the store, with the
         number 0, is counted now.
-
-        Returns:
-          Whether it was written.
         """
         own_ttl = configuration().finished_ttl if state.is_final else configuration().unfinished_ttl
         ttl = _milliseconds(own_ttl + (retry_in or 0))
@@ -202,7 +210,7 @@ class Store(ABC):
         calls = [Call("finish", self.key(attempt.message_id), arguments)]
         if not attempt.number:
             calls.append(self._leave(attempt))
-        return bool(self._first(calls) == "written")
+        return _change(self._first(calls))
 
     def read(self, message_ids: Sequence[str]) -> list[Progress | None]:
         """The progress of each message, None where there is no record.
@@ -255,6 +263,15 @@ def _take_answer(attempt: Attempt, answer: Any) -> ReportAnswer:
     what, version = answer
     attempt.version = max(attempt.version, int(version))
     return cast(ReportAnswer, what)
+
+
+def _change(answer: Sequence[str]) -> Change:
+    what, previous = answer
+    return Change(what == "written", _state(previous))
+
+
+def _state(text: str) -> State | None:
+    return State(text) if text else None
 
 
 def _identity(attempt: Attempt) -> tuple[str, ...]:

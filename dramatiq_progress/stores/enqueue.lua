@@ -1,6 +1,7 @@
 #!lua
 -- A message is about to become visible in its queue or its delay queue.
 -- KEYS: record. ARGV: origin (new, due, late), state, actor, queue, retries_left, time to live in ms, age in s.
+-- Answers {what became of it, the state before}.
 local record = KEYS[1]
 local origin, state, actor, queue, retries_left, ttl, age = unpack(ARGV)
 
@@ -15,7 +16,7 @@ else
   -- Told late: whatever a worker has written meanwhile is newer.
   allowed = not before
 end
-if not allowed then return 'refused' end
+if not allowed then return {'refused', before or ''} end
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000 - age
@@ -29,4 +30,4 @@ redis.call('HSET', record, 'state', state, 'actor', actor, 'queue', queue, 'retr
   'enqueued_at', string.format('%.3f', now))
 redis.call('HINCRBY', record, 'version', 1)
 redis.call('PEXPIRE', record, ttl)
-return 'written'
+return {'written', before or ''}

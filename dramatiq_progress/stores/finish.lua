@@ -2,7 +2,7 @@
 -- An attempt ends: in a final state, or in retrying. A full store takes it all the same (allow-oom).
 -- KEYS: record. ARGV: attempt (0: its start never reached the store), token, version, actor, queue, retries_left,
 -- seconds since it began, state, seconds until the next attempt (or empty), whether it began (0, 1), seconds after
--- which a silent message is lost, time to live in ms, age in s, then field, value, …
+-- which a silent message is lost, time to live in ms, age in s, then field, value, … Answers {what became of it, the state before}.
 local record = KEYS[1]
 local attempt, token, version, actor, queue, retries_left, running_for = unpack(ARGV, 1, 7)
 local state, delay, began, lost_after, ttl, age = unpack(ARGV, 8, 13)
@@ -14,18 +14,18 @@ local lost = false
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 if began == '0' then
-  if not before[1] or ended then return 'refused' end
+  if not before[1] or ended then return {'refused', before[1] or ''} end
   -- A copy of a message that another worker is busy with says nothing about it.
-  if before[1] == 'running' and now - before[4] <= tonumber(lost_after) then return 'refused' end
+  if before[1] == 'running' and now - before[4] <= tonumber(lost_after) then return {'refused', before[1] or ''} end
 elseif attempt == '0' then
-  if ended and before[1] ~= 'failed' then return 'refused' end
+  if ended and before[1] ~= 'failed' then return {'refused', before[1] or ''} end
   attempt, lost = latest + 1, true
 elseif not before[1] or latest < tonumber(attempt) then
   lost = true
 else
-  if before[2] ~= attempt or before[3] ~= token then return 'refused' end
+  if before[2] ~= attempt or before[3] ~= token then return {'refused', before[1] or ''} end
   -- From retrying too: the same delivery may find that its retry could not be sent, and then it has failed.
-  if before[1] ~= 'running' and before[1] ~= 'retrying' then return 'refused' end
+  if before[1] ~= 'running' and before[1] ~= 'retrying' then return {'refused', before[1] or ''} end
 end
 
 if lost then
@@ -42,4 +42,4 @@ redis.call('HSET', record, 'state', state, 'ended_at', string.format('%.3f', now
 if delay ~= '' then redis.call('HSET', record, 'retry_at', string.format('%.3f', now - age + delay)) end
 redis.call('HINCRBY', record, 'version', 1)
 redis.call('PEXPIRE', record, ttl)
-return 'written'
+return {'written', before[1] or ''}

@@ -87,7 +87,7 @@ class MemoryStore(Store):
 
     def _enqueue(
         self, key: str, origin: str, state: str, actor: str, queue: str, retries_left: str, ttl: str, age: str
-    ) -> str:
+    ) -> tuple[str, str]:
         record = self._record(key)
         before = record.get("state")
         ended = _has_ended(before)
@@ -97,24 +97,24 @@ class MemoryStore(Store):
             "late": before is None,
         }
         if not allowed[origin]:
-            return "refused"
+            return "refused", before or ""
         if ended:
             _drop(record, LIFE_FIELDS)
         _drop(record, ("retry_at",))
         record |= {"state": state, "actor": actor, "queue": queue, "retries_left": retries_left}
         record["enqueued_at"] = _seconds(time.time() - float(age))
         self._written(key, record, ttl)
-        return "written"
+        return "written", before or ""
 
     def _start(
         self, key: str, token: str, actor: str, queue: str, retries_left: str, ttl: str, age: str, least: str
-    ) -> tuple[str, int, int, int, str]:
+    ) -> tuple[str, int, int, int, str, str]:
         record = self._record(key)
         before = record.get("state")
         if before in (State.DONE, State.SKIPPED):
-            return "unseen", 0, 0, 0, ""
+            return "unseen", 0, 0, 0, "", str(before)
         if before == State.CANCELLED:
-            return "cancelled", 0, 0, 0, ""
+            return "cancelled", 0, 0, 0, "", str(before)
         now = time.time()
         _drop(record, (*ATTEMPT_FIELDS, "ended_at", "retry_at"))
         record |= {"state": State.RUNNING, "token": token, "actor": actor, "queue": queue}
@@ -122,7 +122,7 @@ class MemoryStore(Store):
         attempt, deliveries = max(_number(record, "attempt") + 1, int(least)), _increment(record, "deliveries")
         record["attempt"] = str(attempt)
         version = self._written(key, record, ttl)
-        return "run", attempt, version, deliveries, record.get("metadata", "{}")
+        return "run", attempt, version, deliveries, record.get("metadata", "{}"), before or ""
 
     def _report(self, key: str, *arguments: str) -> tuple[str, int]:
         writer, (ttl, *fields) = _Writer(*arguments[:7]), arguments[7:]
@@ -140,7 +140,7 @@ class MemoryStore(Store):
         version = self._written(key, record, ttl, raises_version=lost or bool(fields))
         return "renewed" if lost else "written", version
 
-    def _finish(self, key: str, *arguments: str) -> str:
+    def _finish(self, key: str, *arguments: str) -> tuple[str, str]:
         writer, (state, delay, began, lost_after, ttl, age, *fields) = _Writer(*arguments[:7]), arguments[7:]
         record = self._record(key)
         before = record.get("state")
@@ -148,17 +148,17 @@ class MemoryStore(Store):
         lost = False
         if began == "0":
             if before is None or _has_ended(before):
-                return "refused"
+                return "refused", before or ""
             if before == State.RUNNING and time.time() - float(record["heartbeat"]) <= float(lost_after):
-                return "refused"
+                return "refused", before or ""
         elif writer.attempt == "0":
             if _has_ended(before) and before != State.FAILED:
-                return "refused"
+                return "refused", before or ""
             writer, lost = writer._replace(attempt=str(latest + 1)), True
         elif before is None or latest < int(writer.attempt):
             lost = True
         elif not writer.holds(record) or before not in (State.RUNNING, State.RETRYING):
-            return "refused"
+            return "refused", before or ""
         if lost:
             writer.renew(record)
         now = time.time() - float(age)
@@ -167,7 +167,7 @@ class MemoryStore(Store):
         if delay:
             record["retry_at"] = _seconds(now + float(delay))
         self._written(key, record, ttl)
-        return "written"
+        return "written", before or ""
 
     def _join(self, key: str, message_id: str, ttl: str) -> str:
         self._lines.setdefault(key, {})[message_id] = time.time()

@@ -1,13 +1,13 @@
 #!lua
 -- A worker begins with a message: the attempt is counted, and its token becomes the fence.
 -- KEYS: record. ARGV: token, actor, queue, retries_left, time to live in ms, age in s, the least number of the attempt.
--- Answers {verdict, attempt, version, deliveries, metadata}.
+-- Answers {verdict, attempt, version, deliveries, metadata, the state before}.
 local record = KEYS[1]
 local token, actor, queue, retries_left, ttl, age, least = unpack(ARGV)
 
 local before = redis.call('HGET', record, 'state')
-if before == 'done' or before == 'skipped' then return {'unseen', 0, 0, 0, ''} end
-if before == 'cancelled' then return {'cancelled', 0, 0, 0, ''} end
+if before == 'done' or before == 'skipped' then return {'unseen', 0, 0, 0, '', before} end
+if before == 'cancelled' then return {'cancelled', 0, 0, 0, '', before} end
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -19,4 +19,4 @@ local attempt = math.max((redis.call('HGET', record, 'attempt') or 0) + 1, tonum
 redis.call('HSET', record, 'attempt', attempt)
 redis.call('PEXPIRE', record, ttl)
 return {'run', attempt, redis.call('HINCRBY', record, 'version', 1),
-  redis.call('HINCRBY', record, 'deliveries', 1), redis.call('HGET', record, 'metadata') or '{}'}
+  redis.call('HINCRBY', record, 'deliveries', 1), redis.call('HGET', record, 'metadata') or '{}', before or ''}

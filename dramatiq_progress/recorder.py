@@ -179,13 +179,13 @@ class Recorder:
             self._start_late(store)
             self._report(store)
             self._write_deferred(store)
-        except NO_STORE as error:
+        except Exception as error:
+            # The thread must outlive a mistake of ours too: without it every running message would look lost.
+            if not isinstance(error, NO_STORE) and self._pause is None:
+                logger.exception("A mistake in dramatiq-progress keeps progress from being written.")
             self.trouble(error)
             self._next_heartbeat = 0.0  # what was not sent is due at once
             self._pause = min(2 * (self._pause or 0), _jittered(LONGEST_PAUSE_SECONDS))
-        except Exception:
-            # The thread must outlive a mistake of ours: without it every running message would look lost.
-            logger.exception("Progress could not be written; the next reports will be.")
         else:
             self._recover()
 

@@ -298,6 +298,25 @@ def test_an_enqueue_that_is_told_late_makes_a_record_where_there_is_none(record:
     assert record.read().state is State.ENQUEUED
 
 
+def test_a_start_that_is_told_twice_counts_once(record: Record) -> None:
+    """Its answer may have been lost on the way."""
+    attempt = record.attempt()
+    first = record.store.start(attempt)
+    record.report(attempt, current="3")
+    again = record.store.start(attempt, age=1.0)
+    assert (again.verdict, again.deliveries, attempt.number) == ("run", first.deliveries, 1)
+    assert (record.read().current, record.read().attempt) == (3, 1)
+
+
+def test_the_end_of_an_attempt_knows_its_start_whose_answer_was_lost(record: Record) -> None:
+    written = record.attempt()
+    record.store.start(written)
+    unknowing = record.attempt(token=written.token)
+    assert record.finish(unknowing, State.DONE)
+    assert (record.read().state, record.read().attempt) == (State.DONE, 1)
+    assert not record.finish(record.attempt(token=written.token), State.FAILED)
+
+
 def test_deliveries_are_counted_until_an_attempt_ends(record: Record) -> None:
     assert [record.start().deliveries for _ in range(3)] == [1, 2, 3]
     record.finish(record.run(), State.RETRYING, retry_in=1.0)

@@ -10,6 +10,8 @@ local state, delay, began, lost_after, ttl, age = unpack(ARGV, 8, 13)
 local before = redis.call('HMGET', record, 'state', 'attempt', 'token', 'heartbeat')
 local ended = before[1] == 'done' or before[1] == 'failed' or before[1] == 'cancelled' or before[1] == 'skipped'
 local latest = tonumber(before[2] or 0)
+-- The start was written, and only its answer lost.
+if attempt == '0' and before[3] == token then attempt = before[2] end
 local lost = false
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000

@@ -115,6 +115,9 @@ class MemoryStore(Store):
             return "unseen", 0, 0, 0, "", str(before)
         if before == State.CANCELLED:
             return "cancelled", 0, 0, 0, "", str(before)
+        if before == State.RUNNING and record["token"] == token:
+            numbers = _number(record, "attempt"), _number(record, "version"), _number(record, "deliveries")
+            return "run", *numbers, record.get("metadata", "{}"), before
         now = time.time()
         _drop(record, (*ATTEMPT_FIELDS, "ended_at", "retry_at"))
         record |= {"state": State.RUNNING, "token": token, "actor": actor, "queue": queue}
@@ -145,6 +148,8 @@ class MemoryStore(Store):
         record = self._record(key)
         before = record.get("state")
         latest = _number(record, "attempt")
+        if writer.attempt == "0" and record.get("token") == writer.token:
+            writer = writer._replace(attempt=str(latest))
         lost = False
         if began == "0":
             if before is None or _has_ended(before):

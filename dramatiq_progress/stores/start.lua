@@ -5,9 +5,15 @@
 local record = KEYS[1]
 local token, actor, queue, retries_left, ttl, age, least = unpack(ARGV)
 
-local before = redis.call('HGET', record, 'state')
+local before, known = unpack(redis.call('HMGET', record, 'state', 'token'))
 if before == 'done' or before == 'skipped' then return {'unseen', 0, 0, 0, '', before} end
 if before == 'cancelled' then return {'cancelled', 0, 0, 0, '', before} end
+
+if before == 'running' and known == token then
+  -- The answer to this very start was lost on its way, and it is told again.
+  local found = redis.call('HMGET', record, 'attempt', 'version', 'deliveries', 'metadata')
+  return {'run', found[1], found[2], found[3], found[4] or '{}', before}
+end
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000

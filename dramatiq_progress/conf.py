@@ -62,7 +62,7 @@ class Configuration:
             raise _improper(
                 "LOST_AFTER",
                 self.lost_after,
-                f"more seconds than HEARTBEAT_INTERVAL ({self.heartbeat_interval}), three times as many or more",
+                f"more than HEARTBEAT_INTERVAL ({self.heartbeat_interval} s); three times as many is sensible",
             )
 
 

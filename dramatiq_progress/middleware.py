@@ -93,7 +93,9 @@ class Delivery:
         if limit and start.deliveries > limit and isinstance(self.message, MessageProxy):
             self.given_up = True
             self.message.fail()
-            raise SkipMessage(f"Message {self.attempt.message_id} was started {limit} times and never ended.")
+            why = f"Message {self.attempt.message_id} of {self.attempt.actor} was started {limit} times and never ended"
+            logger.error("%s: it is given up (MAX_DELIVERIES), and rejected.", why)
+            raise SkipMessage(why)
 
     def finish(self, state: State, *, retry_in: float | None = None) -> None:
         """Write how the attempt ended, with the values it reported last."""

@@ -12,7 +12,8 @@ LEAST_SECONDS = 2.0
 #: What is older than this counts for less than a third; in long runs, than this part of the run.
 MEMORY_SECONDS = 10.0
 MEMORY_PART = 0.15
-#: An interval so much longer than usual is a pause, and says nothing about the speed of the work.
+#: An interval so much longer than usual, in which no more than so much was done, is a pause: it says nothing about the
+#: speed of the work. (In one that only went unseen, as in an outage of the store, more was done.)
 PAUSE_FACTOR = 5.0
 LEAST_PAUSE_SECONDS = 5.0
 
@@ -32,7 +33,7 @@ class RateEstimator:
         self._began_at = self._sampled_at = now
         self._samples = 0
         self._progress = self._seconds = 0.0
-        self._usual_interval = 0.0
+        self._usual_interval = self._usual_progress = 0.0
 
     def sample(self, current: Number, now: float) -> None:
         """Take note of how much is done.
@@ -46,7 +47,7 @@ class RateEstimator:
             self._restart(current, now)
         if current == self._current or now <= self._sampled_at:
             return
-        interval = self._worked(now - self._sampled_at)
+        interval = self._worked(now - self._sampled_at, float(current - self._current))
         memory = max(MEMORY_SECONDS, MEMORY_PART * (now - self._began_at))
         fading = math.exp(-interval / memory)
         self._progress = self._progress * fading + float(current - self._current)
@@ -54,13 +55,17 @@ class RateEstimator:
         self._current, self._sampled_at = current, now
         self._samples += 1
 
-    def _worked(self, interval: float) -> float:
+    def _worked(self, interval: float, progress: float) -> float:
         usual = self._usual_interval
-        if self._samples >= LEAST_SAMPLES and interval > max(PAUSE_FACTOR * usual, LEAST_PAUSE_SECONDS):
+        is_long = interval > max(PAUSE_FACTOR * usual, LEAST_PAUSE_SECONDS)
+        if self._samples >= LEAST_SAMPLES and is_long and progress <= PAUSE_FACTOR * self._usual_progress:
             # The pause is not part of the run either, so that it does not lengthen the memory.
             self._began_at += interval - usual
             return usual
-        self._usual_interval = interval if not self._samples else 0.8 * usual + 0.2 * interval
+        if not is_long or not self._samples:
+            share = 0.2 if self._samples else 1.0
+            self._usual_interval += share * (interval - usual)
+            self._usual_progress += share * (progress - self._usual_progress)
         return interval
 
     @property

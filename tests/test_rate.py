@@ -60,6 +60,14 @@ def test_a_pause_does_not_spoil_the_rate(pause: float) -> None:
     assert after([*before, *afterwards]).rate == pytest.approx(100, rel=0.05)
 
 
+@pytest.mark.parametrize("gap", [6, 30, 600])
+def test_what_was_done_unseen_does_not_spoil_the_rate(gap: float) -> None:
+    """The store was away and nobody looked, and the work went on."""
+    before = steady(10, 0.1, 20)
+    afterwards = [(20 + gap + step * 0.1, 200 + gap * 10 + step) for step in range(1, 30)]
+    assert after([*before, *afterwards]).rate == pytest.approx(10, rel=0.02)
+
+
 def test_work_that_begins_anew_is_measured_anew() -> None:
     checking = steady(10_000, 0.1, 10)
     importing = [(10.1, 0.0), *steady(50, 0.1, 5, begin=10.1)]

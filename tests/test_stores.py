@@ -298,6 +298,51 @@ def test_an_enqueue_that_is_told_late_makes_a_record_where_there_is_none(record:
     assert record.read().state is State.ENQUEUED
 
 
+def test_a_late_start_does_not_overtake_a_delivery_that_began_after_it(record: Record) -> None:
+    early = record.attempt(began_at=time.monotonic() - 60)
+    later = record.run()
+    assert record.store.start(early, age=60).verdict == "unseen"
+    assert record.report(later, current="5") == "written"
+    assert record.finish(later, State.DONE)
+
+
+@pytest.mark.parametrize("state", [State.RETRYING, State.DONE, State.FAILED])
+def test_the_late_end_of_an_unwritten_attempt_is_refused_by_one_that_began_after_it(
+    record: Record, state: State
+) -> None:
+    early = record.attempt(began_at=time.monotonic() - 60)
+    later = record.run()
+    assert not record.finish(early, state, age=5)
+    assert record.report(later, current="5") == "written"
+    assert record.finish(later, State.DONE)
+
+
+def test_a_zombie_of_a_lost_record_cannot_move_the_one_that_came_after_it(record: Record) -> None:
+    """Its number is from before the loss, and higher."""
+    zombie = record.attempt(number=2, version=9, began_at=time.monotonic() - 60)
+    later = record.run()
+    assert record.report(zombie, current="99") == "refused"
+    record.finish(later, State.DONE)
+    assert record.report(zombie, current="99") == "refused"
+    assert not record.finish(zombie, State.FAILED)
+    assert (record.read().state, record.read().attempt) == (State.DONE, 1)
+
+
+def test_an_unwritten_attempt_has_at_least_dramatiqs_number(record: Record) -> None:
+    assert record.finish(record.attempt(least=3), State.DONE)
+    assert record.read().attempt == 3
+
+
+def test_a_record_that_went_back_goes_on_from_the_version_that_was_seen(record: Record) -> None:
+    attempt = record.run()
+    attempt.version = 70
+    record.report(attempt, current="5")
+    assert record.read().version == 71
+    attempt.version = 90
+    record.finish(attempt, State.DONE)
+    assert record.read().version == 91
+
+
 def test_a_start_that_is_told_twice_counts_once(record: Record) -> None:
     """Its answer may have been lost on the way."""
     attempt = record.attempt()
@@ -508,6 +553,7 @@ def test_options_alone_mean_redis(settings: Any) -> None:
         ({"STORE": "nowhere.Store"}, "'nowhere.Store', which cannot be imported"),
         ({"STORE": "collections.OrderedDict"}, "which is no Store"),
         ({"OPTIONS": {"colour": "red"}}, "colour"),
+        ({"OPTIONS": {"url": "redis://127.0.0.1:9/0", "colour": "red"}}, "colour"),
         ({"OPTIONS": {"url": "http://127.0.0.1"}}, "does not fit"),
     ],
 )

@@ -27,7 +27,8 @@ class Attempt:
     """One delivery of a message to a worker, as each of its writes shows itself to the store.
 
     Its number and token are the *fence*: a write is refused when a later delivery has started. With the rest a store
-    that lost the record, or went back to an older one, makes it whole again.
+    that lost the record, or went back to an older one, makes it whole again; the numbers then begin anew, and when an
+    attempt began tells which of two is the later one.
 
     Attributes:
       message_id: The message's id.
@@ -205,7 +206,7 @@ class Store(ABC):
         ttl = _milliseconds(own_ttl + (retry_in or 0))
         delay = "" if retry_in is None else _seconds(retry_in)
         lost_after = _seconds(configuration().lost_after)
-        how = (state, delay, "1" if began else "0", lost_after, ttl, _seconds(age))
+        how = (state, delay, "1" if began else "0", str(attempt.least), lost_after, ttl, _seconds(age))
         arguments = (*_identity(attempt), *how, *_flat(fields or {}))
         calls = [Call("finish", self.key(attempt.message_id), arguments)]
         if not attempt.number:
@@ -296,4 +297,4 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.3f}"
+    return f"{seconds:.6f}"

@@ -27,7 +27,7 @@ if ended then
 end
 redis.call('HDEL', record, 'retry_at')
 redis.call('HSET', record, 'state', state, 'actor', actor, 'queue', queue, 'retries_left', retries_left,
-  'enqueued_at', string.format('%.3f', now))
+  'enqueued_at', string.format('%.6f', now))
 redis.call('HINCRBY', record, 'version', 1)
 redis.call('PEXPIRE', record, ttl)
 return {'written', before or ''}

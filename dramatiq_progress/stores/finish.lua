@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
 -- An attempt ends: in a final state, or in retrying. A full store takes it all the same (allow-oom).
 -- KEYS: record. ARGV: attempt (0: its start never reached the store), token, version, actor, queue, retries_left,
--- seconds since it began, state, seconds until the next attempt (or empty), whether it began (0, 1), seconds after
+-- seconds since it began, state, seconds until the next attempt (or empty), whether it began (0, 1), the attempt's least number, seconds after
 -- which a silent message is lost, time to live in ms, age in s, then field, value, … Answers {what became of it, the state before}.
 local record = KEYS[1]
 local attempt, token, version, actor, queue, retries_left, running_for = unpack(ARGV, 1, 7)
-local state, delay, began, lost_after, ttl, age = unpack(ARGV, 8, 13)
+local state, delay, began, least, lost_after, ttl, age = unpack(ARGV, 8, 14)
 
-local before = redis.call('HMGET', record, 'state', 'attempt', 'token', 'heartbeat')
+local before = redis.call('HMGET', record, 'state', 'attempt', 'token', 'heartbeat', 'started_at', 'version')
 local ended = before[1] == 'done' or before[1] == 'failed' or before[1] == 'cancelled' or before[1] == 'skipped'
 local latest = tonumber(before[2] or 0)
 -- The start was written, and only its answer lost.
@@ -21,7 +21,7 @@ if began == '0' then
   if before[1] == 'running' and now - before[4] <= tonumber(lost_after) then return {'refused', before[1] or ''} end
 elseif attempt == '0' then
   if ended and before[1] ~= 'failed' then return {'refused', before[1] or ''} end
-  attempt, lost = latest + 1, true
+  attempt, lost = math.max(latest + 1, tonumber(least)), true
 elseif not before[1] or latest < tonumber(attempt) then
   lost = true
 else
@@ -30,18 +30,18 @@ else
   if before[1] ~= 'running' and before[1] ~= 'retrying' then return {'refused', before[1] or ''} end
 end
 
+-- An attempt that began after this one is the later one, whatever the numbers say.
+if lost and before[5] and now - running_for < tonumber(before[5]) then return {'refused', before[1] or ''} end
 if lost then
   -- The store never had this attempt, or lost it; what it came to is worth keeping.
   redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at', 'result')
   redis.call('HSET', record, 'attempt', attempt, 'token', token, 'actor', actor, 'queue', queue,
-    'retries_left', retries_left, 'started_at', string.format('%.3f', now - running_for))
-  if tonumber(redis.call('HGET', record, 'version') or 0) < tonumber(version) then
-    redis.call('HSET', record, 'version', version)
-  end
+    'retries_left', retries_left, 'started_at', string.format('%.6f', now - running_for))
 end
+if tonumber(before[6] or 0) < tonumber(version) then redis.call('HSET', record, 'version', version) end
 redis.call('HDEL', record, 'retry_at', 'deliveries')
-redis.call('HSET', record, 'state', state, 'ended_at', string.format('%.3f', now - age), unpack(ARGV, 14))
-if delay ~= '' then redis.call('HSET', record, 'retry_at', string.format('%.3f', now - age + delay)) end
+redis.call('HSET', record, 'state', state, 'ended_at', string.format('%.6f', now - age), unpack(ARGV, 15))
+if delay ~= '' then redis.call('HSET', record, 'retry_at', string.format('%.6f', now - age + delay)) end
 redis.call('HINCRBY', record, 'version', 1)
 redis.call('PEXPIRE', record, ttl)
 return {'written', before[1] or ''}

@@ -40,12 +40,20 @@ class _Writer(NamedTuple):
         """Whether the record is this attempt's."""
         return record.get("attempt") == self.attempt and record.get("token") == self.token
 
+    @property
+    def began_at(self) -> float:
+        """When it began, by this store's clock."""
+        return time.time() - float(self.running_for)
+
+    def is_overtaken(self, record: Record) -> bool:
+        """Whether the record is that of an attempt that began later."""
+        return self.began_at < float(record.get("started_at", "-inf"))
+
     def renew(self, record: Record) -> None:
         """Make a record that the store lost this attempt's."""
         _drop(record, ATTEMPT_FIELDS)
         record |= {"attempt": self.attempt, "token": self.token, "actor": self.actor, "queue": self.queue}
-        record |= {"retries_left": self.retries_left, "started_at": _seconds(time.time() - float(self.running_for))}
-        record["version"] = str(max(_number(record, "version"), int(self.version)))
+        record |= {"retries_left": self.retries_left, "started_at": _seconds(self.began_at)}
 
 
 class MemoryStore(Store):
@@ -119,6 +127,8 @@ class MemoryStore(Store):
             numbers = _number(record, "attempt"), _number(record, "version"), _number(record, "deliveries")
             return "run", *numbers, record.get("metadata", "{}"), before
         now = time.time()
+        if float(age) and now - float(age) < float(record.get("started_at", "-inf")):
+            return "unseen", 0, 0, 0, "", before or ""
         _drop(record, (*ATTEMPT_FIELDS, "ended_at", "retry_at"))
         record |= {"state": State.RUNNING, "token": token, "actor": actor, "queue": queue}
         record |= {"retries_left": retries_left, "started_at": _seconds(now - float(age)), "heartbeat": _seconds(now)}
@@ -134,9 +144,12 @@ class MemoryStore(Store):
         if not lost and (record["state"] != State.RUNNING or not writer.holds(record)):
             return "refused", 0
         if lost:
+            if writer.is_overtaken(record):
+                return "refused", 0
             writer.renew(record)
             _drop(record, ("ended_at", "retry_at"))
             record["state"] = State.RUNNING
+        record["version"] = str(max(_number(record, "version"), int(writer.version)))
         record["heartbeat"] = now = _seconds(time.time())
         if fields:
             record |= {"reported_at": now, **_pairs(fields)}
@@ -144,7 +157,7 @@ class MemoryStore(Store):
         return "renewed" if lost else "written", version
 
     def _finish(self, key: str, *arguments: str) -> tuple[str, str]:
-        writer, (state, delay, began, lost_after, ttl, age, *fields) = _Writer(*arguments[:7]), arguments[7:]
+        writer, (state, delay, began, least, lost_after, ttl, age, *fields) = _Writer(*arguments[:7]), arguments[7:]
         record = self._record(key)
         before = record.get("state")
         latest = _number(record, "attempt")
@@ -159,13 +172,16 @@ class MemoryStore(Store):
         elif writer.attempt == "0":
             if _has_ended(before) and before != State.FAILED:
                 return "refused", before or ""
-            writer, lost = writer._replace(attempt=str(latest + 1)), True
+            writer, lost = writer._replace(attempt=str(max(latest + 1, int(least)))), True
         elif before is None or latest < int(writer.attempt):
             lost = True
         elif not writer.holds(record) or before not in (State.RUNNING, State.RETRYING):
             return "refused", before or ""
         if lost:
+            if writer.is_overtaken(record):
+                return "refused", before or ""
             writer.renew(record)
+        record["version"] = str(max(_number(record, "version"), int(writer.version)))
         now = time.time() - float(age)
         _drop(record, ("retry_at", "deliveries"))
         record |= {"state": state, "ended_at": _seconds(now), **_pairs(fields)}
@@ -216,7 +232,7 @@ class MemoryStore(Store):
 
 
 def _seconds(moment: float) -> str:
-    return f"{moment:.3f}"
+    return f"{moment:.6f}"
 
 
 def _number(record: Record, name: str) -> int:

@@ -91,6 +91,9 @@ class RedisStore(Store):
         }
         self._breaker = Breaker()
         self._client = redis.Redis.from_url(url, **settled) if url else redis.Redis(**settled)
+        # An option that no connection takes would else be told by the first command. This one connects to nothing.
+        pool = self._client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)
 
     def __repr__(self) -> str:
         where = self._client.get_connection_kwargs()

@@ -6,7 +6,7 @@
 local record = KEYS[1]
 local attempt, token, version, actor, queue, retries_left, running_for, ttl = unpack(ARGV, 1, 8)
 
-local before = redis.call('HMGET', record, 'state', 'attempt', 'token')
+local before = redis.call('HMGET', record, 'state', 'attempt', 'token', 'started_at', 'version')
 local lost = not before[1] or tonumber(before[2] or 0) < tonumber(attempt)
 if not lost and (before[1] ~= 'running' or before[2] ~= attempt or before[3] ~= token) then
   return {'refused', 0}
@@ -14,17 +14,18 @@ end
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
+-- Numbers began anew when the record was lost: an attempt that began after this one is the later one all the same.
+if lost and before[4] and now - running_for < tonumber(before[4]) then return {'refused', 0} end
 if lost then
   -- The store lost the record, or went back to an older one; the later start wins.
   redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at', 'result', 'ended_at', 'retry_at')
   redis.call('HSET', record, 'state', 'running', 'attempt', attempt, 'token', token, 'actor', actor,
-    'queue', queue, 'retries_left', retries_left, 'started_at', string.format('%.3f', now - running_for))
-  if tonumber(redis.call('HGET', record, 'version') or 0) < tonumber(version) then
-    redis.call('HSET', record, 'version', version)
-  end
+    'queue', queue, 'retries_left', retries_left, 'started_at', string.format('%.6f', now - running_for))
 end
-redis.call('HSET', record, 'heartbeat', string.format('%.3f', now), unpack(ARGV, 9))
-if #ARGV > 8 then redis.call('HSET', record, 'reported_at', string.format('%.3f', now)) end
+-- A store that went back to an older record goes on from the version that was seen.
+if tonumber(before[5] or 0) < tonumber(version) then redis.call('HSET', record, 'version', version) end
+redis.call('HSET', record, 'heartbeat', string.format('%.6f', now), unpack(ARGV, 9))
+if #ARGV > 8 then redis.call('HSET', record, 'reported_at', string.format('%.6f', now)) end
 -- A sign of life alone changes nothing that a reader sees.
 if lost or #ARGV > 8 then version = redis.call('HINCRBY', record, 'version', 1) end
 redis.call('PEXPIRE', record, ttl)

@@ -5,7 +5,7 @@
 local record = KEYS[1]
 local token, actor, queue, retries_left, ttl, age, least = unpack(ARGV)
 
-local before, known = unpack(redis.call('HMGET', record, 'state', 'token'))
+local before, known, started_at = unpack(redis.call('HMGET', record, 'state', 'token', 'started_at'))
 if before == 'done' or before == 'skipped' then return {'unseen', 0, 0, 0, '', before} end
 if before == 'cancelled' then return {'cancelled', 0, 0, 0, '', before} end
 
@@ -17,10 +17,12 @@ end
 
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
+-- Told late, and another delivery has begun since: the later one wins.
+if tonumber(age) > 0 and started_at and now - age < tonumber(started_at) then return {'unseen', 0, 0, 0, '', before} end
 redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at', 'result', 'ended_at', 'retry_at')
 redis.call('HSET', record, 'state', 'running', 'token', token, 'actor', actor, 'queue', queue,
-  'retries_left', retries_left, 'started_at', string.format('%.3f', now - age),
-  'heartbeat', string.format('%.3f', now))
+  'retries_left', retries_left, 'started_at', string.format('%.6f', now - age),
+  'heartbeat', string.format('%.6f', now))
 local attempt = math.max((redis.call('HGET', record, 'attempt') or 0) + 1, tonumber(least))
 redis.call('HSET', record, 'attempt', attempt)
 redis.call('PEXPIRE', record, ttl)

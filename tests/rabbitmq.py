@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests import servers
 from tests.waiting import wait_until
 
@@ -45,3 +47,10 @@ def rabbitmq(folder: Path) -> Iterator[str]:
         wait_until(lambda: child.poll() is not None or servers.answers(port), timeout=START_TIMEOUT_SECONDS)
         assert child.poll() is None, log.read_text()
         yield f"amqp://guest:guest@127.0.0.1:{port}/"
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of the one server of a test run."""
+    with rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as url:
+        yield url

@@ -104,10 +104,10 @@ def answers(port: int) -> bool:
 
 @contextmanager
 def worker(
-    *options: str, log: Path, environment: dict[str, str], program: str = "dramatiq"
+    *options: str, log: Path, environment: dict[str, str], program: str = "dramatiq", actors: str = "tests.tasks"
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A real Dramatiq worker of the actors in tests/tasks.py."""
-    command = (str(Path(sys.executable).with_name(program)), "django_dramatiq.setup", "tests.tasks", *options)
+    """A real Dramatiq worker of the actors in a module of the tests."""
+    command = (str(Path(sys.executable).with_name(program)), "django_dramatiq.setup", actors, *options)
     environment = {"DJANGO_SETTINGS_MODULE": "tests.settings"} | environment
     with process(*command, log=log, environment=environment) as child:
         wait_until(lambda: child.poll() is not None or "Worker process is ready" in log.read_text())

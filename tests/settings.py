@@ -31,11 +31,13 @@ DRAMATIQ_BROKER = {
         "dramatiq.middleware.AgeLimit",
         "dramatiq.middleware.TimeLimit",
         "dramatiq.middleware.ShutdownNotifications",
+        "dramatiq.middleware.CurrentMessage",
         "dramatiq.middleware.Callbacks",
         "dramatiq.middleware.Pipelines",
         "dramatiq.middleware.Retries",
         "dramatiq.middleware.AsyncIO",
         "dramatiq_progress.middleware.ProgressMiddleware",
+        *json.loads(os.environ.get("TEST_MIDDLEWARE", "[]")),
     ],
 }
 DRAMATIQ_PROGRESS = {"OPTIONS": {"url": STORE_URL}} if STORE_URL else {}

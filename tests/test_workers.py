@@ -7,27 +7,27 @@ from pathlib import Path
 import pytest
 
 from dramatiq_progress import State, get_progress
-from tests import tasks
-from tests.waiting import wait_until
-from tests.worker_site import Site, read, when
+from tests.faults import tasks
+from tests.faults.scene import Scene
 
 
-def test_every_broker_tells_the_same_story(site: Site) -> None:
-    waiting, next_one = site.send(tasks.asynchronous), site.send(tasks.asynchronous)
-    assert read(waiting).state is State.ENQUEUED
-    before, behind = read(waiting).queue_position, read(next_one).queue_position
-    assert before is not None and behind == before + 1 == read(next_one).queue_length
-    with site.worker("-p", "1", "-t", "2"):
-        assert when(waiting, State.DONE).current == 1
+@pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=True)
+def test_every_broker_tells_the_same_story(scene: Scene, tmp_path: Path) -> None:
+    waiting, next_one = scene.send(tasks.asynchronous), scene.send(tasks.asynchronous)
+    before, behind = scene.when(waiting, State.ENQUEUED), scene.when(next_one, State.ENQUEUED)
+    assert (before.queue_position, behind.queue_position, behind.queue_length) == (1, 2, 2)
+    with scene.worker("-p", "1", "-t", "2"):
+        assert scene.when(waiting, State.DONE).current == 1
 
-        failing = site.send(tasks.fail_once)
-        retrying = when(failing, State.RETRYING)
-        assert (retrying.attempt, retrying.current, retrying.retries_left) == (1, 1, 2)
-        done = when(failing, State.DONE)
-        assert (done.attempt, done.current) == (2, 2)
+        failing = scene.send(tasks.fail_first, str(tmp_path / "failed"))
+        retrying = scene.when(failing, State.RETRYING)
+        assert (retrying.attempt, retrying.current, retrying.retries_left) == (1, 1, 3)
+        scene.when(failing, State.DONE, attempt=2, current=2)
 
-        plain = site.send(tasks.plain)
-        assert get_progress(plain.message_id) is None
+        untracked = scene.send(tasks.untracked_for, 0.01)
+        assert scene.lasted(untracked) > 0
+        assert get_progress(untracked.message_id) is None
+        scene.heal()
 
 
 @pytest.mark.parametrize(
@@ -39,17 +39,19 @@ def test_every_broker_tells_the_same_story(site: Site) -> None:
     ],
     ids=["fork", "spawn", "gevent"],
 )
-@pytest.mark.parametrize("site", ["redis"], indirect=True)
 def test_a_worker_that_is_told_to_stop_finishes_and_tells_so(
-    site: Site, program: str, options: list[str], tmp_path: Path
+    scene: Scene, program: str, options: list[str], tmp_path: Path
 ) -> None:
+    """Nothing is lost, and each final state is written before the process ends."""
     go_on = tmp_path / "go-on"
-    messages = [site.send(tasks.wait_for_file, str(go_on)) for _ in range(4)]
-    with site.worker(*options, program=program) as child:
+    messages = [scene.send(tasks.wait_for, str(go_on)) for _ in range(4)]
+    with scene.worker(*options, program=program) as worker:
         for message in messages:
-            wait_until(lambda message=message: read(message).current == 1)
-            assert read(message).state is State.RUNNING
-        child.terminate()
+            scene.when(message, State.RUNNING, current=1)
+        worker.terminate()
         go_on.touch()
-        child.wait(30)
-    assert [(read(each).state, read(each).current) for each in messages] == [(State.DONE, 2)] * 4
+        worker.wait(30)
+    for message in messages:
+        scene.when(message, State.DONE, attempt=1, current=2)
+    scene.heal()
+    assert not any(State.LOST in scene.states(message) for message in messages)

@@ -1,0 +1,312 @@
+"""The scene of a fault: a broker, a store that can be broken, workers, and a reader that looks every 10 ms."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+from dramatiq.brokers.redis import RedisBroker
+
+from dramatiq_progress import Progress, State, StoreUnavailable
+from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.stores import get_store
+from dramatiq_progress.stores.redis import RedisStore
+from tests import proxy, servers
+from tests.faults import tasks
+from tests.faults.history import Deed, History, Resources, Sample, judge
+from tests.store_server import StoreServer
+from tests.waiting import wait_until
+
+#: With these the Redis broker notices within seconds that a worker is gone; by default it takes minutes.
+QUICK_REDIS_BROKER = {"heartbeat_timeout": 1000, "maintenance_chance": 1_000_000}
+#: The defaults, ten times as quick.
+QUICK_PROGRESS = {"HEARTBEAT_INTERVAL": 0.5, "LOST_AFTER": 1.5}
+
+SAMPLE_INTERVAL_SECONDS = 0.01
+#: More than this many at a time would make the reader a load of its own.
+SAMPLED_AT_ONCE = 50
+#: Longer than a broker takes to deliver again what a dead worker had.
+HEALING_SECONDS = 60.0
+
+
+class Reader(threading.Thread):
+    """Reads all messages again and again, as many browsers would, and keeps what changed."""
+
+    def __init__(self, store: RedisStore, history: History) -> None:
+        super().__init__(daemon=True)
+        self._store = store
+        self._history = history
+        self._message_ids: list[str] = []
+        self._stopping = threading.Event()
+        self._last: dict[str, Sample] = {}
+        self.life = 0
+        self.rounds = 0
+        self.failed: BaseException | None = None
+
+    def watch(self, message_id: str) -> None:
+        self._message_ids.append(message_id)
+
+    def last(self, message_id: str) -> Progress | None:
+        sample = self._last.get(message_id)
+        return None if sample is None else sample.progress
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
+        self._store.close()
+        assert self.failed is None, self.failed
+
+    def run(self) -> None:
+        try:
+            while not self._stopping.wait(SAMPLE_INTERVAL_SECONDS):
+                self._look()
+        except BaseException as error:
+            self.failed = error
+
+    def _look(self) -> None:
+        watched = self._message_ids
+        begin = self.rounds * SAMPLED_AT_ONCE % (len(watched) or 1)
+        chosen = watched[begin : begin + SAMPLED_AT_ONCE]
+        life = self.life
+        try:
+            self._store.ping()  # also when it was found unavailable just now
+            readings = self._store.read(chosen) if chosen else []
+        except StoreUnavailable:
+            return
+        now = time.monotonic()
+        for message_id, progress in zip(chosen, readings, strict=True):
+            sample = Sample(now, life, message_id, progress)
+            if _differs(self._last.get(message_id), sample):
+                self._history.samples.append(sample)
+            self._last[message_id] = sample
+        self.rounds += 1
+
+
+def _differs(earlier: Sample | None, later: Sample) -> bool:
+    return earlier is None or _visible(earlier) != _visible(later)
+
+
+def _visible(sample: Sample) -> tuple[object, ...]:
+    seen = sample.progress
+    return (sample.life, None if seen is None else (seen.state, seen.attempt, seen.version, seen.percent))
+
+
+@dataclass
+class Scene:
+    """What a test breaks, and what it sees meanwhile. This process is the sender."""
+
+    broker: dramatiq.Broker
+    #: A broker that knows nothing of progress: what it enqueues is a delivery that nobody announced.
+    outsider: dramatiq.Broker
+    store: StoreServer
+    reader: Reader
+    history: History
+    environment: dict[str, str]
+    folder: Path
+    messages: list[str] = field(default_factory=list)
+
+    def send(self, actor: dramatiq.Actor[..., Any], *args: Any) -> dramatiq.Message[Any]:
+        """Send a message, and watch it if it is tracked."""
+        message = actor.message(*args)
+        if actor.options.get("progress_actor"):
+            self.messages.append(message.message_id)
+            self.reader.watch(message.message_id)
+        return self.broker.enqueue(message)
+
+    def open_again(self, message: dramatiq.Message[Any]) -> None:
+        """Tell the judge that a message that has ended is about to be sent again, on purpose."""
+        self.history.openings.append((time.monotonic(), message.message_id))
+
+    def deliver_again(self, message: dramatiq.Message[Any]) -> None:
+        """Put a copy of a message into its queue, as a broker does that believes its worker dead."""
+        self.outsider.enqueue(message)
+
+    @contextmanager
+    def proxied(self) -> Iterator[proxy.Proxy]:
+        """Workers that start in the block reach the store through a proxy; the reader does not."""
+        with proxy.before(self.store.port) as made:
+            self.environment["TEST_STORE_URL"] = f"redis://127.0.0.1:{made.port}/0"
+            yield made
+
+    def lost_records(self) -> None:
+        """Tell the judge that the store has lost records, or may have; nobody makes those anew that had ended."""
+        self.reader.life += 1
+        for message_id in self.messages:
+            progress = self.reader.last(message_id)
+            if progress is not None and progress.complete:
+                self.history.gone.add(message_id)
+
+    def kill_store(self) -> None:
+        self.store.down(how=9)
+        self.lost_records()
+
+    def now(self, message: dramatiq.Message[Any]) -> Progress | None:
+        """What the reader saw last."""
+        return self.reader.last(message.message_id)
+
+    def when(
+        self, message: dramatiq.Message[Any], *states: State, timeout: float = HEALING_SECONDS, **values: Any
+    ) -> Progress:
+        """What the reader sees as soon as it is this."""
+
+        def seen() -> Progress | None:
+            progress = self.now(message)
+            if progress is None or (states and progress.state not in states):
+                return None
+            return progress if all(getattr(progress, name) == value for name, value in values.items()) else None
+
+        try:
+            progress = wait_until(seen, timeout=timeout)
+        except AssertionError:
+            raise AssertionError(f"{states} {values} was not seen; last was {self.now(message)}") from None
+        assert progress is not None
+        return progress
+
+    def states(self, message: dramatiq.Message[Any]) -> list[State]:
+        """All states that were seen of a message, in order."""
+        return [
+            sample.progress.state
+            for sample in self.history.samples
+            if sample.message_id == message.message_id and sample.progress is not None
+        ]
+
+    def deeds(self, message: dramatiq.Message[Any], what: str | None = None) -> list[Deed]:
+        """What the message's runs wrote into the ledger."""
+        return [
+            deed
+            for deed in self._ledger()
+            if deed.message_id == message.message_id and deed.what == (what or deed.what)
+        ]
+
+    def lasted(self, message: dramatiq.Message[Any]) -> float:
+        """Seconds from when the message's run began to when it ended."""
+        began, ended = (wait_until(lambda what=what: self.deeds(message, what))[-1] for what in ("began", "ended"))
+        return ended.at - began.at
+
+    def _ledger(self) -> list[Deed]:
+        path = Path(self.environment["TEST_LEDGER"])
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [Deed(**known) for line in lines if (known := json.loads(line))]
+
+    @contextmanager
+    def worker(self, *options: str, environment: dict[str, str] | None = None, **others: Any) -> Iterator[Any]:
+        """A worker in processes of its own, which has what it needs when it has worked on a few messages."""
+        log = self.folder / f"worker-{secrets.token_hex(2)}.log"
+        environment = self.environment | (environment or {})
+        with servers.worker(*options, log=log, environment=environment, actors="tests.faults.tasks", **others) as child:
+            child.log = log
+            yield child
+
+    @contextmanager
+    def unleaking(self, child: Any) -> Iterator[None]:
+        """The worker's processes hold no more threads, sockets and files after the block than before it."""
+        for _ in range(8):
+            self.when(self.send(tasks.report_for, 0.01), State.DONE)
+        before = holding(child.pid)
+        yield
+        # A pool keeps a connection for each thread that ever needed one at the same time as the others.
+        spare = {"threads": 0, "files": 4, "sockets": 4}
+        with suppress(AssertionError):
+            wait_until(lambda: all(holding(child.pid)[name] <= before[name] + spare[name] for name in before))
+        after = holding(child.pid)
+        for name in before:
+            self.history.resources.append(Resources(f"{name} of a worker", before[name], after[name], spare[name]))
+
+    def heal(self) -> None:
+        """Wait until each message has ended, and judge what was seen and done."""
+        with suppress(AssertionError):
+            wait_until(self._all_ended, timeout=HEALING_SECONDS)
+        wait_until(lambda rounds=self.reader.rounds: self.reader.rounds > rounds + 1)
+        self.history.ends = {message_id: self.reader.last(message_id) for message_id in self.messages}
+        self.history.deeds = self._ledger()
+        with self.store.client() as client:
+            self.history.eternal_keys = [key for key in client.scan_iter("*") if client.pttl(key) == -1]
+        assert judge(self.history) == []
+
+    def _all_ended(self) -> bool:
+        readings = {message_id: self.reader.last(message_id) for message_id in self.messages}
+        return all(
+            message_id in self.history.gone if reading is None else reading.complete
+            for message_id, reading in readings.items()
+        )
+
+
+def holding(group: int) -> dict[str, int]:
+    """How many threads, sockets and other open files the processes of a group have."""
+    counts = {"threads": 0, "files": 0, "sockets": 0}
+    for entry in Path("/proc").iterdir():
+        # A process may end while it is looked at.
+        with suppress(OSError, ValueError):
+            if os.getpgid(int(entry.name)) != group:
+                continue
+            counts["threads"] += len(os.listdir(entry / "task"))
+            for each in (entry / "fd").iterdir():
+                counts["sockets" if os.readlink(each).startswith("socket:") else "files"] += 1
+    return counts
+
+
+#: Makes a scene; `progress` and `broker_options` are settings beside those of the scene, `store_url` what the workers
+#: are told.
+SceneFactory = Callable[..., Scene]
+
+
+@pytest.fixture
+def scene(request: pytest.FixtureRequest, make_scene: SceneFactory) -> Scene:
+    """A scene with a store that is up, intervals ten times as quick, and the broker that the test names."""
+    made = make_scene(broker=getattr(request, "param", "redis"))
+    made.store.up()
+    return made
+
+
+@pytest.fixture
+def make_scene(request: pytest.FixtureRequest, valkey: str, settings: Any, tmp_path: Path) -> Iterator[SceneFactory]:
+    made: list[Scene] = []
+
+    def make(*, broker: str = "redis", progress: dict[str, Any] = QUICK_PROGRESS) -> Scene:
+        store = StoreServer(tmp_path)
+        environment = {
+            "TEST_STORE_URL": store.url,
+            "TEST_PROGRESS": json.dumps(progress),
+            "TEST_LEDGER": str(tmp_path / "ledger"),
+        }
+        settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": store.url}, **progress}
+        if broker == "redis":
+            options: dict[str, Any] = {"namespace": f"test-{secrets.token_hex(4)}", **QUICK_REDIS_BROKER}
+            environment["TEST_BROKER_URL"] = f"{valkey}/4"
+            environment["TEST_BROKER_OPTIONS"] = json.dumps(options)
+            brokers = [RedisBroker(url=f"{valkey}/4", middleware=[], **options) for _ in range(2)]
+        else:
+            environment["TEST_BROKER_URL"] = request.getfixturevalue("rabbitmq_url")
+            brokers = [RabbitmqBroker(url=environment["TEST_BROKER_URL"], middleware=[]) for _ in range(2)]
+        brokers[0].add_middleware(ProgressMiddleware())
+        for each in brokers:
+            each.actors.update(dramatiq.get_broker().actors)
+            for queue in ("default", "short", "long"):
+                each.declare_queue(queue)
+        brokers[0].flush_all()
+        history = History()
+        reader = Reader(RedisStore(prefix="dramatiq-progress:", url=store.url), history)
+        reader.start()
+        made.append(Scene(brokers[0], brokers[1], store, reader, history, environment, tmp_path))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.reader.stop()
+        for broker_of_scene in (each.broker, each.outsider):
+            broker_of_scene.close()
+            if isinstance(broker_of_scene, RedisBroker):
+                broker_of_scene.client.close()
+        get_store().close()
+        each.store.down()

@@ -1,0 +1,236 @@
+"""A store that is killed, frozen, slow, full or set up wrongly: jobs end as without it, and records are right again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import pytest
+from django.test import Client
+
+from dramatiq_progress import State
+from tests.faults import tasks
+from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
+from tests.waiting import wait_until
+
+TROUBLE = "Progress is not being written or read"
+RECOVERY = "The progress store answers again."
+
+
+def overtime(scene: Scene, tracked: dramatiq.Message[Any], untracked: dramatiq.Message[Any]) -> float:
+    """How many seconds longer a job took than its twin that nobody watches."""
+    return scene.lasted(tracked) - scene.lasted(untracked)
+
+
+def test_a_store_that_is_killed_in_mid_job_and_back_after_ten_seconds_empty(scene: Scene) -> None:
+    with scene.worker("-p", "1", "-t", "4") as worker, scene.unleaking(worker):
+        twins = scene.send(tasks.report_for, 12.0), scene.send(tasks.untracked_for, 12.0)
+        lasting = scene.send(tasks.report_for, 14.0)
+        scene.when(lasting, State.RUNNING)
+        scene.kill_store()
+        time.sleep(10)  # the fault itself
+        assert not scene.deeds(lasting, "ended")
+        scene.store.up()
+        back_at = time.monotonic()
+        scene.when(lasting, State.RUNNING)
+        # Two flush intervals, the pause between two tries (1 s at most), and what a busy machine needs.
+        assert time.monotonic() - back_at < 0.2 + 1.0 + 0.5
+        scene.heal()
+    assert overtime(scene, *twins) < 1.5
+    assert worker.log.read_text().count(TROUBLE) == worker.log.read_text().count(RECOVERY) == 1
+
+
+def test_a_store_that_is_down_from_before_the_first_message(make_scene: SceneFactory, client: Client) -> None:
+    scene = make_scene(broker="rabbitmq")
+    began = time.monotonic()
+    for _ in range(100):
+        scene.outsider.enqueue(tasks.untracked_for.message(0.0))
+    without_us = time.monotonic() - began
+    began = time.monotonic()
+    messages = [scene.send(tasks.report_for, 0.01) for _ in range(100)]
+    assert time.monotonic() - began < without_us + 2
+    with scene.worker("-p", "1", "-t", "4"):
+        lasting = scene.send(tasks.report_for, 10.0)
+        wait_until(lambda: scene.deeds(lasting, "began") and all(scene.deeds(each, "ended") for each in messages))
+        response = client.get(f"/progress/{lasting.message_id}/")
+        assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
+        scene.store.up()
+        assert scene.when(lasting, State.RUNNING).attempt == 1
+        scene.heal()
+
+
+@pytest.mark.parametrize("fault", ["slow", "mute"])
+def test_reports_cost_the_actor_the_same_whatever_the_store_does(scene: Scene, fault: str) -> None:
+    with scene.proxied() as proxy, scene.worker("-p", "1", "-t", "2") as worker, scene.unleaking(worker):
+        healthy = scene.send(tasks.count_reports, 2.0)
+        scene.when(healthy, State.DONE)
+        if fault == "slow":
+            proxy.delay = 0.5
+        else:
+            proxy.is_mute = True
+        faulty = scene.send(tasks.count_reports, 2.0)
+        wait_until(lambda: scene.deeds(faulty, "ended"))
+        proxy.delay, proxy.is_mute = 0.0, False
+        scene.heal()
+    reports = [scene.deeds(message, "ended")[0].current for message in (healthy, faulty)]
+    # The one bound of this table that is a ratio; a report that waited for the store would be a million times slower.
+    assert reports[1] > reports[0] / 5
+    assert scene.lasted(faulty) < 2.5
+
+
+def test_a_frozen_store_holds_up_no_job(scene: Scene) -> None:
+    with scene.worker("-p", "1", "-t", "4") as worker, scene.unleaking(worker):
+        with scene.store.frozen():
+            twins = scene.send(tasks.report_for, 6.0), scene.send(tasks.untracked_for, 6.0)
+            assert overtime(scene, *twins) < 0.5
+        scene.heal()
+
+
+def test_a_job_that_outlives_a_frozen_store_at_the_default_settings(make_scene: SceneFactory) -> None:
+    scene = make_scene(progress={})
+    scene.store.up()
+    with scene.worker("-p", "1", "-t", "4"):
+        twins = scene.send(tasks.report_for, 30.0), scene.send(tasks.untracked_for, 30.0)
+        scene.when(twins[0], State.RUNNING)
+        with scene.store.frozen():
+            time.sleep(25)  # the fault itself
+        assert scene.when(twins[0], State.RUNNING).attempt == 1
+        scene.heal()
+    assert overtime(scene, *twins) < 0.5
+
+
+def test_a_full_store_takes_the_end_of_each_job(scene: Scene, tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    with scene.worker("-p", "1", "-t", "2") as worker, scene.unleaking(worker):
+        message = scene.send(tasks.wait_for, str(go_on))
+        scene.when(message, State.RUNNING, current=1)
+        with scene.store.client() as client:
+            client.config_set("maxmemory", "1")
+            # One that comes while the store is full has no record, and does its work.
+            unseen = scene.send(tasks.report_for, 0.01)
+            wait_until(lambda: scene.deeds(unseen, "ended"))
+            go_on.touch()
+            scene.when(message, State.DONE, current=2)
+            client.config_set("maxmemory", "0")
+        scene.heal()
+    assert worker.log.read_text().count(TROUBLE) == 1
+
+
+def test_a_read_only_store_is_written_when_it_is_not_any_more(scene: Scene, tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    with scene.worker("-p", "1", "-t", "2") as worker, scene.unleaking(worker):
+        ending, going_on = scene.send(tasks.report_for, 2.0), scene.send(tasks.wait_for, str(go_on))
+        scene.when(going_on, State.RUNNING, current=1)
+        with read_only(scene):
+            wait_until(lambda: scene.deeds(ending, "ended"))
+            # What cannot be written looks like a worker that is gone; nobody can know better.
+            scene.when(going_on, State.LOST)
+            assert scene.when(ending, State.LOST).percent != 100
+        scene.when(ending, State.DONE)
+        scene.when(going_on, State.RUNNING)
+        go_on.touch()
+        scene.heal()
+    assert worker.log.read_text().count(TROUBLE) == 1
+
+
+@contextmanager
+def read_only(scene: Scene) -> Iterator[None]:
+    """The store is the replica of a server that does not exist, as after a failover that went wrong."""
+    with scene.store.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        yield
+        client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def test_a_store_that_forgets_its_scripts_again_and_again(scene: Scene) -> None:
+    stopping = threading.Event()
+
+    def forget() -> None:
+        with scene.store.client() as client:
+            while not stopping.wait(0.001):
+                client.script_flush("SYNC")
+
+    forgetting = threading.Thread(target=forget)
+    with scene.worker("-p", "1", "-t", "4") as worker, scene.unleaking(worker):
+        forgetting.start()
+        try:
+            messages = [scene.send(tasks.report_for, 0.2) for _ in range(20)]
+            for message in messages:
+                scene.when(message, State.DONE)
+        finally:
+            stopping.set()
+            forgetting.join()
+        scene.heal()
+    assert TROUBLE not in worker.log.read_text()
+
+
+def test_a_wrong_password_is_told_once_and_harms_no_job(make_scene: SceneFactory, client: Client) -> None:
+    scene = make_scene()
+    scene.store.up(requirepass="right")
+    with scene.worker("-p", "1", "-t", "2") as worker:
+        messages = [scene.send(tasks.report_for, 0.01) for _ in range(20)]
+        wait_until(lambda: all(scene.deeds(each, "ended") for each in messages))
+        wait_until(lambda: TROUBLE in worker.log.read_text())
+        assert client.get(f"/progress/{messages[0].message_id}/").status_code == 503
+        with scene.store.client(password="right") as administrator:
+            administrator.config_set("requirepass", "")
+            scene.heal()
+    told = [line for line in worker.log.read_text().splitlines() if "progress" in line and "Progress" in line]
+    assert len([line for line in told if TROUBLE in line]) == 1
+    assert "NOAUTH" in told[0] or "Authentication" in told[0]
+
+
+def test_a_record_that_was_evicted_is_not_there_and_a_running_one_comes_back(
+    scene: Scene, client: Client, tmp_path: Path
+) -> None:
+    go_on = tmp_path / "go-on"
+    with scene.worker("-p", "1", "-t", "2"):
+        finished, running = scene.send(tasks.report_for, 0.01), scene.send(tasks.wait_for, str(go_on))
+        scene.when(finished, State.DONE)
+        scene.when(running, State.RUNNING, current=1)
+        scene.lost_records()
+        with scene.store.client() as administrator:
+            for message in (finished, running):
+                administrator.delete(f"dramatiq-progress:{message.message_id}")
+        assert client.get(f"/progress/{finished.message_id}/").status_code == 404
+        # Its next sign of life makes it anew, and what it reported follows.
+        scene.when(running, State.RUNNING, current=1, total=2, description="Waiting")
+        go_on.touch()
+        scene.heal()
+
+
+def test_a_worker_that_is_cut_off_from_the_store_only(scene: Scene, tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    with scene.proxied() as proxy, scene.worker("-p", "1", "-t", "2") as worker, scene.unleaking(worker):
+        ending, going_on = scene.send(tasks.report_for, 2.0), scene.send(tasks.wait_for, str(go_on))
+        scene.when(going_on, State.RUNNING, current=1)
+        proxy.is_cut = True
+        scene.when(going_on, State.LOST)
+        scene.when(ending, State.LOST)
+        wait_until(lambda: scene.deeds(ending, "ended"))
+        proxy.is_cut = False
+        # Nothing is refused: the attempt that was lost is still the latest.
+        assert scene.when(going_on, State.RUNNING).attempt == 1
+        assert scene.when(ending, State.DONE).attempt == 1
+        go_on.touch()
+        scene.heal()
+
+
+def test_reading_and_sending_go_on_while_the_store_is_mute(make_scene: SceneFactory, client: Client) -> None:
+    """A web process pays one time-out for an outage, not one for each request or message."""
+    scene = make_scene(progress=QUICK_PROGRESS)
+    scene.store.up()
+    with scene.store.frozen():
+        began = time.monotonic()
+        message = scene.send(tasks.report_for, 0.01)
+        for _ in range(50):
+            assert client.get(f"/progress/{message.message_id}/").status_code == 503
+            scene.send(tasks.report_for, 0.01)
+        assert time.monotonic() - began < 2
+    with scene.worker("-p", "1", "-t", "4"):
+        scene.heal()

@@ -10,6 +10,7 @@ missing=
 command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 \
     || command -v google-chrome >/dev/null 2>&1 || missing="$missing chromium"
 command -v rabbitmq-server >/dev/null 2>&1 || missing="$missing rabbitmq-server"
+command -v faketime >/dev/null 2>&1 || missing="$missing faketime"
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 [ -n "$missing" ] || exit 0
 

@@ -1,0 +1,83 @@
+"""Machines whose clocks are an hour apart: times in records are the store's, and nobody sees a difference."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from dramatiq_progress import State
+from tests import servers
+from tests.faults import tasks
+from tests.faults.scene import Scene
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def an_hour_ahead() -> dict[str, str]:
+    """The environment of a process whose clock is an hour ahead; its monotonic clock is the machine's."""
+    servers.find_program("faketime")
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME": "+3600",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "PYTHONPATH": str(Path(__file__).with_name("faketime")),
+    }
+
+
+@pytest.mark.parametrize("scene", ["rabbitmq"], indirect=True)
+def test_two_workers_an_hour_apart(scene: Scene, an_hour_ahead: dict[str, str], tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    with scene.worker("-p", "1", "-t", "2", environment=an_hour_ahead) as ahead:
+        lasting = scene.send(tasks.wait_for, str(go_on))
+        scene.when(lasting, State.RUNNING, current=1)
+        with scene.worker("-p", "1", "-t", "2"):
+            quick = [scene.send(tasks.report_for, 0.1) for _ in range(10)]
+            for message in quick:
+                scene.when(message, State.DONE)
+            running = scene.when(lasting, State.RUNNING)
+            assert running.elapsed is not None and running.elapsed < 30
+            os.killpg(ahead.pid, signal.SIGKILL)
+            ahead.wait()
+            scene.when(lasting, State.LOST)
+            again = scene.when(lasting, State.RUNNING, attempt=2)
+            assert again.elapsed is not None and again.elapsed < 30
+            go_on.touch()
+            scene.heal()
+    assert not any(State.LOST in scene.states(message) for message in quick)
+
+
+@pytest.mark.parametrize("ahead", ["worker", "web"])
+def test_a_worker_and_a_web_process_an_hour_apart(
+    scene: Scene, ahead: str, an_hour_ahead: dict[str, str], tmp_path: Path
+) -> None:
+    go_on = tmp_path / "go-on"
+    web, worker = ({}, an_hour_ahead) if ahead == "worker" else (an_hour_ahead, {})
+    with (
+        servers.site(log=tmp_path / "site.log", environment=scene.environment | web) as url,
+        scene.worker("-p", "1", "-t", "2", environment=worker),
+    ):
+        message, failing = (
+            scene.send(tasks.wait_for, str(go_on)),
+            scene.send(tasks.fail_first, str(tmp_path / "failed")),
+        )
+        scene.when(message, State.RUNNING, current=1)
+        wait_until(lambda: fetch(url, message.message_id)["elapsed"] > 2)
+        seen = fetch(url, message.message_id)
+        assert (seen["state"], seen["progress"]["percent"]) == ("running", 50.0)
+        assert seen["elapsed"] < 30
+        assert scene.when(failing, State.DONE).attempt == 2
+        go_on.touch()
+        scene.heal()
+    assert State.LOST not in scene.states(message)
+
+
+def fetch(url: str, message_id: str) -> dict[str, object]:
+    with urllib.request.urlopen(f"{url}/progress/{message_id}/") as response:
+        answer: dict[str, object] = json.load(response)
+        return answer

@@ -13,7 +13,7 @@ import pytest
 from dramatiq_progress import recorder
 from dramatiq_progress.recorder import get_recorder
 from dramatiq_progress.stores import Store, get_store
-from tests import servers
+from tests import servers, topologies
 
 pytest_plugins = ["tests.browser", "tests.rabbitmq", "tests.faults.scene"]
 
@@ -50,16 +50,42 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[topologies.Topology]:
+    """A master that Sentinels watch, for tests that do it no harm."""
+    with topologies.sentinel(tmp_path_factory.mktemp("sentinel")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[topologies.Topology]:
+    """A cluster, for tests that do it no harm."""
+    with topologies.cluster(tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
 @pytest.fixture
 def redis_store(valkey: str, settings: Any) -> Iterator[Store]:
     """A store in Valkey, as this process's own, with keys of this test only."""
-    yield from _use(settings, _in_redis(f"{valkey}/1"))
+    yield from _use(settings, _in_redis({"url": f"{valkey}/1"}))
 
 
 @pytest.fixture
 def old_redis_store(redis_server: str, settings: Any) -> Iterator[Store]:
     """A store in the oldest Redis, as this process's own, with keys of this test only."""
-    yield from _use(settings, _in_redis(f"{redis_server}/1"))
+    yield from _use(settings, _in_redis({"url": f"{redis_server}/1"}))
+
+
+@pytest.fixture
+def sentinel_store(sentinels: topologies.Topology, settings: Any) -> Iterator[Store]:
+    """A store in the master that Sentinels name, as this process's own, with keys of this test only."""
+    yield from _use(settings, _in_redis(sentinels.options))
+
+
+@pytest.fixture
+def cluster_store(cluster: topologies.Topology, settings: Any) -> Iterator[Store]:
+    """A store in a cluster, as this process's own, with keys of this test only."""
+    yield from _use(settings, _in_redis(cluster.options))
 
 
 @pytest.fixture
@@ -78,10 +104,10 @@ def store(request: pytest.FixtureRequest) -> Store:
     return made
 
 
-def _in_redis(url: str) -> dict[str, Any]:
+def _in_redis(options: dict[str, Any]) -> dict[str, Any]:
     return {
         "STORE": "dramatiq_progress.stores.redis.RedisStore",
-        "OPTIONS": {"url": url, **PATIENT},
+        "OPTIONS": {**options, **PATIENT},
         "PREFIX": f"test-{secrets.token_hex(4)}:",
     }
 

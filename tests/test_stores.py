@@ -18,7 +18,7 @@ from dramatiq_progress import Progress, State, StoreUnavailable, aget_progress, 
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.base import Attempt, Report, Start
 from dramatiq_progress.stores.memory import MemoryStore
-from dramatiq_progress.stores.redis import RedisStore, options_of_pool
+from dramatiq_progress.stores.redis import RedisStore
 from tests import servers
 from tests.waiting import wait_until
 
@@ -64,9 +64,9 @@ class Record:
         return attempt
 
 
-@pytest.fixture(params=["redis_store", "old_redis_store", "memory_store"])
+@pytest.fixture(params=["redis_store", "old_redis_store", "sentinel_store", "cluster_store", "memory_store"])
 def store(request: pytest.FixtureRequest) -> Store:
-    """Each kind of store in turn, and the oldest server."""
+    """Each kind of store in turn, the oldest server, and each way to reach servers."""
     made: Store = request.getfixturevalue(request.param)
     return made
 
@@ -469,30 +469,16 @@ def test_a_store_that_is_down_says_so_without_its_password() -> None:
 
 
 def test_a_command_is_neither_slow_nor_repeated_by_default() -> None:
-    options = RedisStore(prefix="p:")._client.get_connection_kwargs()
+    options = RedisStore(prefix="p:")._servers.client.get_connection_kwargs()
     assert (options["socket_timeout"], options["socket_connect_timeout"]) == (0.25, 0.25)
     assert options["retry"].get_retries() == 0
 
 
 def test_redis_options_are_passed_on() -> None:
     store = RedisStore(prefix="p:", host="127.0.0.1", port=1234, db=5, socket_timeout=2, client_name="web")
-    options = store._client.get_connection_kwargs()
+    options = store._servers.client.get_connection_kwargs()
     assert (options["port"], options["db"], options["socket_timeout"]) == (1234, 5, 2)
     assert options["client_name"] == "web"
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("redis://u:p@h:7/3", {"host": "h", "port": 7, "db": 3, "username": "u", "password": "p"}),
-        ("rediss://h:7/3", {"host": "h", "port": 7, "db": 3, "ssl": True}),
-        ("unix:///s.sock?db=2", {"unix_socket_path": "/s.sock", "db": 2}),
-    ],
-)
-def test_the_address_of_a_brokers_pool_is_taken_over(url: str, expected: dict[str, Any]) -> None:
-    found = options_of_pool(redis.ConnectionPool.from_url(url, socket_timeout=99))
-    assert found == expected
-    RedisStore(prefix="p:", **found)
 
 
 def test_two_servers_in_turn_hold_nothing_of_each_other(settings: Any) -> None:
@@ -531,7 +517,7 @@ def test_the_store_of_a_redis_broker_is_its_redis(settings: Any, broker_set: Any
     assert isinstance(store, RedisStore)
     Record(store).enqueue()
     assert broker.client.exists("of-broker:m1")
-    assert store._client.connection_pool is not broker.client.connection_pool
+    assert store._servers.client.connection_pool is not broker.client.connection_pool
     store.close()
     broker.client.close()
 

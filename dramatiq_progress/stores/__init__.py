@@ -89,7 +89,7 @@ def _options_of_broker(broker: Broker | None) -> dict[str, Any]:
     pool = getattr(getattr(broker, "client", None), "connection_pool", None)
     if pool is None:
         return {"url": DEFAULT_URL}
-    from .redis import options_of_pool
+    from .connections import options_of_pool
 
     return options_of_pool(pool)
 

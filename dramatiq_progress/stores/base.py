@@ -112,14 +112,14 @@ class Store(ABC):
 
     @abstractmethod
     def _call(self, calls: Sequence[Call]) -> list[Any]:
-        """Carry out the calls, in order, in one round trip, and return the answer of each.
+        """Carry out the calls, in order, in one round trip to each server, and return the answer of each.
 
         Where some calls failed and others did not, a failed one's answer is its exception.
         """
 
     @abstractmethod
-    def _read(self, message_ids: Sequence[str]) -> tuple[float, list[Mapping[str, str]]]:
-        """The store's clock in seconds and the record of each message, empty where there is none."""
+    def _read(self, message_ids: Sequence[str]) -> list[tuple[float, Mapping[str, str]]]:
+        """For each message the clock of the server that keeps it, in seconds, and its record, perhaps empty."""
 
     @abstractmethod
     def ping(self) -> None:
@@ -218,14 +218,14 @@ class Store(ABC):
 
         In one round trip, and in a second one for those that wait in a queue.
         """
-        now, records = self._read(message_ids)
-        places = self._places(message_ids, records)
+        found = self._read(message_ids)
+        places = self._places(message_ids, [record for _, record in found])
         lost_after = configuration().lost_after
         return [
             Progress.from_record(message_id, record, now=now, lost_after=lost_after, place=places.get(message_id))
             if record
             else None
-            for message_id, record in zip(message_ids, records, strict=True)
+            for message_id, (now, record) in zip(message_ids, found, strict=True)
         ]
 
     def _places(self, message_ids: Sequence[str], records: Sequence[Mapping[str, str]]) -> dict[str, tuple[int, int]]:

@@ -89,9 +89,9 @@ class MemoryStore(Store):
             self._sweep()
             return [self._operations[operation](key, *arguments) for operation, key, arguments in calls]
 
-    def _read(self, message_ids: Sequence[str]) -> tuple[float, list[Mapping[str, str]]]:
+    def _read(self, message_ids: Sequence[str]) -> list[tuple[float, Mapping[str, str]]]:
         with self._lock:
-            return time.time(), [dict(self._record(self.key(message_id))) for message_id in message_ids]
+            return [(time.time(), dict(self._record(self.key(message_id)))) for message_id in message_ids]
 
     def _enqueue(
         self, key: str, origin: str, state: str, actor: str, queue: str, retries_left: str, ttl: str, age: str

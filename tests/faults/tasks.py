@@ -179,3 +179,18 @@ def count_reports(progress_observer: ProgressObserver, seconds: float) -> None:
     while time.monotonic() < until:
         count += 1
         progress_observer.set_progress(count, description="Counting")
+
+
+#: How a job of the soak behaves.
+KINDS = ("fast", "slow", "failing", "retried")
+
+
+@progress_actor(max_retries=1, **QUICK_RETRY)
+@recorded
+def soak(progress_observer: ProgressObserver, kind: str) -> None:
+    """One of many jobs, whose workers are killed and whose store goes away."""
+    steps = 100 if kind == "slow" else 5
+    for step in progress_observer.track(range(steps), description=kind):
+        time.sleep(0.01)
+        if step == steps // 2 and (kind == "failing" or (kind == "retried" and progress_observer.attempt == 1)):
+            raise Planned

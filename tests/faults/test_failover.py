@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.base import Attempt, Report
 from dramatiq_progress.stores.redis import RedisStore
 from tests import topologies
+from tests.faults import tasks
+from tests.faults.scene import SceneFactory
 from tests.store_server import Server
 from tests.test_outages import Steps, found, when
 from tests.topologies import Topology
@@ -218,3 +220,30 @@ def test_records_are_written_and_read_while_their_slots_move(cluster: Topology, 
         readings = store.read([each.message_id for each in attempts])
         assert [each and each.current for each in readings] == [step] * len(attempts), done
     assert target.is_master() and step > 12
+
+
+@pytest.mark.parametrize("make_topology", [topologies.sentinel, topologies.cluster])
+def test_the_jobs_of_a_worker_are_right_after_a_failover(
+    make_topology: Callable[[Path], AbstractContextManager[Topology]], make_scene: SceneFactory, tmp_path: Path
+) -> None:
+    """With a real worker: some jobs end before the master is killed, some while there is none, some afterwards."""
+    folder = tmp_path / "servers"
+    folder.mkdir()
+    with make_topology(folder) as topology:
+        scene = make_scene(store=topology)
+        go_on = tmp_path / "go-on"
+        with scene.worker("-p", "1", "-t", "4"):
+            before = scene.send(tasks.report_for, 0.1)
+            scene.when(before, State.DONE)
+            meanwhile, lasting = scene.send(tasks.report_for, 1.0), scene.send(tasks.wait_for, str(go_on))
+            scene.when(lasting, State.RUNNING, current=1)
+            key = f"dramatiq-progress:{lasting.message_id}"
+            lost = topology.kill_master(key)
+            # A replica may not have heard of the last writes.
+            scene.lost_records()
+            wait_until(lambda: scene.deeds(meanwhile, "ended"))
+            topology.wait_for_failover(lost, key)
+            scene.when(meanwhile, State.DONE)
+            scene.when(lasting, State.RUNNING, current=1)
+            go_on.touch()
+            scene.heal()

@@ -85,6 +85,13 @@ THROUGH_TROUBLE = [
         lives=(0, 0, 0, 1),
         gone={"m"},
     ),
+    # Failed, and its worker died before it could say so to the broker.
+    history(
+        seen(FAILED, version=3),
+        seen(RUNNING, attempt=2, version=4),
+        seen(FAILED, attempt=2, version=5),
+        deeds=[Deed(1, "m", "failed", why="Planned")],
+    ),
     # Given up, having killed its workers.
     history(seen(FAILED, attempt=3, version=5), ended=False, given_up={"m"}),
 ]
@@ -103,6 +110,11 @@ BAD = {
         seen(DONE, version=3, current=10),
         seen(RUNNING, attempt=2, version=4),
         seen(DONE, attempt=2, version=5, current=10),
+        deeds=[Deed(0.5, "m", "ended", current=10)],
+    ),
+    "left a final state, failed": history(
+        seen(FAILED, version=3),
+        seen(DONE, version=4, current=10),
         deeds=[Deed(0.5, "m", "ended", current=10)],
     ),
     "fell within an attempt": history(

@@ -15,12 +15,9 @@ from django.test import Client
 
 from dramatiq_progress import State
 from tests.faults import tasks
-from tests.faults.scene import Scene, SceneFactory
+from tests.faults.scene import RECOVERY, TROUBLE, Scene, SceneFactory
 from tests.store_server import Server
 from tests.waiting import wait_until
-
-TROUBLE = "Progress is not being written or read"
-RECOVERY = "The progress store answers again."
 
 
 def overtime(scene: Scene, tracked: dramatiq.Message[Any], untracked: dramatiq.Message[Any]) -> float:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-#: Seconds until a reader should ask again, by what it has just been told.
-POLL_AFTER_RUNNING_SECONDS = 0.5
-POLL_AFTER_WAITING_SECONDS = 1.0
-POLL_AFTER_LOST_SECONDS = 2.0
-POLL_AFTER_LONGEST_SECONDS = 5.0
+from . import polling
+
+#: What of an answer passes by itself, and so is no news to a reader.
+CLOCKS = frozenset({"elapsed", "rate", "eta", "retry_in", "poll_after"})
 
 Number = int | float
 
@@ -75,6 +74,8 @@ class Progress:
       metadata: What the actor attached for the page.
       result: The public result of a message that is `done`, or what the user is told of one that ended otherwise.
       version: Increases with each change of the record.
+      silence: Seconds since the last report, or before the first since the attempt began, or since it went to its
+        queue; while `retrying`, since the next attempt was due. Not part of the JSON.
     """
 
     id: str
@@ -95,6 +96,7 @@ class Progress:
     metadata: dict[str, Any] = field(default_factory=dict)
     result: Any = None
     version: int = 0
+    silence: float = 0.0
 
     @property
     def complete(self) -> bool:
@@ -120,12 +122,17 @@ class Progress:
 
     @property
     def poll_after(self) -> float:
-        """Seconds until it is worth asking again."""
-        if self.state is State.LOST:
-            return POLL_AFTER_LOST_SECONDS
-        if self.state is State.RETRYING and self.retry_in is not None:
-            return min(max(self.retry_in, POLL_AFTER_RUNNING_SECONDS), POLL_AFTER_LONGEST_SECONDS)
-        return POLL_AFTER_WAITING_SECONDS if self.state.is_pending else POLL_AFTER_RUNNING_SECONDS
+        """Seconds until it is worth asking again: see `polling.poll_after`."""
+        return polling.poll_after(
+            state=self.state,
+            silence=self.silence,
+            current=self.current,
+            total=self.total,
+            rate=self.rate,
+            elapsed=self.elapsed,
+            retry_in=self.retry_in,
+            queue_position=self.queue_position,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON object of the wire, as plain Python values.
@@ -207,11 +214,22 @@ class Progress:
             metadata=json.loads(record.get("metadata", "{}")),
             result=_result(state, record.get("result")),
             version=int(record["version"]),
+            silence=_silence(state, record, now),
         )
 
 
 def _seconds_until(moment: str | None, now: float) -> float | None:
     return None if moment is None else max(0.0, round(float(moment) - now, 1))
+
+
+def _silence(state: State, record: Mapping[str, str], now: float) -> float:
+    if state.is_pending:
+        since = record.get("enqueued_at")
+    elif state is State.RETRYING:
+        since = record.get("retry_at")
+    else:
+        since = record.get("reported_at", record.get("started_at"))
+    return 0.0 if since is None else max(0.0, now - float(since))
 
 
 def _elapsed(record: Mapping[str, str], now: float) -> float | None:

@@ -5,4 +5,7 @@ from django.urls import path
 from . import views
 
 app_name = "dramatiq_progress"
-urlpatterns = [path("<str:message_id>/", views.detail, name="detail")]
+urlpatterns = [
+    path("", views.listing, name="list"),
+    path("<str:message_id>/", views.detail, name="detail"),
+]

@@ -1,47 +1,130 @@
-"""The JSON view that a bar polls. It reads one record and writes nothing."""
+"""The JSON that bars poll: one message, or all of a page in one answer. It reads records and writes nothing."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 
+from django.core.exceptions import BadRequest, TooManyFieldsSent
+from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils.cache import get_conditional_response
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 
 from .errors import StoreUnavailable
+from .progress import CLOCKS, Progress
 from .recorder import get_recorder
-from .stores import get_progress
+from .stores import get_store
 
 #: What a message id in a URL may be; Dramatiq's own are UUIDs.
 MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+#: How many messages one request may ask for, and how many characters that takes at the most ("id=…&" and some more).
+MOST_IDS = 100
+LONGEST_QUERY = 8_000
 
 #: When to ask again after the store could not be reached.
 RETRY_AFTER_SECONDS = 2
 
 
-# Exempt, so that a POST is told 405 and not that it lacks a token: nothing here changes anything.
-@csrf_exempt
-@require_safe
+def _progress_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    # Exempt, so that a POST is told 405 and not that it lacks a token: nothing here changes anything.
+    @csrf_exempt
+    @require_safe
+    @wraps(view)
+    def answer(request: HttpRequest, **captured: str) -> HttpResponse:
+        try:
+            return view(request, **captured)
+        except BadRequest as error:
+            return _answer({"error": "bad_request", "detail": str(error)}, status=400)
+        except StoreUnavailable as error:
+            # Logged once, however many browsers ask.
+            get_recorder().trouble(error)
+            response = _answer({"error": "store_unavailable"}, status=503)
+            response["Retry-After"] = str(RETRY_AFTER_SECONDS)
+            return response
+
+    return answer
+
+
+@_progress_view
 def detail(request: HttpRequest, message_id: str) -> HttpResponse:
     """The progress of one message as JSON (see docs/json.md); 404 when there is none, 503 without a store."""
-    if MESSAGE_ID.fullmatch(message_id) is None:
+    found = _read(request, [message_id]) if MESSAGE_ID.fullmatch(message_id) else []
+    if not found:
         return _answer({"error": "not_found"}, status=404)
+    return _answer_progress(request, found[0].as_dict(), found)
+
+
+@_progress_view
+def listing(request: HttpRequest) -> HttpResponse:
+    """The progress of each message named by an ``id`` in the query, in one object; 400 when the ids make no sense."""
+    message_ids = _asked_for(request)
+    found = _read(request, message_ids)
+    known = {progress.id for progress in found}
+    content = {
+        "messages": [progress.as_dict() for progress in found],
+        "unknown": [message_id for message_id in message_ids if message_id not in known],
+    }
+    return _answer_progress(request, content, found)
+
+
+def _read(request: HttpRequest, message_ids: Sequence[str]) -> list[Progress]:
+    """What this request may know of these messages, without those that are not there."""
+    return [progress for progress in get_store().read(message_ids) if progress is not None]
+
+
+def _asked_for(request: HttpRequest) -> list[str]:
+    # Before it is parsed: a query may be as long as the web server lets it.
+    if (length := len(request.META.get("QUERY_STRING", ""))) > LONGEST_QUERY:
+        raise BadRequest(
+            f"The query has {length:,} characters, at most {LONGEST_QUERY:,} are read: ask for up to {MOST_IDS} ids."
+        )
     try:
-        progress = get_progress(message_id)
-    except StoreUnavailable as error:
-        # Logged once, however many browsers ask.
-        get_recorder().trouble(error)
-        response = _answer({"error": "store_unavailable"}, status=503)
-        response["Retry-After"] = str(RETRY_AFTER_SECONDS)
-        return response
-    if progress is None:
-        return _answer({"error": "not_found"}, status=404)
-    return _answer(progress.as_dict())
+        message_ids = list(dict.fromkeys(request.GET.getlist("id")))
+    except TooManyFieldsSent as error:
+        raise BadRequest(f"The query has too many fields: ask for up to {MOST_IDS} ids.") from error
+    if not message_ids:
+        raise BadRequest("There is no id: ask as in ?id=ONE&id=ANOTHER.")
+    if len(message_ids) > MOST_IDS:
+        raise BadRequest(f"There are {len(message_ids):,} ids, at most {MOST_IDS} are answered: ask several times.")
+    for message_id in message_ids:
+        if MESSAGE_ID.fullmatch(message_id) is None:
+            raise BadRequest(f"{message_id!r:.80} is no message id: those are 1 to 64 of A-Z, a-z, 0-9, _ and -.")
+    return message_ids
+
+
+def _answer_progress(request: HttpRequest, content: dict[str, object], found: Iterable[Progress]) -> HttpResponse:
+    response: HttpResponse = _answer(content)
+    response["ETag"] = _etag(content)
+    response = get_conditional_response(request, etag=response["ETag"], response=response)  # type: ignore[assignment]
+    if waits := [progress.poll_after for progress in found]:
+        # A 304 has no body to say it in, and it becomes longer while nothing happens.
+        response["Poll-After"] = str(min(waits))
+    return response
+
+
+def _etag(content: dict[str, object]) -> str:
+    # Of the answer, since a place in the line and `lost` change without a write. Weak, because answers that differ by
+    # their clocks share it; and a proxy that compresses leaves a weak one as it is.
+    text = json.dumps(_without_clocks(content), cls=DjangoJSONEncoder)
+    return f'W/"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
+
+
+def _without_clocks(content: dict[str, object]) -> dict[str, object]:
+    messages = content.get("messages")
+    if isinstance(messages, list):
+        return {**content, "messages": [_without_clocks(each) for each in messages]}
+    return {key: value for key, value in content.items() if key not in CLOCKS}
 
 
 def _answer(content: dict[str, object], *, status: int = 200) -> JsonResponse:
     response = JsonResponse(content, status=status)
-    # No cache in between may answer in our place, nor keep what only this visitor may see.
+    # No cache in between may answer in our place, nor keep what only this visitor may see. The bar keeps ETags itself.
     response["Cache-Control"] = "private, no-store"
     response["X-Content-Type-Options"] = "nosniff"
     return response

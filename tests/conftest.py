@@ -15,7 +15,7 @@ from dramatiq_progress.recorder import get_recorder
 from dramatiq_progress.stores import Store, get_store
 from tests import servers, topologies
 
-pytest_plugins = ["tests.browser", "tests.rabbitmq", "tests.faults.scene"]
+pytest_plugins = ["tests.bars", "tests.browser", "tests.rabbitmq", "tests.faults.scene"]
 
 # A busy machine is no failure; and what passes once in CI passes again.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=os.environ.get("CI") == "true")

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import dramatiq_progress
 from tests.waiting import wait_until
 
 STATIC = Path(dramatiq_progress.__file__).parent / "static"
+LIST = "/progress/"
 CONTENT_TYPES = {".js": "text/javascript", ".css": "text/css"}
 
 
@@ -34,18 +36,21 @@ class Reply:
 class ScriptedSite:
     """Serves ``/`` (the page), ``/static/…`` and, for every other path, the replies set by `say`.
 
+    ``/progress/?id=m1&id=m2`` is put together from the replies of ``/progress/m1/`` and ``/progress/m2/``, unless it
+    has replies of its own, said of ``/progress/``. A reply that is neither 200 nor 404 stands for the whole.
+
     Attributes:
       html: The page.
       page_headers: Headers of the page, such as a Content Security Policy.
       polls: The path of every request below ``/progress/`` so far.
-      poll_headers: The headers of the last of them.
+      poll_headers: The headers of each of them.
     """
 
     def __init__(self) -> None:
         self.html = ""
         self.page_headers: dict[str, str] = {}
         self.polls: list[str] = []
-        self.poll_headers: Mapping[str, str] = {}
+        self.poll_headers: list[Mapping[str, str]] = []
         self._replies: dict[str, deque[Reply]] = {}
         self._lock = threading.Lock()
         self._let_go = threading.Event()
@@ -85,12 +90,19 @@ class ScriptedSite:
         with self._lock:
             if path.startswith("/progress/"):
                 self.polls.append(path)
-                self.poll_headers = headers
-            replies = self._replies.get(path) or deque([Reply(status=404, json={"error": "not_found"})])
-            reply = replies[0] if len(replies) == 1 else replies.popleft()
+                self.poll_headers.append(headers)
+            ids = parse_qs(urlsplit(path).query).get("id")
+            if ids and LIST not in self._replies:
+                reply = _in_one({each: self._next(f"{LIST}{each}/") for each in ids})
+            else:
+                reply = self._next(LIST if ids else path)
         if reply.held:
             self._let_go.wait()
         return reply
+
+    def _next(self, path: str) -> Reply:
+        replies = self._replies.get(path) or deque([Reply(status=404, json={"error": "not_found"})])
+        return replies[0] if len(replies) == 1 else replies.popleft()
 
     def _make_handler(self) -> type[BaseHTTPRequestHandler]:
         site = self
@@ -117,15 +129,30 @@ class ScriptedSite:
             def _send(self, status: int, body: bytes, content_type: str, headers: Mapping[str, str]) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(body)))
+                if status != 304:
+                    self.send_header("Content-Length", str(len(body)))
                 for name, value in headers.items():
                     self.send_header(name, value)
                 # A browser that has given the request up is no trouble of ours.
                 with suppress(BrokenPipeError, ConnectionResetError):
                     self.end_headers()
-                    self.wfile.write(body)
+                    if status != 304:
+                        self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
         return Handler
+
+
+def _in_one(replies: Mapping[str, Reply]) -> Reply:
+    for reply in replies.values():
+        if reply.status not in (200, 404) or reply.drop or reply.text is not None:
+            return reply
+    return Reply(
+        json={
+            "messages": [reply.json | {"id": each} for each, reply in replies.items() if reply.status == 200],
+            "unknown": [each for each, reply in replies.items() if reply.status == 404],
+        },
+        held=any(reply.held for reply in replies.values()),
+    )

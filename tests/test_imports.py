@@ -15,7 +15,7 @@ PACKAGE = Path(dramatiq_progress.__file__).parent
 
 #: A module may import those in the rows above its own, and its own package's.
 ORDER = [
-    {"errors", "conf", "signals"},
+    {"errors", "conf", "signals", "polling"},
     {"progress"},
     {"stores", "rate", "values"},
     {"recorder"},

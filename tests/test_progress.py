@@ -148,8 +148,18 @@ def test_results_show_only_at_the_end() -> None:
     assert from_record(state="failed", result='"Line 7 is bad."').result == "Line 7 is bad."
 
 
-def test_a_reader_is_told_to_come_back_no_sooner_than_it_matters() -> None:
-    assert progress(state=State.RUNNING).poll_after < progress(state=State.ENQUEUED).poll_after
-    assert progress(state=State.RETRYING, retry_in=0.0).poll_after == 0.5
-    assert progress(state=State.RETRYING, retry_in=2.0).poll_after == 2.0
-    assert progress(state=State.RETRYING, retry_in=900.0).poll_after == 5.0
+@pytest.mark.parametrize(
+    ("fields", "silence"),
+    [
+        ({"state": "enqueued", "enqueued_at": "90"}, 10),
+        ({"state": "delayed", "enqueued_at": "40"}, 60),
+        ({"state": "running", "started_at": "70"}, 30),
+        ({"state": "running", "started_at": "70", "reported_at": "95"}, 5),
+        ({"state": "lost", "started_at": "70", "reported_at": "75"}, 25),
+        ({"state": "retrying", "retry_at": "90", "reported_at": "10"}, 10),
+        ({"state": "retrying", "retry_at": "140"}, 0),
+    ],
+)
+def test_silence_counts_from_the_last_news(fields: dict[str, str], silence: float) -> None:
+    assert from_record(now=100, **fields).silence == silence
+    assert "silence" not in from_record(now=100, **fields).as_dict()

@@ -42,7 +42,7 @@ def test_the_script_tag_uses_the_names_of_the_storage(settings: Any, tmp_path: A
 
 def test_a_bar_takes_a_message_id() -> None:
     html = render("{% dramatiq_progress message_id %}", message_id="0b54e7ea-c5d0_1")
-    assert html == '<dramatiq-progress src="/progress/0b54e7ea-c5d0_1/"></dramatiq-progress>'
+    assert html == '<dramatiq-progress list="/progress/" src="/progress/0b54e7ea-c5d0_1/"></dramatiq-progress>'
 
 
 def test_a_bar_takes_a_message() -> None:
@@ -56,9 +56,13 @@ def test_options_become_attributes() -> None:
         label='Get "it" & <go>',
     )
     assert html == (
-        '<dramatiq-progress class="wide" download="Get &quot;it&quot; &amp; &lt;go&gt;" id="one"'
+        '<dramatiq-progress class="wide" download="Get &quot;it&quot; &amp; &lt;go&gt;" id="one" list="/progress/"'
         ' src="/progress/m1/" show-result></dramatiq-progress>'
     )
+
+
+def test_a_bar_may_ask_by_itself() -> None:
+    assert bar("m1", list=None) == '<dramatiq-progress src="/progress/m1/"></dramatiq-progress>'
 
 
 def test_an_option_that_is_none_is_left_out() -> None:

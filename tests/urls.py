@@ -28,8 +28,14 @@ def follow(request: HttpRequest, message_id: str) -> HttpResponse:
     return render(request, "tests/import.html", {"message_id": message_id})
 
 
+def follow_many(request: HttpRequest) -> HttpResponse:
+    """Show how far many messages are."""
+    return render(request, "tests/bars.html", {"message_ids": request.GET.getlist("id")})
+
+
 urlpatterns = [
     path("progress/", include("dramatiq_progress.urls")),
     path("", upload),
     path("import/<str:message_id>/", follow, name="import"),
+    path("bars/", follow_many),
 ]

@@ -40,14 +40,16 @@ def bar(message: str | Message[Any], **attributes: str | bool | None) -> SafeStr
     Parameters:
       message: A message's id, or the message that an actor's ``send`` returned.
       attributes: Attributes of the element, with ``_`` for ``-``: ``show_result=True``, ``redirect=True``,
-        ``download="Get the ZIP"``, ``label="Import"``, ``id="one"``. One that is False or None is left out.
+        ``download="Get the ZIP"``, ``label="Import"``, ``id="one"``. One that is False or None is left out;
+        ``list=None`` makes a bar ask by itself, and not together with the others of the page.
 
     Raises:
       TemplateSyntaxError: There is no such message id.
       ImproperlyConfigured: The package's URLs are not included in the project's.
     """
     named = {name.replace("_", "-"): value for name, value in attributes.items()}
-    named["src"] = _address(_message_id(message))
+    named.setdefault("list", _address("list"))
+    named["src"] = _address("detail", _message_id(message))
     return format_html("<dramatiq-progress{}></dramatiq-progress>", flatatt(named))
 
 
@@ -62,9 +64,9 @@ def _message_id(message: object) -> str:
     )
 
 
-def _address(message_id: str) -> str:
+def _address(name: str, *arguments: str) -> str:
     try:
-        return reverse("dramatiq_progress:detail", args=[message_id])
+        return reverse(f"dramatiq_progress:{name}", args=arguments)
     except NoReverseMatch as error:
         raise ImproperlyConfigured(
             "The URLs of dramatiq_progress are not included. Add to the urlpatterns of your urls.py: "

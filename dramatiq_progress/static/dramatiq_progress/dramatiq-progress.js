@@ -1,10 +1,9 @@
 /**
- * <dramatiq-progress src="/progress/ID/">: the bar a person looks at, at the end of the flow.
- * JSON of one message comes in by polling; a bar, a line of text and the events `progress`, `done`, `failed` go out.
- * It draws what was reported and nothing else. Reference: docs/bar.md.
+ * <dramatiq-progress src="/progress/ID/">: the bar, at the end of the flow. JSON comes in by polling; a bar, a line of
+ * text and the events `progress`, `done`, `failed` go out. Reference: docs/bar.md.
  */
 
-/** Everything the bar can say, in one language; `locale` is the language of its numbers and durations. */
+/** All that the bar says; `locale` is the language of its numbers and durations. */
 export const TEXTS = {
   locale: "en",
   label: "Progress",
@@ -39,29 +38,32 @@ const POLL_FASTEST_SECONDS = 0.1;
 const POLL_MISSING_SECONDS = 30;
 const WAIT_LONGEST_SECONDS = 3600;
 const REQUEST_LIMIT_SECONDS = 10;
+const LIST_LONGEST = 100;
 const FIRST_ANSWER_LIMIT_SECONDS = 120;
 const BACK_OFF_FIRST_SECONDS = 1;
 const BACK_OFF_LONGEST_SECONDS = 30;
-const MISSING_STATUSES = [401, 403, 404, 410];
+const MISSING_STATUSES = [404, 410];
 const DENIED_STATUSES = [401, 403];
+/** What follows the list's address in a message's own. */
+const LISTED = /^([\w-]{1,64})\/$/;
 
 const LIVE_STATES = ["enqueued", "delayed", "running", "retrying", "lost"];
 const FINAL_STATES = ["done", "failed", "cancelled", "skipped"];
-const CELERY_STATES = new Map([
-  ["PENDING", "enqueued"],
-  ["STARTED", "running"],
-  ["PROGRESS", "running"],
-  ["RETRY", "retrying"],
-  ["SUCCESS", "done"],
-  ["FAILURE", "failed"],
-  ["REVOKED", "cancelled"],
-  ["IGNORED", "skipped"],
-]);
-/** What passes by itself between two answers, and so is no news. */
+const CELERY_STATES = {
+  __proto__: null,
+  PENDING: "enqueued",
+  STARTED: "running",
+  PROGRESS: "running",
+  RETRY: "retrying",
+  SUCCESS: "done",
+  FAILURE: "failed",
+  REVOKED: "cancelled",
+  IGNORED: "skipped",
+};
 const CLOCKS = ["elapsed", "rate", "eta", "retry_in", "poll_after"];
 
 const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
-// Not Date: a clock that is set while a job runs must not stop its bar.
+// Not Date: a clock may be set while a job runs.
 const now = () => performance.now() / 1000;
 const later = (seconds, act) => setTimeout(act, seconds * 1000);
 
@@ -71,7 +73,7 @@ function isAnswer(answer) {
   return typeof answer?.complete === "boolean";
 }
 
-/** The same view of an answer, whether our own server wrote it or one that speaks celery-progress's keys. */
+/** One view of an answer, of our server or of one that speaks celery-progress's keys. */
 function readAnswer(answer) {
   const { current = 0, total = null, description = "" } = answer.progress ?? {};
   const state = readState(answer);
@@ -81,7 +83,7 @@ function readAnswer(answer) {
 
 function readState({ state, complete, success, progress }) {
   if (LIVE_STATES.includes(state) || FINAL_STATES.includes(state)) return state;
-  if (CELERY_STATES.has(state)) return CELERY_STATES.get(state);
+  if (CELERY_STATES[state]) return CELERY_STATES[state];
   if (complete) return success ? "done" : "failed";
   return progress?.pending ? "enqueued" : "running";
 }
@@ -91,15 +93,15 @@ function readPercent({ percent, current, total }) {
   return Number.isFinite(percent) ? clamp(percent, 0, 100) : null;
 }
 
-/** An answer as text without its clocks, to tell news from the mere passing of time. */
+/** An answer as text, without what passes by itself. */
 function newsOf(answer) {
   return JSON.stringify(answer, (key, value) => (CLOCKS.includes(key) ? undefined : value));
 }
 
-/** The result as an address that is safe to follow: http(s), of this very site. Else null. */
+/** The result as an address of this very site, or null. */
 function linkOf(result) {
   const address = typeof result === "string" ? result : result?.url;
-  // Without this, any sentence would be an address relative to the page.
+  // Else any sentence would be an address relative to the page.
   if (!/^(\/|https?:)/i.test(address) || !URL.canParse(address, location.href)) return null;
   const url = new URL(address, location.href);
   return url.origin === location.origin ? url.href : null;
@@ -111,7 +113,7 @@ const insert = (text, values) => text.replace(/\{(\w+)\}/g, (place, name) => val
 const formatNumber = (value, texts) => new Intl.NumberFormat(texts.locale).format(value);
 
 function formatPercent(percent, texts) {
-  // Rounded down: 99.9 % is not yet all of it.
+  // Rounded down: 99.9 % is not all.
   return new Intl.NumberFormat(texts.locale, { style: "percent" }).format(Math.floor(percent) / 100);
 }
 
@@ -150,7 +152,7 @@ function describeRetry({ attempt, retries_left: left }, retryIn, texts) {
   return insert(texts.attemptOf, { ...values, attempts: formatNumber(attempt + left, texts) });
 }
 
-/** A result as a person would write it: "imported: 20,000, skipped: 3". */
+/** As a person would write it: "imported: 20,000, skipped: 3". */
 function describeResult(result, texts) {
   if (result == null) return "";
   if (typeof result === "number") return formatNumber(result, texts);
@@ -164,117 +166,197 @@ function describeResult(result, texts) {
 
 // ---- Asking ----
 
-function readRetryAfter(response) {
-  const header = response.headers.get("Retry-After") ?? 0;
-  const seconds = Number.isNaN(Number(header)) ? (Date.parse(header) - Date.now()) / 1000 : Number(header);
-  return clamp(seconds || 0, 0, WAIT_LONGEST_SECONDS);
+function readRetryAfter({ headers }) {
+  const value = headers.get("Retry-After");
+  // By the server's clock: the visitor's may be wrong.
+  const today = Date.parse(headers.get("Date")) || Date.now();
+  return clamp(Number(value) || (Date.parse(value) - today) / 1000 || 0, 0, WAIT_LONGEST_SECONDS);
+}
+
+/** What a 304 says: the last answer, with its clocks gone on. */
+function repeat({ answer, heardAt }, pollAfter) {
+  const goOn = (seconds) => seconds && Math.max(0, seconds - (now() - heardAt));
+  return { ...answer, eta: goOn(answer.eta), retry_in: goOn(answer.retry_in), poll_after: pollAfter || answer.poll_after };
 }
 
 /**
- * Asks as often as the answers say, while the page is visible, until it is stopped; after trouble ever more rarely.
- * It knows nothing of bars: `ask(signal)` gives a Response; the others hear what came of it.
+ * Asks a server about messages, all that are due in one request, while the page is visible. Bars with the same `list`
+ * share one, from the first to the last; a bar without has its own.
  */
 class Poller {
-  #ask;
-  #onAnswer;
-  #onMissing;
-  #onTrouble;
-  #timer;
+  static #pollers = new Map();
+  #list;
+  #most = LIST_LONGEST;
+  #messages = new Map();
+  #listening = new AbortController();
   #request = null;
-  #listening = null;
-  #failures = 0;
+  #timer;
+  #backOff = 0;
+  #resumeAt = 0;
   #notBefore = 0;
-  #heard = false;
-  #missingSince = null;
 
-  constructor({ ask, onAnswer, onMissing, onTrouble }) {
-    this.#ask = ask;
-    this.#onAnswer = onAnswer;
-    this.#onMissing = onMissing;
-    this.#onTrouble = onTrouble;
+  /** Asks for a bar from now on; gives the function that ends it. */
+  static watch(bar) {
+    const { src, list, kind } = bar;
+    const id = list && src.startsWith(list) && LISTED.exec(src.slice(list.length))?.[1];
+    const name = id ? kind + list : bar;
+    const poller = Poller.#pollers.get(name) ?? new Poller(list);
+    Poller.#pollers.set(name, poller);
+    poller.#add(bar, id);
+    return () => poller.#remove(bar) && Poller.#pollers.delete(name);
   }
 
-  start() {
-    this.stop();
-    this.#listening = new AbortController();
+  constructor(list) {
+    this.#list = list;
     const { signal } = this.#listening;
-    document.addEventListener("visibilitychange", () => this.#wake(), { signal });
-    window.addEventListener("online", () => this.#wake(), { signal });
-    this.#wake();
+    // `persisted` is false when the page is first shown.
+    const wake = ({ persisted }) => persisted === false || this.#wake();
+    for (const type of ["visibilitychange", "pageshow", "online", "offline"]) {
+      addEventListener(type, wake, { signal, capture: true });
+    }
   }
 
-  stop() {
+  #add(bar, id) {
+    const { src } = bar;
+    const message = this.#messages.get(src) ?? { src, id, bars: new Set(), pollAfter: 0 };
+    this.#messages.set(src, message);
+    message.bars.add(bar);
+    message.due = this.#resumeAt;
+    this.#schedule();
+  }
+
+  /** Whether it was the last. */
+  #remove(bar) {
+    const message = this.#messages.get(bar.src);
+    if (!message?.bars.delete(bar)) return false;
+    if (!message.bars.size) this.#messages.delete(bar.src);
+    if (this.#messages.size) return false;
+    this.#listening.abort();
+    this.#stop();
+    return true;
+  }
+
+  #stop() {
     clearTimeout(this.#timer);
-    this.#listening?.abort();
     this.#request?.abort();
     this.#request = null;
   }
 
   #wake() {
-    if (!this.#request) this.#schedule(0);
+    if (document.hidden) return clearTimeout(this.#timer);
+    this.#stop();
+    this.#backOff = 0;
+    this.#resume(0);
   }
 
-  #schedule(seconds) {
+  #resume(seconds) {
+    this.#resumeAt = now() + seconds;
+    for (const message of this.#messages.values()) message.due = this.#resumeAt;
+    this.#schedule();
+  }
+
+  /** The most urgent first. */
+  #line() {
+    return [...this.#messages.values()].sort((one, other) => one.due - other.due);
+  }
+
+  #schedule() {
     clearTimeout(this.#timer);
-    if (document.hidden) return;
-    this.#timer = later(Math.max(seconds, this.#notBefore - now()), () => this.#poll());
+    if (document.hidden || this.#request || !this.#messages.size) return;
+    const at = Math.max(this.#line()[0].due, this.#notBefore, now());
+    this.#timer = later(at - now(), () => this.#poll());
   }
 
   async #poll() {
+    const line = this.#line();
+    const at = Math.max(line[0].due, now()); // Timers may be early by a fraction.
+    // What is nearly due goes with a request that is made anyway.
+    const batch = line.filter(({ due, pollAfter }) => due - pollAfter / 8 <= at).slice(0, this.#most);
     const request = new AbortController();
     this.#request = request;
     const limit = later(REQUEST_LIMIT_SECONDS, () => request.abort());
-    const outcome = await this.#exchange(request.signal);
+    // No network, no answer in time, a page where JSON should be: all the same.
+    const outcome = await this.#exchange(batch, request.signal).catch(() => ({}));
     clearTimeout(limit);
     if (this.#request !== request) return; // Stopped meanwhile: nobody wants this answer.
     this.#request = null;
-    this.#handle(outcome);
+    if (outcome.answerTo) this.#handle(batch, outcome);
+    else this.#fail(outcome.retryAfter ?? 0);
   }
 
-  async #exchange(signal) {
-    try {
-      const response = await this.#ask(signal);
-      if (MISSING_STATUSES.includes(response.status)) return { missing: response.status };
-      if (!response.ok) return { retryAfter: readRetryAfter(response) };
-      const answer = await response.json();
-      return isAnswer(answer) ? { answer } : {};
-    } catch {
-      return {}; // No network, no answer in time, or a page where JSON should be: all the same to a bar.
-    }
+  /** Gives `answerTo(message)` and what goes with it; nothing of it after trouble. */
+  async #exchange(batch, signal) {
+    const [{ src, bars, version }] = batch;
+    const [bar] = bars;
+    const isList = batch.length > 1;
+    // Sorted: the same messages have the same ETag.
+    const url = isList ? `${this.#list}?id=${batch.map(({ id }) => id).sort().join("&id=")}` : src;
+    // A 304 means something to messages that all heard that very answer last.
+    const known = version?.url === url && batch.every((message) => message.version === version);
+    const response = await bar.ask(signal, url, known && version.etag);
+    const { status, headers } = response;
+    const pollAfter = Number(headers.get("Poll-After"));
+    if (known && status === 304) return { version, answerTo: (message) => repeat(message, pollAfter) };
+    const denied = DENIED_STATUSES.includes(status);
+    if (denied || (!isList && MISSING_STATUSES.includes(status))) return { denied, answerTo: () => null };
+    // No list, or none for so long an address: from now on one by one.
+    if (isList && status >= 400 && status < 429) this.#most = 1;
+    if (!response.ok) return { retryAfter: readRetryAfter(response) };
+    const answer = await response.json();
+    const answers = isList ? answer.messages : [answer];
+    if (!answers.every(isAnswer)) return {};
+    const answerTo = ({ id }) => (isList ? answers.find((each) => each.id === id) : answer);
+    return { version: { url, etag: headers.get("ETag") }, answerTo };
   }
 
   /** The next poll is set before anybody hears of this one, so that a listener may stop it. */
-  #handle({ answer, missing, retryAfter = 0 }) {
-    this.#failures = answer || missing ? 0 : this.#failures + 1;
-    if (answer) return this.#handleAnswer(answer);
-    if (missing) return this.#handleMissing(DENIED_STATUSES.includes(missing));
-    this.#notBefore = now() + retryAfter;
-    this.#schedule(this.#backOff());
-    this.#onTrouble();
+  #handle(batch, { answerTo, version, denied }) {
+    this.#backOff = 0;
+    for (const message of batch) {
+      const answer = answerTo(message);
+      message.pollAfter = answer ? this.#take(message, answer, version) : this.#miss(message, denied);
+    }
+    // The quickest first, for the slower ones to fall into step with.
+    batch.sort((one, other) => one.pollAfter - other.pollAfter);
+    for (const message of batch) message.due = this.#join(message.pollAfter);
+    this.#schedule();
+    for (const { bars, answer, isOver } of batch) {
+      for (const bar of [...bars]) {
+        if (!bars.has(bar)) continue;
+        if (answer) bar.onAnswer(answer);
+        else bar.onMissing(isOver, denied);
+      }
+    }
   }
 
-  #handleAnswer(answer) {
-    this.#heard = true;
-    this.#missingSince = null;
+  /** When to ask after so many seconds: in the second half of them with others, if any are due. */
+  #join(seconds) {
+    const last = now() + seconds;
+    const dues = this.#line().map(({ due }) => due);
+    return dues.findLast((due) => due <= last && due >= last - seconds / 2) ?? last;
+  }
+
+  #take(message, answer, version) {
+    Object.assign(message, { answer, version, heardAt: now(), missingSince: null });
     const seconds = Number.isFinite(answer.poll_after) ? answer.poll_after : POLL_AFTER_SECONDS;
-    this.#schedule(clamp(seconds, POLL_FASTEST_SECONDS, WAIT_LONGEST_SECONDS));
-    this.#onAnswer(answer);
+    return clamp(seconds, POLL_FASTEST_SECONDS, WAIT_LONGEST_SECONDS);
   }
 
-  #handleMissing(denied) {
-    this.#missingSince ??= now();
-    const missingFor = now() - this.#missingSince;
-    const waiting = !this.#heard && !denied && missingFor < FIRST_ANSWER_LIMIT_SECONDS;
-    const rarely = denied || (!this.#heard && !waiting);
-    // While there is hope, a tenth of the time already waited: whoever comes back is noticed in proportion.
-    this.#schedule(rarely ? POLL_MISSING_SECONDS : clamp(missingFor / 10, POLL_AFTER_SECONDS, POLL_MISSING_SECONDS));
-    this.#onMissing(this.#heard ? "expired" : waiting ? "waiting" : "not-found", denied);
+  #miss(message, denied) {
+    message.answer = message.version = null;
+    message.missingSince ??= now();
+    const missingFor = now() - message.missingSince;
+    message.isOver = denied || missingFor >= FIRST_ANSWER_LIMIT_SECONDS;
+    return message.isOver ? POLL_MISSING_SECONDS : Math.max(missingFor / 10, POLL_AFTER_SECONDS);
   }
 
-  /** Half of it by chance, so that a thousand bars do not come back to a restarted server all at once. */
-  #backOff() {
-    const longest = Math.min(BACK_OFF_FIRST_SECONDS * 2 ** (this.#failures - 1), BACK_OFF_LONGEST_SECONDS);
-    return longest * (0.5 + Math.random() / 2);
+  /** By chance, so that a thousand pages do not come back all at once. */
+  #fail(retryAfter) {
+    this.#backOff = clamp(this.#backOff * 2, BACK_OFF_FIRST_SECONDS, BACK_OFF_LONGEST_SECONDS);
+    this.#notBefore = now() + retryAfter;
+    const chance = Math.random() / 2;
+    this.#resume(retryAfter ? retryAfter + chance : this.#backOff * (1 - chance));
+    for (const { bars } of this.#line()) for (const bar of bars) bar.onTrouble();
   }
 }
 
@@ -289,7 +371,7 @@ function part(name, attributes = {}, children = []) {
 }
 
 export class DramatiqProgress extends HTMLElement {
-  static observedAttributes = ["src", "label", "aria-label"];
+  static observedAttributes = ["src", "list", "label", "aria-label"];
 
   #text = part("text");
   #remaining = part("remaining", { hidden: "" });
@@ -298,7 +380,8 @@ export class DramatiqProgress extends HTMLElement {
   #track = part("track", { role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, [this.#fill]);
   #note = part("note", { hidden: "" });
   #status = part("status", { role: "status" });
-  #poller = null;
+  #live = false;
+  #leave = () => {};
   #view = null;
   #news = "";
   #spoken = "";
@@ -328,9 +411,9 @@ export class DramatiqProgress extends HTMLElement {
     return TEXTS;
   }
 
-  /** The request of one poll; a subclass may change or add to it. */
-  request(signal) {
-    return new Request(this.src, {
+  /** The request of one poll, also for all bars of the list; a subclass may change it. */
+  request(signal, url = this.src) {
+    return new Request(url, {
       signal,
       credentials: "same-origin",
       cache: "no-store",
@@ -343,44 +426,54 @@ export class DramatiqProgress extends HTMLElement {
     return fetch(request);
   }
 
-  /** Goes to a result. Replaces this page: "Back" would else lead to a finished bar, which leads here again. */
+  /** Goes to a result. Replaces this page, since "Back" would lead to a bar that leads here again. */
   follow(address) {
     location.replace(address);
   }
 
   connectedCallback() {
-    if (!this.#view?.finished) this.#start();
+    this.#live = true;
+    this.#start();
   }
 
   disconnectedCallback() {
-    this.#poller?.stop();
+    this.#live = false;
+    this.#leave();
     clearTimeout(this.#countdown);
   }
 
   attributeChangedCallback(name, before, after) {
-    if (name !== "src") return this.#drawLabel();
+    if (name !== "src" && name !== "list") return this.#drawLabel();
     if (before === after) return;
-    const isLive = this.#poller !== null && this.isConnected;
-    this.#forget();
-    if (isLive) this.#start();
+    this.#leave();
+    if (name === "src") this.#forget();
+    if (this.#live) this.#start();
   }
 
   #start() {
-    this.#poller ??= new Poller({
-      ask: (signal) => this.fetch(this.request(signal)),
+    if (this.#view?.finished) return;
+    this.#drawNote("");
+    // A copy of an element (Turbo keeps such) has a state, but has heard nothing.
+    this.#draw(this.#view ? this.state : "waiting");
+    if (!this.src) return;
+    this.#leave = Poller.watch({
+      src: this.src,
+      list: this.getAttribute("list"),
+      kind: this.localName, // of one class, and so of one way to ask
+      ask: (signal, url, etag) => this.#ask(this.request(signal, url), etag),
       onAnswer: (answer) => this.#hear(answer),
-      onMissing: (state, denied) => this.#miss(state, denied),
+      onMissing: (isOver, denied) => this.#miss(isOver, denied),
       onTrouble: () => this.#trouble(),
     });
-    this.#drawNote("");
-    // A copy of an element (Turbo keeps such) carries the attribute, but has heard nothing.
-    this.#draw(this.#view ? this.state : "waiting");
-    if (this.src) this.#poller.start();
+  }
+
+  #ask(request, etag) {
+    if (etag) request.headers.set("If-None-Match", etag);
+    return this.fetch(request);
   }
 
   #forget() {
-    this.#poller?.stop();
-    this.#poller = this.#view = null;
+    this.#view = null;
     this.#news = this.#spoken = "";
     this.removeAttribute("state");
     this.#drawNote("");
@@ -393,7 +486,7 @@ export class DramatiqProgress extends HTMLElement {
     this.#view = view;
     this.#news = news;
     this.#retryAt = now() + (view.retry_in ?? 0);
-    if (view.finished) this.#poller.stop();
+    if (view.finished) this.#leave();
     this.#drawNote("");
     this.#draw(view.state);
     if (isNews) this.#send("progress", answer);
@@ -402,7 +495,8 @@ export class DramatiqProgress extends HTMLElement {
     this.#speak();
   }
 
-  #miss(state, denied) {
+  #miss(isOver, denied) {
+    const state = this.#view ? "expired" : isOver ? "not-found" : "waiting";
     this.#drawNote("");
     this.#draw(state, denied ? this.texts.denied : this.texts[state]);
     this.#speak();
@@ -436,7 +530,6 @@ export class DramatiqProgress extends HTMLElement {
   }
 
   #drawResult(result, link) {
-    // An address that has become a link need not be read as well.
     const { url, ...rest } = link && typeof result === "object" ? result : {};
     this.#drawNote(describeResult(link ? rest : result, this.texts));
   }
@@ -491,14 +584,13 @@ export class DramatiqProgress extends HTMLElement {
     this.#track.setAttribute("aria-valuetext", this.#saidAloud());
   }
 
-  /** The line below the bar: a result, or nothing. An answer of any kind also means that the server is back. */
+  /** An answer of any kind also means that the server is back. */
   #drawNote(text) {
     this.removeAttribute("offline");
     this.#note.textContent = text;
     this.#note.hidden = !text;
   }
 
-  /** Between two answers only the seconds until the next attempt move. */
   #countDown(state) {
     clearTimeout(this.#countdown);
     const left = this.#retryAt - now();
@@ -509,7 +601,7 @@ export class DramatiqProgress extends HTMLElement {
     return [this.#percent.textContent, this.#text.textContent].filter(Boolean).join(", ");
   }
 
-  /** Screen readers hear of each new state, each quarter and each trouble; of every report would be noise. */
+  /** For screen readers; every report would be noise. */
   #speak() {
     const isOffline = this.hasAttribute("offline");
     const quarter = Math.floor((this.#view?.percent ?? 0) / 25);
@@ -520,5 +612,5 @@ export class DramatiqProgress extends HTMLElement {
   }
 }
 
-// A page that loads the module twice, from two addresses, keeps the first.
+// Loaded from two addresses, the first stays.
 if (!customElements.get("dramatiq-progress")) customElements.define("dramatiq-progress", DramatiqProgress);

@@ -96,7 +96,7 @@ class Progress:
     metadata: dict[str, Any] = field(default_factory=dict)
     result: Any = None
     version: int = 0
-    silence: float = 0.0
+    silence: float = field(default=0.0, compare=False)
 
     @property
     def complete(self) -> bool:

@@ -16,6 +16,8 @@ MEMORY_PART = 0.15
 #: speed of the work. (In one that only went unseen, as in an outage of the store, more was done.)
 PAUSE_FACTOR = 5.0
 LEAST_PAUSE_SECONDS = 5.0
+#: A larger one may become infinite when it is rounded, which JSON does not know.
+LARGEST_RATE = 1e300
 
 
 class RateEstimator:
@@ -74,4 +76,4 @@ class RateEstimator:
         if self._samples < LEAST_SAMPLES or self._sampled_at - self._began_at < LEAST_SECONDS:
             return None
         rate = self._progress / self._seconds
-        return rate if math.isfinite(rate) and rate > 0 else None
+        return rate if 0 < rate < LARGEST_RATE else None

@@ -22,7 +22,7 @@ from dramatiq_progress import (
 )
 from dramatiq_progress.middleware import GIVEN_UP, ProgressMiddleware
 from dramatiq_progress.stores import Store
-from dramatiq_progress.stores.base import Attempt
+from dramatiq_progress.stores.base import Attempt, Report
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -417,11 +417,13 @@ def test_a_message_that_kills_its_worker_each_time_is_given_up(site: Factory, se
     ran = threading.Event()
     message = here.actor(ran.set, actor_name="work").send()
     for _ in range(2):  # as workers do that are killed in the middle of it
-        store.start(Attempt(message.message_id, "work", "default"))
+        killed = Attempt(message.message_id, "work", "default")
+        store.start(killed)
+        store.report([Report(killed, {"current": "4", "total": "5"})])
     here.work()
     failed = when(message, State.FAILED)
     assert not ran.is_set()
-    assert (failed.attempt, failed.result) == (3, GIVEN_UP)
+    assert (failed.attempt, failed.result, failed.percent) == (3, GIVEN_UP, 80.0)
     assert isinstance(here.broker, StubBroker)
     wait_until(lambda: [each.message_id for each in here.broker.dead_letters] == [message.message_id])  # type: ignore[attr-defined]
 

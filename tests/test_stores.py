@@ -609,3 +609,27 @@ def test_a_line_has_a_time_to_live(redis_store: Store, valkey: str) -> None:
     Record(redis_store).enqueue()
     with client_of(valkey) as client:
         assert client.ttl(redis_store.line_key("default")) > 6 * 24 * 3600
+
+
+def test_a_record_that_cannot_be_read_hides_no_other(redis_store: Store, valkey: str, caplog: Any) -> None:
+    for message_id in ("good", "newer", "broken"):
+        redis_store.enqueue(message_id, actor="work", queue="default", retries_left=0)
+    with redis.Redis.from_url(f"{valkey}/1") as client:
+        client.hset(redis_store.key("newer"), "state", "a state of a later version")
+        client.hdel(redis_store.key("broken"), "state", "version")
+    good, newer, broken = redis_store.read(["good", "newer", "broken"])
+    assert good is not None and (newer, broken) == (None, None)
+    assert "message newer cannot be read" in caplog.text and "message broken cannot be read" in caplog.text
+
+
+def test_what_was_reported_outlives_only_the_start_that_is_one_too_many(store: Store, settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"MAX_DELIVERIES": 2}
+    seen = []
+    for _ in range(3):
+        attempt = Attempt("m1", "work", "default")
+        store.start(attempt)
+        [progress] = store.read(["m1"])
+        assert progress is not None
+        seen.append((progress.current, progress.total))
+        store.report([Report(attempt, {"current": "4", "total": "5"})])
+    assert seen == [(0, None), (0, None), (4, 5)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import time
 from abc import ABC, abstractmethod
@@ -20,6 +21,8 @@ OPERATIONS = ("enqueue", "start", "report", "finish", "join", "leave", "place")
 
 #: Messages that were in line so long before the one that has just started were purged from the broker.
 LINE_PATIENCE_SECONDS = 600
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -164,10 +167,13 @@ class Store(ABC):
         return _change(self._first(calls))
 
     def start(self, attempt: Attempt, *, age: float = 0.0) -> Start:
-        """A worker begins with a message: the attempt gets its number, and becomes the one that may write."""
+        """A worker begins with a message: the attempt gets its number, and becomes the one that may write.
+
+        It clears what the attempt before reported, unless there were more than ``MAX_DELIVERIES``.
+        """
         ttl = _milliseconds(configuration().unfinished_ttl)
         identity = (attempt.token, attempt.actor, attempt.queue, json.dumps(attempt.retries_left))
-        arguments = (*identity, ttl, _seconds(age), str(attempt.least))
+        arguments = (*identity, ttl, _seconds(age), str(attempt.least), str(configuration().max_deliveries))
         calls = [Call("start", self.key(attempt.message_id), arguments), self._leave(attempt)]
         verdict, number, version, deliveries, metadata, previous = self._first(calls)
         if verdict != "run":
@@ -222,9 +228,7 @@ class Store(ABC):
         places = self._places(message_ids, [record for _, record in found])
         lost_after = configuration().lost_after
         return [
-            Progress.from_record(message_id, record, now=now, lost_after=lost_after, place=places.get(message_id))
-            if record
-            else None
+            _progress(message_id, record, now=now, lost_after=lost_after, place=places.get(message_id))
             for message_id, (now, record) in zip(message_ids, found, strict=True)
         ]
 
@@ -232,7 +236,7 @@ class Store(ABC):
         waiting = [
             (message_id, record["queue"])
             for message_id, record in zip(message_ids, records, strict=True)
-            if record and record["state"] == State.ENQUEUED
+            if record.get("state") == State.ENQUEUED
         ]
         if not waiting:
             return {}
@@ -256,6 +260,17 @@ class Store(ABC):
     async def aread(self, message_ids: Sequence[str]) -> list[Progress | None]:
         """`read`, for async code."""
         return await asyncio.to_thread(self.read, message_ids)
+
+
+def _progress(message_id: str, record: Mapping[str, str], **known: Any) -> Progress | None:
+    if not record:
+        return None
+    try:
+        return Progress.from_record(message_id, record, **known)
+    except (LookupError, TypeError, ValueError):
+        # As another version of this package, or somebody else, may have written it: the others are shown all the same.
+        logger.exception("The record of message %s cannot be read; it is shown as not found.", message_id)
+        return None
 
 
 def _take_answer(attempt: Attempt, answer: Any) -> ReportAnswer:

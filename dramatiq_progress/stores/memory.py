@@ -115,7 +115,16 @@ class MemoryStore(Store):
         return "written", before or ""
 
     def _start(
-        self, key: str, token: str, actor: str, queue: str, retries_left: str, ttl: str, age: str, least: str
+        self,
+        key: str,
+        token: str,
+        actor: str,
+        queue: str,
+        retries_left: str,
+        ttl: str,
+        age: str,
+        least: str,
+        limit: str,
     ) -> tuple[str, int, int, int, str, str]:
         record = self._record(key)
         before = record.get("state")
@@ -129,10 +138,13 @@ class MemoryStore(Store):
         now = time.time()
         if float(age) and now - float(age) < float(record.get("started_at", "-inf")):
             return "unseen", 0, 0, 0, "", before or ""
-        _drop(record, (*ATTEMPT_FIELDS, "ended_at", "retry_at"))
+        deliveries = _increment(record, "deliveries")
+        _drop(record, ("result", "ended_at", "retry_at"))
+        if not int(limit) or deliveries <= int(limit):
+            _drop(record, ATTEMPT_FIELDS)
         record |= {"state": State.RUNNING, "token": token, "actor": actor, "queue": queue}
         record |= {"retries_left": retries_left, "started_at": _seconds(now - float(age)), "heartbeat": _seconds(now)}
-        attempt, deliveries = max(_number(record, "attempt") + 1, int(least)), _increment(record, "deliveries")
+        attempt = max(_number(record, "attempt") + 1, int(least))
         record["attempt"] = str(attempt)
         version = self._written(key, record, ttl)
         return "run", attempt, version, deliveries, record.get("metadata", "{}"), before or ""

@@ -1,9 +1,10 @@
 #!lua
 -- A worker begins with a message: the attempt is counted, and its token becomes the fence.
--- KEYS: record. ARGV: token, actor, queue, retries_left, time to live in ms, age in s, the least number of the attempt.
+-- KEYS: record. ARGV: token, actor, queue, retries_left, time to live in ms, age in s, the least number of the attempt,
+-- how many deliveries are allowed (0: any number).
 -- Answers {verdict, attempt, version, deliveries, metadata, the state before}.
 local record = KEYS[1]
-local token, actor, queue, retries_left, ttl, age, least = unpack(ARGV)
+local token, actor, queue, retries_left, ttl, age, least, limit = unpack(ARGV)
 
 local before, known, started_at = unpack(redis.call('HMGET', record, 'state', 'token', 'started_at'))
 if before == 'done' or before == 'skipped' then return {'unseen', 0, 0, 0, '', before} end
@@ -19,12 +20,17 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 -- Told late, and another delivery has begun since: the later one wins.
 if tonumber(age) > 0 and started_at and now - age < tonumber(started_at) then return {'unseen', 0, 0, 0, '', before} end
-redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at', 'result', 'ended_at', 'retry_at')
+local deliveries = redis.call('HINCRBY', record, 'deliveries', 1)
+redis.call('HDEL', record, 'result', 'ended_at', 'retry_at')
+-- One that is given up reports nothing more: what it came to stays.
+if tonumber(limit) == 0 or deliveries <= tonumber(limit) then
+  redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at')
+end
 redis.call('HSET', record, 'state', 'running', 'token', token, 'actor', actor, 'queue', queue,
   'retries_left', retries_left, 'started_at', string.format('%.6f', now - age),
   'heartbeat', string.format('%.6f', now))
 local attempt = math.max((redis.call('HGET', record, 'attempt') or 0) + 1, tonumber(least))
 redis.call('HSET', record, 'attempt', attempt)
 redis.call('PEXPIRE', record, ttl)
-return {'run', attempt, redis.call('HINCRBY', record, 'version', 1),
-  redis.call('HINCRBY', record, 'deliveries', 1), redis.call('HGET', record, 'metadata') or '{}', before or ''}
+return {'run', attempt, redis.call('HINCRBY', record, 'version', 1), deliveries,
+  redis.call('HGET', record, 'metadata') or '{}', before or ''}

@@ -195,7 +195,10 @@ class Scene:
 
     def lasted(self, message: dramatiq.Message[Any]) -> float:
         """Seconds from when the message's run began to when it ended."""
-        began, ended = (wait_until(lambda what=what: self.deeds(message, what))[-1] for what in ("began", "ended"))
+        began, ended = (
+            wait_until(lambda what=what: self.deeds(message, what), timeout=HEALING_SECONDS)[-1]
+            for what in ("began", "ended")
+        )
         return ended.at - began.at
 
     def _ledger(self) -> list[Deed]:

@@ -193,8 +193,8 @@ class Progress:
         state = State(record["state"])
         if state is State.RUNNING and now - float(record["heartbeat"]) > lost_after:
             state = State.LOST
-        current, total = json.loads(record.get("current", "0")), json.loads(record.get("total", "null"))
-        rate = json.loads(record.get("rate", "null")) if state is State.RUNNING else None
+        current, total = _decoded(record, "current", 0), _decoded(record, "total", None)
+        rate = _decoded(record, "rate", None) if state is State.RUNNING else None
         return cls(
             id=message_id,
             actor=record["actor"],
@@ -204,14 +204,14 @@ class Progress:
             total=total,
             description=record.get("description", ""),
             attempt=int(record.get("attempt", "0")),
-            retries_left=0 if state.is_final else json.loads(record.get("retries_left", "null")),
+            retries_left=0 if state.is_final else _decoded(record, "retries_left", None),
             retry_in=_seconds_until(record.get("retry_at"), now) if state is State.RETRYING else None,
             queue_position=place[0] if place else None,
             queue_length=place[1] if place else None,
             elapsed=_elapsed(record, now),
             rate=rate,
             eta=_time_left(current, total, rate, now - float(record.get("reported_at", now))),
-            metadata=json.loads(record.get("metadata", "{}")),
+            metadata=_decoded(record, "metadata", {}),
             result=_result(state, record.get("result")),
             version=int(record["version"]),
             silence=_silence(state, record, now),
@@ -245,6 +245,11 @@ def _time_left(current: Number, total: Number | None, rate: float | None, age: f
         return None
     left = (total - current) / rate - age
     return round(max(0.0, left), 1) if math.isfinite(left) else None
+
+
+def _decoded(record: Mapping[str, str], name: str, otherwise: Any) -> Any:
+    text = record.get(name)
+    return otherwise if text is None else json.loads(text)
 
 
 def _result(state: State, stored: str | None) -> Any:

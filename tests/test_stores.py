@@ -633,3 +633,15 @@ def test_what_was_reported_outlives_only_the_start_that_is_one_too_many(store: S
         seen.append((progress.current, progress.total))
         store.report([Report(attempt, {"current": "4", "total": "5"})])
     assert seen == [(0, None), (0, None), (4, 5)]
+
+
+@pytest.mark.parametrize(
+    "text", ["", '"quoted" \\ /slash', "line\nbreak\x00\x1f\x7f", "žluťoučký 進捗 🦆", "{}", "[]", "'"]
+)
+def test_any_text_comes_back_as_it_was(store: Store, text: str) -> None:
+    attempt = Attempt("m1", "work", "default")
+    store.start(attempt)
+    store.report([Report(attempt, {"description": text, "metadata": json.dumps({"text": text})})])
+    [progress, missing] = store.read(["m1", "m2"])
+    assert progress is not None and missing is None
+    assert (progress.description, progress.metadata) == (text, {"text": text})

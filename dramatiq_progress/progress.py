@@ -208,7 +208,7 @@ class Progress:
             retry_in=_seconds_until(record.get("retry_at"), now) if state is State.RETRYING else None,
             queue_position=place[0] if place else None,
             queue_length=place[1] if place else None,
-            elapsed=_elapsed(record, now),
+            elapsed=_elapsed(state, record, now),
             rate=rate,
             eta=_time_left(current, total, rate, now - float(record.get("reported_at", now))),
             metadata=_decoded(record, "metadata", {}),
@@ -232,11 +232,13 @@ def _silence(state: State, record: Mapping[str, str], now: float) -> float:
     return 0.0 if since is None else max(0.0, now - float(since))
 
 
-def _elapsed(record: Mapping[str, str], now: float) -> float | None:
+def _elapsed(state: State, record: Mapping[str, str], now: float) -> float | None:
     started = record.get("started_at")
     if started is None:
         return None
-    return max(0.0, round(float(record.get("ended_at", now)) - float(started), 1))
+    # Nobody knows for how long a lost attempt ran after its last sign of life.
+    ended = record["heartbeat"] if state is State.LOST else record.get("ended_at", now)
+    return max(0.0, round(float(ended) - float(started), 1))
 
 
 def _time_left(current: Number, total: Number | None, rate: float | None, age: float) -> float | None:
@@ -244,7 +246,9 @@ def _time_left(current: Number, total: Number | None, rate: float | None, age: f
     if rate is None or total is None:
         return None
     left = (total - current) / rate - age
-    return round(max(0.0, left), 1) if math.isfinite(left) else None
+    # What is overdue is not "0 s left": nobody knows.
+    is_overdue = left < 0 and current < total
+    return round(max(0.0, left), 1) if math.isfinite(left) and not is_overdue else None
 
 
 def _decoded(record: Mapping[str, str], name: str, otherwise: Any) -> Any:

@@ -85,11 +85,19 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
+#: The ports that were given out. The system may give one twice before anybody listens on it.
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port that nothing listens on, another one at each call."""
+    while True:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = int(found.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 @contextmanager

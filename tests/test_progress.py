@@ -131,6 +131,9 @@ def test_elapsed_goes_on_until_the_attempt_ends() -> None:
     assert from_record(now=105, state="running", started_at="100").elapsed == 5.0
     assert from_record(now=900, state="done", started_at="100", ended_at="107.5").elapsed == 7.5
     assert from_record(now=99, state="running", started_at="100").elapsed == 0.0
+    # A lost one: until its last sign of life.
+    lost = from_record(now=900, state="running", started_at="100", heartbeat="104")
+    assert (lost.state, lost.elapsed) == (State.LOST, 4.0)
     assert from_record(state="enqueued").elapsed is None
 
 

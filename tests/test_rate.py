@@ -93,7 +93,8 @@ def test_the_time_left_counts_down_between_reports_and_is_never_negative() -> No
     fields = {"current": "500", "total": "1000", "rate": "50.0", "reported_at": "100.0"}
     assert (read(100, **fields).rate, read(100, **fields).eta) == (50.0, 10.0)
     assert read(104, **fields).eta == 6.0
-    assert read(160, **fields).eta == 0.0
+    # Overdue: "0 s left" would be a promise.
+    assert read(160, **fields).eta is None
 
 
 def test_the_time_left_follows_a_total_that_grows() -> None:

@@ -645,3 +645,15 @@ def test_any_text_comes_back_as_it_was(store: Store, text: str) -> None:
     [progress, missing] = store.read(["m1", "m2"])
     assert progress is not None and missing is None
     assert (progress.description, progress.metadata) == (text, {"text": text})
+
+
+def test_one_that_is_told_late_is_in_line_where_it_came(store: Store) -> None:
+    for message_id, age in (("second", 0.0), ("first", 5.0)):
+        store.enqueue(message_id, actor="work", queue="default", retries_left=0, age=age)
+    first, second = store.read(["first", "second"])
+    assert first is not None and second is not None
+    assert (first.queue_position, second.queue_position, second.queue_length) == (1, 2, 2)
+    store.start(Attempt("third", "work", "default"))
+    store.enqueue("third", actor="work", queue="default", retries_left=0, age=5.0)
+    [second] = store.read(["second"])
+    assert second is not None and second.queue_length == 2

@@ -161,10 +161,15 @@ class Store(ABC):
         origin = "late" if age else "due" if due else "new"
         arguments = (origin, state, actor, queue, json.dumps(retries_left), _milliseconds(ttl), _seconds(age))
         calls = [Call("enqueue", self.key(message_id), arguments)]
+        # A call of its own: record and line may live on two nodes of a cluster.
+        join = Call("join", self.line_key(queue), (message_id, _milliseconds(ttl), _seconds(age)))
         if delay is None and not age:
-            # A call of its own: record and line may live on two nodes of a cluster.
-            calls.append(Call("join", self.line_key(queue), (message_id, _milliseconds(ttl))))
-        return _change(self._first(calls))
+            calls.append(join)
+        change = _change(self._first(calls))
+        if delay is None and age and change.written:
+            # Only now is it known that the message has not had its turn meanwhile.
+            self._call([join])
+        return change
 
     def start(self, attempt: Attempt, *, age: float = 0.0) -> Start:
         """A worker begins with a message: the attempt gets its number, and becomes the one that may write.

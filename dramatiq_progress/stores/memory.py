@@ -202,8 +202,8 @@ class MemoryStore(Store):
         self._written(key, record, ttl)
         return "written", before or ""
 
-    def _join(self, key: str, message_id: str, ttl: str) -> str:
-        self._lines.setdefault(key, {})[message_id] = time.time()
+    def _join(self, key: str, message_id: str, ttl: str, age: str) -> str:
+        self._lines.setdefault(key, {})[message_id] = time.time() - float(age)
         return "written"
 
     def _leave_line(self, key: str, message_id: str, patience: str) -> str:

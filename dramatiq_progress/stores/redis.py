@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
@@ -48,6 +49,9 @@ def _load(operation: str) -> _Script:
     # What EVALSHA calls a script by is its SHA-1; it protects nothing.
     return _Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
+
+#: redis-py writes a Sentinel that it could not ask with all its options, some 800 characters.
+_SENTINEL = re.compile(r"<redis\.client\.Redis\(.*?,host=([^,]+),port=(\d+).*?\)>\)>\)>")
 
 SCRIPTS = {operation: _load(operation) for operation in (*OPERATIONS, "read")}
 
@@ -138,4 +142,5 @@ class RedisStore(Store):
         self._servers.forget()
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
-        return StoreUnavailable(f"{self!r}: {type(error).__name__}: {error}")
+        said = _SENTINEL.sub(r"\1:\2", str(error))
+        return StoreUnavailable(f"{self!r}: {type(error).__name__}: {said}")

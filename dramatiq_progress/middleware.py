@@ -95,8 +95,8 @@ class Delivery:
             self.message.fail()
             why = f"Message {self.attempt.message_id} of {self.attempt.actor} was started {limit} times and never ended"
             logger.error(
-                "%s: it is given up (MAX_DELIVERIES) and rejected. If another message stopped the worker that both were "
-                "in, send it again from the dead letters.",
+                "%s: it is given up (MAX_DELIVERIES) and rejected. If another message stopped the worker that both "
+                "were in, send it again from the dead letters.",
                 why,
             )
             raise SkipMessage(why)

@@ -64,9 +64,7 @@ const later = (seconds, act) => setTimeout(act, seconds * 1000);
 
 // ---- Reading an answer ----
 
-function isAnswer(answer) {
-  return typeof answer?.complete === "boolean";
-}
+const isAnswer = (answer) => typeof answer?.complete === "boolean";
 
 function readAnswer(answer) {
   const { current = 0, total = null, description = "" } = answer.progress ?? {};
@@ -202,7 +200,6 @@ class Poller {
     this.#schedule();
   }
 
-  /** Whether it was the last. */
   #remove(bar) {
     const message = this.#messages.get(bar.src);
     if (!message?.bars.delete(bar)) return false;
@@ -246,7 +243,6 @@ class Poller {
   async #poll() {
     const line = this.#line();
     const at = Math.max(line[0].due, now()); // timers may be early
-    // What is nearly due goes along.
     const batch = line.filter(({ due, pollAfter }) => due - pollAfter / 8 <= at).slice(0, this.#most);
     const request = new AbortController();
     this.#request = request;
@@ -357,12 +353,10 @@ function parseHtml(html) {
 }
 
 function show(element, text) {
-  if (!element) return;
   element.textContent = text;
   element.hidden = !text;
 }
 
-/** What both bars share. */
 const Bar = (Base) => class extends Base {
   state = "waiting";
   #leave = () => {};
@@ -372,7 +366,6 @@ const Bar = (Base) => class extends Base {
   #retryAt;
   #countdown;
 
-  /** The page's own, or else parts. */
   get elements() {
     return ["progressBar", "progressBarMessage", "result"].map((name, index) => {
       const id = this.option(index < 2 ? `${name}Id` : "resultElementId");
@@ -404,9 +397,13 @@ const Bar = (Base) => class extends Base {
     this.#leave = Poller.watch({
       src: this.src,
       list: this.option("list"),
-      kind: this.localName, // of one class, and so of one way to ask
+      kind: this.localName, // and so of one way to ask
       pollSeconds: this.option("pollInterval") / 1000,
-      ask: (signal, url, etag) => this.#ask(this.request(signal, url), etag),
+      ask: (signal, url, etag) => {
+        const request = this.request(signal, url);
+        if (etag) request.headers.set("If-None-Match", etag);
+        return this.fetch(request);
+      },
       onAnswer: (answer) => this.#hear(answer),
       onMissing: (isOver, denied, response) => this.#miss(isOver, denied, response),
       onTrouble: (response) => this.#trouble(response),
@@ -416,11 +413,6 @@ const Bar = (Base) => class extends Base {
   stop() {
     this.#leave();
     clearTimeout(this.#countdown);
-  }
-
-  #ask(request, etag) {
-    if (etag) request.headers.set("If-None-Match", etag);
-    return this.fetch(request);
   }
 
   #hear(answer) {
@@ -446,7 +438,7 @@ const Bar = (Base) => class extends Base {
   #trouble(response) {
     if (!this.#send("trouble", { response })) return;
     const text = this.texts.offline;
-    const name = response ? (response.ok ? "onDataError" : "onHttpError") : "onNetworkError";
+    const name = response?.ok ? "onDataError" : response ? "onHttpError" : "onNetworkError";
     this.#tell(name, text, response) || this.drawTrouble(text);
   }
 
@@ -484,24 +476,22 @@ const Bar = (Base) => class extends Base {
 
   #finish(view, answer) {
     const { state, result } = view;
-    const isDone = state === "done";
-    if (!this.#send(isDone ? "done" : "failed", answer) || this.#view !== view) return;
-    if (isDone) {
+    if (!this.#send(state === "done" ? "done" : "failed", answer) || this.#view !== view) return;
+    if (state === "done") {
       this.#tell("onSuccess", result) || this.draw(state, this.texts.done, view);
       return this.#useResult(view);
     }
     const text = (typeof result === "string" && result) || this.texts[state];
     if (this.#tell(state === "skipped" ? "onIgnored" : "onTaskError", text)) return;
     this.draw(state, text, view);
-    const retry = this.option("retry") && allow(this.option("retry"), this.option("origins"));
+    const address = this.option("retry");
+    const retry = address && allow(address, this.option("origins"));
     if (retry) this.elements[1]?.append(" ", linkTo(retry, this.texts.retry));
   }
 
   #useResult(view) {
     const { result } = view;
-    const redirect = this.option("redirect");
-    const download = this.option("download");
-    const swap = this.option("swap");
+    const [redirect, download, swap] = ["redirect", "download", "swap"].map((name) => this.option(name));
     const isLinked = redirect || download;
     const link = isLinked && linkOf(result, this.option("origins"));
     if (link && download) {
@@ -519,7 +509,7 @@ const Bar = (Base) => class extends Base {
     const place = this.elements[2];
     const handler = this.option("onResult");
     if (handler) handler.call(this, place, result);
-    else show(place, describeResult(shown, this.texts));
+    else if (place) show(place, describeResult(shown, this.texts));
   }
 
   /** The address is the page's, never the job's. */
@@ -527,12 +517,12 @@ const Bar = (Base) => class extends Base {
     const url = allow(address);
     const request = url && new Request(url, { mode: "same-origin", headers: { Accept: "text/html" } });
     const response = request && (await this.fetch(request).catch(() => null));
-    const html = response?.ok && (await response.text().catch(() => null));
+    const nodes = response?.ok && (await response.text().then(parseHtml, () => null));
     const place = this.elements[2];
     if (this.#view !== view) return;
-    if (typeof html !== "string") this.#showResult(view.result);
-    else if (place && place === this.parts?.[2]) this.replaceWith(...parseHtml(html));
-    else place?.replaceChildren(...parseHtml(html));
+    if (!nodes) this.#showResult(view.result);
+    else if (place && place === this.parts?.[2]) this.replaceWith(...nodes);
+    else place?.replaceChildren(...nodes);
   }
 
   draw(state, text, view) {
@@ -584,12 +574,13 @@ export class DramatiqProgress extends Bar(HTMLElement) {
   static observedAttributes = ["src", "list", "label", "aria-label"];
 
   #text = part("text");
-  #remaining = part("remaining", { hidden: "" });
-  #percent = part("percent", { hidden: "" });
+  #remaining = part("remaining");
+  #percent = part("percent");
   #fill = part("fill");
   #track = part("track", { role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, [this.#fill]);
-  #note = part("note", { hidden: "" });
+  #note = part("note");
   #status = part("status", { role: "status" });
+  #live = false;
   #spoken;
   parts = [this.#fill, this.#text, this.#note];
 
@@ -611,23 +602,24 @@ export class DramatiqProgress extends Bar(HTMLElement) {
     return new Proxy(TEXTS, { get: (texts, name) => this.getAttribute(`text-${name}`) ?? texts[name] });
   }
 
-  /** True for an empty attribute. */
   option(name) {
     const attribute = name.replace(/[A-Z]/g, "-$&");
     return this.getAttribute(attribute) || this.hasAttribute(attribute);
   }
 
   connectedCallback() {
+    this.#live = true;
     this.start();
   }
 
   disconnectedCallback() {
+    this.#live = false;
     this.stop();
   }
 
   attributeChangedCallback(name, before, after) {
     if (name.endsWith("label")) this.#drawLabel();
-    else if (before !== after && this.isConnected) this.start();
+    else if (before !== after && this.#live) this.start();
   }
 
   draw(state, text, view) {

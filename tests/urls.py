@@ -33,9 +33,15 @@ def follow_many(request: HttpRequest) -> HttpResponse:
     return render(request, "tests/bars.html", {"message_ids": request.GET.getlist("id")})
 
 
+def follow_with_celery_progress(request: HttpRequest, message_id: str) -> HttpResponse:
+    """Show how far a message is, with the JavaScript of celery-progress."""
+    return render(request, "tests/celery.html", {"message_id": message_id, "with_result": "result" in request.GET})
+
+
 urlpatterns = [
     path("progress/", include("dramatiq_progress.urls")),
     path("", upload),
     path("import/<str:message_id>/", follow, name="import"),
     path("bars/", follow_many),
+    path("celery/<str:message_id>/", follow_with_celery_progress),
 ]

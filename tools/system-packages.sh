@@ -1,8 +1,8 @@
 #!/bin/sh
 # Sees to the programs that the tests use and pip cannot install: Chromium for the browser tests, RabbitMQ for the
-# broker tests, Redis (Debian 12 has 7.0, the oldest that is supported) for the store's, and libfaketime for machines
-# whose clocks differ. Installs them as root on Debian and Ubuntu; elsewhere says what is missing, and those tests skip
-# (with CI=true nothing may skip, and this fails).
+# broker tests, Redis (Debian 12 has 7.0, the oldest that is supported) for the store's, libfaketime for machines
+# whose clocks differ, and npm for TypeScript. Installs them as root on Debian and Ubuntu; elsewhere says what is
+# missing, and those tests skip (with CI=true nothing may skip, and this fails).
 set -eu
 
 # Where Debian keeps the programs of RabbitMQ.
@@ -13,6 +13,7 @@ command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>
 command -v rabbitmq-server >/dev/null 2>&1 || missing="$missing rabbitmq-server"
 command -v faketime >/dev/null 2>&1 || missing="$missing faketime"
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
+command -v npm >/dev/null 2>&1 || missing="$missing npm"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

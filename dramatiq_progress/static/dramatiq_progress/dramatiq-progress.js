@@ -1,9 +1,5 @@
-/**
- * <dramatiq-progress src="/progress/ID/">: the bar, at the end of the flow. JSON comes in by polling; a bar, a line of
- * text and the events `progress`, `done`, `failed` go out. Reference: docs/bar.md.
- */
+/** The bar: JSON comes in, drawings and events go out. Reference: docs/bar.md. */
 
-/** All that the bar says; `locale` is the language of its numbers and durations. */
 export const TEXTS = {
   locale: "en",
   label: "Progress",
@@ -29,6 +25,7 @@ export const TEXTS = {
   cancelled: "The task was cancelled.",
   skipped: "The task was skipped.",
   download: "Download",
+  retry: "Try again",
   yes: "yes",
   no: "no",
 };
@@ -44,7 +41,6 @@ const BACK_OFF_FIRST_SECONDS = 1;
 const BACK_OFF_LONGEST_SECONDS = 30;
 const MISSING_STATUSES = [404, 410];
 const DENIED_STATUSES = [401, 403];
-/** What follows the list's address in a message's own. */
 const LISTED = /^([\w-]{1,64})\/$/;
 
 const LIVE_STATES = ["enqueued", "delayed", "running", "retrying", "lost"];
@@ -52,14 +48,13 @@ const FINAL_STATES = ["done", "failed", "cancelled", "skipped"];
 const CELERY_STATES = {
   __proto__: null,
   PENDING: "enqueued",
-  STARTED: "running",
-  PROGRESS: "running",
   RETRY: "retrying",
-  SUCCESS: "done",
-  FAILURE: "failed",
   REVOKED: "cancelled",
   IGNORED: "skipped",
 };
+
+const BAR_COLORS = { progress: "#2563eb", success: "#15803d", error: "#dc2626", ignored: "#6b7280" };
+const COLOR_NAMES = { done: "success", failed: "error", retrying: "error", cancelled: "ignored", skipped: "ignored" };
 const CLOCKS = ["elapsed", "rate", "eta", "retry_in", "poll_after"];
 
 const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
@@ -69,11 +64,8 @@ const later = (seconds, act) => setTimeout(act, seconds * 1000);
 
 // ---- Reading an answer ----
 
-function isAnswer(answer) {
-  return typeof answer?.complete === "boolean";
-}
+const isAnswer = (answer) => typeof answer?.complete === "boolean";
 
-/** One view of an answer, of our server or of one that speaks celery-progress's keys. */
 function readAnswer(answer) {
   const { current = 0, total = null, description = "" } = answer.progress ?? {};
   const state = readState(answer);
@@ -82,7 +74,7 @@ function readAnswer(answer) {
 }
 
 function readState({ state, complete, success, progress }) {
-  if (LIVE_STATES.includes(state) || FINAL_STATES.includes(state)) return state;
+  if ([...LIVE_STATES, ...FINAL_STATES].includes(state)) return state;
   if (CELERY_STATES[state]) return CELERY_STATES[state];
   if (complete) return success ? "done" : "failed";
   return progress?.pending ? "enqueued" : "running";
@@ -93,74 +85,60 @@ function readPercent({ percent, current, total }) {
   return Number.isFinite(percent) ? clamp(percent, 0, 100) : null;
 }
 
-/** An answer as text, without what passes by itself. */
 function newsOf(answer) {
   return JSON.stringify(answer, (key, value) => (CLOCKS.includes(key) ? undefined : value));
 }
 
-/** The result as an address of this very site, or null. */
-function linkOf(result) {
+/** An address of this origin or of one that the page lists, else null. */
+function allow(address, origins) {
+  if (!URL.canParse(address, location.href)) return null;
+  const { href, origin } = new URL(address, location.href);
+  return /^https?:/.test(href) && [location.origin, ...`${origins}`.split(/[\s,]+/)].includes(origin) ? href : null;
+}
+
+function linkOf(result, origins) {
   const address = typeof result === "string" ? result : result?.url;
-  // Else any sentence would be an address relative to the page.
-  if (!/^(\/|https?:)/i.test(address) || !URL.canParse(address, location.href)) return null;
-  const url = new URL(address, location.href);
-  return url.origin === location.origin ? url.href : null;
+  // A sentence is no relative address.
+  return /^(\/|https?:)/i.test(address) ? allow(address, origins) : null;
 }
 
 // ---- Wording ----
 
-const insert = (text, values) => text.replace(/\{(\w+)\}/g, (place, name) => values[name] ?? place);
-const formatNumber = (value, texts) => new Intl.NumberFormat(texts.locale).format(value);
+const formatNumber = (value, texts, options) => value.toLocaleString(texts.locale, options);
 
-function formatPercent(percent, texts) {
-  // Rounded down: 99.9 % is not all.
-  return new Intl.NumberFormat(texts.locale, { style: "percent" }).format(Math.floor(percent) / 100);
+function say(texts, name, values) {
+  return texts[name].replace(/\{(\w+)\}/g, (place, key) => {
+    const value = values[key] ?? place;
+    return typeof value === "number" ? formatNumber(value, texts) : value;
+  });
 }
 
 function formatDuration(seconds, texts) {
   const [size, unit] =
     seconds < 90 ? [1, "second"] : seconds < 5400 ? [60, "minute"] : seconds < 129600 ? [3600, "hour"] : [86400, "day"];
-  const format = new Intl.NumberFormat(texts.locale, { style: "unit", unit, unitDisplay: "long" });
-  return format.format(Math.ceil(seconds / size));
+  return formatNumber(Math.ceil(seconds / size), texts, { style: "unit", unit, unitDisplay: "long" });
 }
 
-function describe(view, retryIn, texts) {
-  if (view.state === "running") return describeRunning(view, texts);
-  if (view.state === "retrying") return describeRetry(view, retryIn, texts);
-  if (view.state === "enqueued" && view.queue_position != null && view.queue_length != null) {
-    const [position, length] = [view.queue_position, view.queue_length].map((value) => formatNumber(value, texts));
-    return insert(texts.position, { position, length });
-  }
-  return texts[view.state];
-}
-
-function describeRunning({ current, total, description }, texts) {
-  return [describeAmount(current, total, texts), description].filter(Boolean).join(". ") || texts.running;
-}
-
-function describeAmount(current, total, texts) {
-  if (total != null) return insert(texts.amount, { current: formatNumber(current, texts), total: formatNumber(total, texts) });
-  return current ? insert(texts.count, { current: formatNumber(current, texts) }) : "";
+function describe({ state, queue_position: position, queue_length: length, current, total, description }, texts) {
+  if (state === "enqueued" && position != null && length != null) return say(texts, "position", { position, length });
+  if (state !== "running") return texts[state];
+  const amount = total == null ? current && say(texts, "count", { current }) : say(texts, "amount", { current, total });
+  return [amount, description].filter(Boolean).join(". ") || texts.running;
 }
 
 function describeRetry({ attempt, retries_left: left }, retryIn, texts) {
-  const text = retryIn > 0 ? insert(texts.retryIn, { time: formatDuration(retryIn, texts) }) : texts.retryNow;
+  const text = retryIn > 0 ? say(texts, "retryIn", { time: formatDuration(retryIn, texts) }) : texts.retryNow;
   if (!attempt) return text;
-  const values = { text, attempt: formatNumber(attempt + 1, texts) };
-  // What is left includes the one that is coming.
-  if (!left) return insert(texts.attempt, values);
-  return insert(texts.attemptOf, { ...values, attempts: formatNumber(attempt + left, texts) });
+  return say(texts, left ? "attemptOf" : "attempt", { text, attempt: attempt + 1, attempts: attempt + left });
 }
 
-/** As a person would write it: "imported: 20,000, skipped: 3". */
 function describeResult(result, texts) {
-  if (result == null) return "";
   if (typeof result === "number") return formatNumber(result, texts);
   if (typeof result === "boolean") return result ? texts.yes : texts.no;
-  if (typeof result !== "object") return String(result);
-  if (Array.isArray(result)) return result.map((item) => describeResult(item, texts)).join(", ");
-  return Object.entries(result)
-    .map(([key, value]) => `${key.replaceAll("_", " ")}: ${describeResult(value, texts)}`)
+  if (typeof result !== "object") return String(result ?? "");
+  return Object.entries(result ?? {})
+    .map(([key, value]) => [...(Array.isArray(result) ? [] : [key.replaceAll("_", " ")]), describeResult(value, texts)])
+    .map((words) => words.join(": "))
     .join(", ");
 }
 
@@ -173,16 +151,13 @@ function readRetryAfter({ headers }) {
   return clamp(Number(value) || (Date.parse(value) - today) / 1000 || 0, 0, WAIT_LONGEST_SECONDS);
 }
 
-/** What a 304 says: the last answer, with its clocks gone on. */
+/** After a 304: the last answer, its clocks gone on. */
 function repeat({ answer, heardAt }, pollAfter) {
   const goOn = (seconds) => seconds && Math.max(0, seconds - (now() - heardAt));
   return { ...answer, eta: goOn(answer.eta), retry_in: goOn(answer.retry_in), poll_after: pollAfter || answer.poll_after };
 }
 
-/**
- * Asks a server about messages, all that are due in one request, while the page is visible. Bars with the same `list`
- * share one, from the first to the last; a bar without has its own.
- */
+/** Asks about messages, all that are due in one request. Bars with the same `list` share one. */
 class Poller {
   static #pollers = new Map();
   #list;
@@ -195,7 +170,7 @@ class Poller {
   #resumeAt = 0;
   #notBefore = 0;
 
-  /** Asks for a bar from now on; gives the function that ends it. */
+  /** Gives the function that ends it. */
   static watch(bar) {
     const { src, list, kind } = bar;
     const id = list && src.startsWith(list) && LISTED.exec(src.slice(list.length))?.[1];
@@ -225,7 +200,6 @@ class Poller {
     this.#schedule();
   }
 
-  /** Whether it was the last. */
   #remove(bar) {
     const message = this.#messages.get(bar.src);
     if (!message?.bars.delete(bar)) return false;
@@ -255,7 +229,6 @@ class Poller {
     this.#schedule();
   }
 
-  /** The most urgent first. */
   #line() {
     return [...this.#messages.values()].sort((one, other) => one.due - other.due);
   }
@@ -269,54 +242,50 @@ class Poller {
 
   async #poll() {
     const line = this.#line();
-    const at = Math.max(line[0].due, now()); // Timers may be early by a fraction.
-    // What is nearly due goes with a request that is made anyway.
+    const at = Math.max(line[0].due, now()); // timers may be early
     const batch = line.filter(({ due, pollAfter }) => due - pollAfter / 8 <= at).slice(0, this.#most);
     const request = new AbortController();
     this.#request = request;
     const limit = later(REQUEST_LIMIT_SECONDS, () => request.abort());
-    // No network, no answer in time, a page where JSON should be: all the same.
     const outcome = await this.#exchange(batch, request.signal).catch(() => ({}));
     clearTimeout(limit);
-    if (this.#request !== request) return; // Stopped meanwhile: nobody wants this answer.
+    if (this.#request !== request) return; // stopped meanwhile
     this.#request = null;
     if (outcome.answerTo) this.#handle(batch, outcome);
-    else this.#fail(outcome.retryAfter ?? 0);
+    else this.#fail(outcome.response);
   }
 
-  /** Gives `answerTo(message)` and what goes with it; nothing of it after trouble. */
   async #exchange(batch, signal) {
     const [{ src, bars, version }] = batch;
     const [bar] = bars;
     const isList = batch.length > 1;
-    // Sorted: the same messages have the same ETag.
+    // Sorted, for the ETag.
     const url = isList ? `${this.#list}?id=${batch.map(({ id }) => id).sort().join("&id=")}` : src;
-    // A 304 means something to messages that all heard that very answer last.
+    // A 304 is for messages that all heard that very answer last.
     const known = version?.url === url && batch.every((message) => message.version === version);
     const response = await bar.ask(signal, url, known && version.etag);
     const { status, headers } = response;
     const pollAfter = Number(headers.get("Poll-After"));
     if (known && status === 304) return { version, answerTo: (message) => repeat(message, pollAfter) };
     const denied = DENIED_STATUSES.includes(status);
-    if (denied || (!isList && MISSING_STATUSES.includes(status))) return { denied, answerTo: () => null };
-    // No list, or none for so long an address: from now on one by one.
+    if (denied || (!isList && MISSING_STATUSES.includes(status))) return { response, denied, answerTo: () => null };
+    // From now on one by one.
     if (isList && status >= 400 && status < 429) this.#most = 1;
-    if (!response.ok) return { retryAfter: readRetryAfter(response) };
-    const answer = await response.json();
-    const answers = isList ? answer.messages : [answer];
-    if (!answers.every(isAnswer)) return {};
+    const answer = response.ok && (await response.json().catch(() => null));
+    const answers = isList ? answer?.messages : [answer];
+    if (!answers?.every(isAnswer)) return { response };
     const answerTo = ({ id }) => (isList ? answers.find((each) => each.id === id) : answer);
     return { version: { url, etag: headers.get("ETag") }, answerTo };
   }
 
-  /** The next poll is set before anybody hears of this one, so that a listener may stop it. */
-  #handle(batch, { answerTo, version, denied }) {
+  /** Sets the next poll first, so that a listener may stop it. */
+  #handle(batch, { answerTo, version, denied, response }) {
     this.#backOff = 0;
     for (const message of batch) {
       const answer = answerTo(message);
       message.pollAfter = answer ? this.#take(message, answer, version) : this.#miss(message, denied);
     }
-    // The quickest first, for the slower ones to fall into step with.
+    // The slower ones fall into step with the quicker.
     batch.sort((one, other) => one.pollAfter - other.pollAfter);
     for (const message of batch) message.due = this.#join(message.pollAfter);
     this.#schedule();
@@ -324,12 +293,12 @@ class Poller {
       for (const bar of [...bars]) {
         if (!bars.has(bar)) continue;
         if (answer) bar.onAnswer(answer);
-        else bar.onMissing(isOver, denied);
+        else bar.onMissing(isOver, denied, response);
       }
     }
   }
 
-  /** When to ask after so many seconds: in the second half of them with others, if any are due. */
+  /** With others that are due in the second half of the wait. */
   #join(seconds) {
     const last = now() + seconds;
     const dues = this.#line().map(({ due }) => due);
@@ -339,7 +308,8 @@ class Poller {
   #take(message, answer, version) {
     Object.assign(message, { answer, version, heardAt: now(), missingSince: null });
     const seconds = Number.isFinite(answer.poll_after) ? answer.poll_after : POLL_AFTER_SECONDS;
-    return clamp(seconds, POLL_FASTEST_SECONDS, WAIT_LONGEST_SECONDS);
+    const wanted = [...message.bars].map(({ pollSeconds }) => pollSeconds || seconds);
+    return clamp(Math.min(...wanted), POLL_FASTEST_SECONDS, WAIT_LONGEST_SECONDS);
   }
 
   #miss(message, denied) {
@@ -350,43 +320,269 @@ class Poller {
     return message.isOver ? POLL_MISSING_SECONDS : Math.max(missingFor / 10, POLL_AFTER_SECONDS);
   }
 
-  /** By chance, so that a thousand pages do not come back all at once. */
-  #fail(retryAfter) {
+  /** By chance, so that not all pages come back at once. */
+  #fail(response) {
+    const retryAfter = response ? readRetryAfter(response) : 0;
     this.#backOff = clamp(this.#backOff * 2, BACK_OFF_FIRST_SECONDS, BACK_OFF_LONGEST_SECONDS);
     this.#notBefore = now() + retryAfter;
     const chance = Math.random() / 2;
     this.#resume(retryAfter ? retryAfter + chance : this.#backOff * (1 - chance));
-    for (const { bars } of this.#line()) for (const bar of bars) bar.onTrouble();
+    for (const { bars } of this.#line()) for (const bar of bars) bar.onTrouble(response);
   }
 }
 
 // ---- Drawing ----
 
-function part(name, attributes = {}, children = []) {
-  const element = document.createElement("div");
-  element.setAttribute("part", name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+function part(name, attributes = {}, children = [], tag = "div") {
+  const element = document.createElement(tag);
+  for (const [key, value] of Object.entries({ part: name, ...attributes })) element.setAttribute(key, value);
   element.append(...children);
   return element;
 }
 
-export class DramatiqProgress extends HTMLElement {
+const linkTo = (href, text) => part("link", { href }, [text], "a");
+
+const rules = { createHTML: String };
+let policy;
+
+/** The one place where text becomes markup. */
+function parseHtml(html) {
+  // Not before it is needed: a page may forbid it.
+  policy ??= self.trustedTypes?.createPolicy("dramatiq-progress", rules) ?? rules;
+  return new DOMParser().parseFromString(policy.createHTML(html), "text/html").body.childNodes;
+}
+
+function show(element, text) {
+  element.textContent = text;
+  element.hidden = !text;
+}
+
+const Bar = (Base) => class extends Base {
+  state = "waiting";
+  #leave = () => {};
+  #src;
+  #view = null;
+  #news;
+  #retryAt;
+  #countdown;
+
+  get elements() {
+    return ["progressBar", "progressBarMessage", "result"].map((name, index) => {
+      const id = this.option(index < 2 ? `${name}Id` : "resultElementId");
+      return this.option(`${name}Element`) || document.getElementById(id) || this.parts?.[index];
+    });
+  }
+
+  request(signal, url = this.src) {
+    return new Request(url, { signal, cache: "no-store", headers: { Accept: "application/json" } });
+  }
+
+  fetch(request) {
+    return fetch(request);
+  }
+
+  // "Back" would lead to a bar that leads here again.
+  follow(address) {
+    location.replace(address);
+  }
+
+  start() {
+    this.stop();
+    if (this.#src !== this.src) this.#view = this.#news = null;
+    if (this.#view?.finished) return;
+    this.#src = this.src;
+    this.drawTrouble("");
+    this.#draw(this.#view ? this.state : "waiting");
+    if (!this.src) return;
+    this.#leave = Poller.watch({
+      src: this.src,
+      list: this.option("list"),
+      kind: this.localName, // and so of one way to ask
+      pollSeconds: this.option("pollInterval") / 1000,
+      ask: (signal, url, etag) => {
+        const request = this.request(signal, url);
+        if (etag) request.headers.set("If-None-Match", etag);
+        return this.fetch(request);
+      },
+      onAnswer: (answer) => this.#hear(answer),
+      onMissing: (isOver, denied, response) => this.#miss(isOver, denied, response),
+      onTrouble: (response) => this.#trouble(response),
+    });
+  }
+
+  stop() {
+    this.#leave();
+    clearTimeout(this.#countdown);
+  }
+
+  #hear(answer) {
+    const view = readAnswer(answer);
+    const news = newsOf(answer);
+    const isNews = news !== this.#news;
+    this.#view = view;
+    this.#news = news;
+    this.#retryAt = now() + (view.retry_in ?? 0);
+    if (view.finished) this.#leave();
+    this.drawTrouble("");
+    this.#draw(view.state);
+    if (isNews) this.#send("progress", answer);
+    if (view.finished && this.#view === view) this.#finish(view, answer);
+  }
+
+  #miss(isOver, denied, response) {
+    const state = this.#view ? "expired" : isOver ? "not-found" : "waiting";
+    this.drawTrouble("");
+    this.#draw(state, this.texts[denied ? "denied" : state], response);
+  }
+
+  #trouble(response) {
+    if (!this.#send("trouble", { response })) return;
+    const text = this.texts.offline;
+    const name = response?.ok ? "onDataError" : response ? "onHttpError" : "onNetworkError";
+    this.#tell(name, text, response) || this.drawTrouble(text);
+  }
+
+  #draw(state, text, response) {
+    const view = this.#view;
+    const left = this.#retryAt - now();
+    const { texts } = this;
+    this.state = state;
+    clearTimeout(this.#countdown);
+    if (state !== view?.state) {
+      text ??= texts[state];
+      if (state !== "waiting" && this.#tell("onHttpError", text, response)) return;
+    } else if (state === "retrying") {
+      text = describeRetry(view, left, texts);
+      if (left > 0) this.#countdown = later(left % 1 || 1, () => this.#draw(state));
+      if (this.#tell("onRetry", text, Math.max(0, Math.ceil(left)))) return;
+    } else {
+      text = describe(view, texts);
+      if (this.#tell("onProgress", view.progress)) return;
+    }
+    this.draw(state, text, view);
+  }
+
+  #send(type, detail) {
+    const cancelable = type !== "progress";
+    return this.dispatchEvent(new CustomEvent(type, { detail, bubbles: true, cancelable }));
+  }
+
+  #tell(name, ...values) {
+    const handler = this.option(name) || (name.endsWith("Error") && this.option("onError"));
+    const [bar, message] = this.elements;
+    if (handler) handler.call(this, bar, message, ...values);
+    return handler;
+  }
+
+  #finish(view, answer) {
+    const { state, result } = view;
+    if (!this.#send(state === "done" ? "done" : "failed", answer) || this.#view !== view) return;
+    if (state === "done") {
+      this.#tell("onSuccess", result) || this.draw(state, this.texts.done, view);
+      return this.#useResult(view);
+    }
+    const text = (typeof result === "string" && result) || this.texts[state];
+    if (this.#tell(state === "skipped" ? "onIgnored" : "onTaskError", text)) return;
+    this.draw(state, text, view);
+    const address = this.option("retry");
+    const retry = address && allow(address, this.option("origins"));
+    if (retry) this.elements[1]?.append(" ", linkTo(retry, this.texts.retry));
+  }
+
+  #useResult(view) {
+    const { result } = view;
+    const [redirect, download, swap] = ["redirect", "download", "swap"].map((name) => this.option(name));
+    const isLinked = redirect || download;
+    const link = isLinked && linkOf(result, this.option("origins"));
+    if (link && download) {
+      const element = linkTo(link, download === true ? this.texts.download : download);
+      element.download = "";
+      this.elements[1]?.replaceChildren(element);
+    }
+    const { url, ...rest } = link && typeof result === "object" ? result : {};
+    if (this.option("showResult") || (isLinked && !link)) this.#showResult(result, link ? rest : result);
+    if (swap) this.#swap(swap, view);
+    if (link && redirect) this.follow(link);
+  }
+
+  #showResult(result, shown = result) {
+    const place = this.elements[2];
+    const handler = this.option("onResult");
+    if (handler) handler.call(this, place, result);
+    else if (place) show(place, describeResult(shown, this.texts));
+  }
+
+  /** The address is the page's, never the job's. */
+  async #swap(address, view) {
+    const url = allow(address);
+    const request = url && new Request(url, { mode: "same-origin", headers: { Accept: "text/html" } });
+    const response = request && (await this.fetch(request).catch(() => null));
+    const nodes = response?.ok && (await response.text().then(parseHtml, () => null));
+    const place = this.elements[2];
+    if (this.#view !== view) return;
+    if (!nodes) this.#showResult(view.result);
+    else if (place && place === this.parts?.[2]) this.replaceWith(...nodes);
+    else place?.replaceChildren(...nodes);
+  }
+
+  draw(state, text, view) {
+    const [bar, message] = this.elements;
+    const percent = view?.percent ?? null;
+    if (message && message.textContent !== text) message.textContent = text;
+    if (!bar) return;
+    const colors = { ...BAR_COLORS, ...this.option("barColors") };
+    bar.style.backgroundColor = colors[state] ?? colors[COLOR_NAMES[state] ?? "progress"];
+    bar.style.inlineSize = percent === null ? "" : `${percent}%`;
+    const track = bar.closest("[role=progressbar]");
+    if (track) track.ariaValueNow = percent;
+  }
+
+  drawTrouble(text) {
+    const [, message] = this.elements;
+    if (text && message) message.textContent = text;
+  }
+};
+
+export class ProgressBar extends Bar(EventTarget) {
+  #options;
+
+  constructor(src, options) {
+    super();
+    this.src = src;
+    this.#options = {
+      progressBarId: "progress-bar",
+      progressBarMessageId: "progress-bar-message",
+      resultElementId: "celery-result",
+      showResult: true,
+      ...options,
+    };
+    this.start();
+  }
+
+  get texts() {
+    const messages = this.option("defaultMessages");
+    const { waiting: enqueued = TEXTS.enqueued, started: running = TEXTS.running } = messages ?? {};
+    return { ...TEXTS, enqueued, running, ...messages };
+  }
+
+  option(name) {
+    return this.#options[name];
+  }
+}
+
+export class DramatiqProgress extends Bar(HTMLElement) {
   static observedAttributes = ["src", "list", "label", "aria-label"];
 
   #text = part("text");
-  #remaining = part("remaining", { hidden: "" });
-  #percent = part("percent", { hidden: "" });
+  #remaining = part("remaining");
+  #percent = part("percent");
   #fill = part("fill");
   #track = part("track", { role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, [this.#fill]);
-  #note = part("note", { hidden: "" });
+  #note = part("note");
   #status = part("status", { role: "status" });
   #live = false;
-  #leave = () => {};
-  #view = null;
-  #news = "";
-  #spoken = "";
-  #retryAt = 0;
-  #countdown;
+  #spoken;
+  parts = [this.#fill, this.#text, this.#note];
 
   constructor() {
     super();
@@ -402,213 +598,66 @@ export class DramatiqProgress extends HTMLElement {
     this.setAttribute("src", value);
   }
 
-  get state() {
-    return this.getAttribute("state") ?? "waiting";
-  }
-
-  /** What the bar says; a subclass may say it otherwise. */
   get texts() {
-    return TEXTS;
+    return new Proxy(TEXTS, { get: (texts, name) => this.getAttribute(`text-${name}`) ?? texts[name] });
   }
 
-  /** The request of one poll, also for all bars of the list; a subclass may change it. */
-  request(signal, url = this.src) {
-    return new Request(url, {
-      signal,
-      credentials: "same-origin",
-      cache: "no-store",
-      headers: { Accept: "application/json" },
-    });
-  }
-
-  /** Sends a request; a subclass may send it another way. */
-  fetch(request) {
-    return fetch(request);
-  }
-
-  /** Goes to a result. Replaces this page, since "Back" would lead to a bar that leads here again. */
-  follow(address) {
-    location.replace(address);
+  option(name) {
+    const attribute = name.replace(/[A-Z]/g, "-$&");
+    return this.getAttribute(attribute) || this.hasAttribute(attribute);
   }
 
   connectedCallback() {
     this.#live = true;
-    this.#start();
+    this.start();
   }
 
   disconnectedCallback() {
     this.#live = false;
-    this.#leave();
-    clearTimeout(this.#countdown);
+    this.stop();
   }
 
   attributeChangedCallback(name, before, after) {
-    if (name !== "src" && name !== "list") return this.#drawLabel();
-    if (before === after) return;
-    this.#leave();
-    if (name === "src") this.#forget();
-    if (this.#live) this.#start();
+    if (name.endsWith("label")) this.#drawLabel();
+    else if (before !== after && this.#live) this.start();
   }
 
-  #start() {
-    if (this.#view?.finished) return;
-    this.#drawNote("");
-    // A copy of an element (Turbo keeps such) has a state, but has heard nothing.
-    this.#draw(this.#view ? this.state : "waiting");
-    if (!this.src) return;
-    this.#leave = Poller.watch({
-      src: this.src,
-      list: this.getAttribute("list"),
-      kind: this.localName, // of one class, and so of one way to ask
-      ask: (signal, url, etag) => this.#ask(this.request(signal, url), etag),
-      onAnswer: (answer) => this.#hear(answer),
-      onMissing: (isOver, denied) => this.#miss(isOver, denied),
-      onTrouble: () => this.#trouble(),
-    });
-  }
-
-  #ask(request, etag) {
-    if (etag) request.headers.set("If-None-Match", etag);
-    return this.fetch(request);
-  }
-
-  #forget() {
-    this.#view = null;
-    this.#news = this.#spoken = "";
-    this.removeAttribute("state");
-    this.#drawNote("");
-  }
-
-  #hear(answer) {
-    const view = readAnswer(answer);
-    const news = newsOf(answer);
-    const isNews = news !== this.#news;
-    this.#view = view;
-    this.#news = news;
-    this.#retryAt = now() + (view.retry_in ?? 0);
-    if (view.finished) this.#leave();
-    this.#drawNote("");
-    this.#draw(view.state);
-    if (isNews) this.#send("progress", answer);
-    // A listener may have turned this element to another message.
-    if (view.finished && this.#view === view) this.#finish(view, answer);
-    this.#speak();
-  }
-
-  #miss(isOver, denied) {
-    const state = this.#view ? "expired" : isOver ? "not-found" : "waiting";
-    this.#drawNote("");
-    this.#draw(state, denied ? this.texts.denied : this.texts[state]);
-    this.#speak();
-  }
-
-  #trouble() {
-    this.setAttribute("offline", "");
-    this.#note.textContent = this.texts.offline;
-    this.#note.hidden = false;
-    this.#speak();
-  }
-
-  #send(type, detail, cancelable = false) {
-    return this.dispatchEvent(new CustomEvent(type, { detail, bubbles: true, cancelable }));
-  }
-
-  #finish(view, answer) {
-    const isDone = view.state === "done";
-    const allowed = this.#send(isDone ? "done" : "failed", answer, true);
-    if (!allowed || this.#view !== view) return;
-    if (isDone) this.#useResult(view.result);
-    else if (view.result && typeof view.result === "string") this.#drawText(view.result);
-  }
-
-  #useResult(result) {
-    const [follows, downloads] = [this.hasAttribute("redirect"), this.hasAttribute("download")];
-    const link = follows || downloads ? linkOf(result) : null;
-    if (link && downloads) this.#drawLink(link);
-    if (this.hasAttribute("show-result") || ((follows || downloads) && !link)) this.#drawResult(result, link);
-    if (link && follows) this.follow(link);
-  }
-
-  #drawResult(result, link) {
-    const { url, ...rest } = link && typeof result === "object" ? result : {};
-    this.#drawNote(describeResult(link ? rest : result, this.texts));
-  }
-
-  #drawLink(address) {
-    const link = document.createElement("a");
-    link.setAttribute("part", "link");
-    link.href = address;
-    link.download = "";
-    link.textContent = this.getAttribute("download") || this.texts.download;
-    this.#text.replaceChildren(link);
-  }
-
-  #draw(state, text = this.#describe(state)) {
-    const percent = this.#view?.percent ?? null;
+  draw(state, text, view) {
+    super.draw(state, text, view);
+    const { texts } = this;
+    const { percent = null, eta } = view ?? {};
+    const isKnown = percent !== null;
     if (this.getAttribute("state") !== state) this.setAttribute("state", state);
-    this.toggleAttribute("indeterminate", percent === null);
+    this.toggleAttribute("indeterminate", !isKnown);
+    show(this.#percent, isKnown ? formatNumber(Math.floor(percent) / 100, texts, { style: "percent" }) : "");
+    const isLeft = state === "running" && eta > 0;
+    show(this.#remaining, isLeft ? say(texts, "remaining", { time: formatDuration(eta, texts) }) : "");
     this.#drawLabel();
-    this.#drawFill(percent);
-    this.#drawRemaining(state);
-    this.#drawText(text);
-    this.#countDown(state);
+    this.#track.ariaValueText = this.#saidAloud();
+    queueMicrotask(() => this.#speak());
   }
 
-  #describe(state) {
-    if (this.#view?.state !== state) return this.texts[state];
-    return describe(this.#view, this.#retryAt - now(), this.texts);
+  drawTrouble(text) {
+    this.toggleAttribute("offline", text);
+    show(this.#note, text);
+    queueMicrotask(() => this.#speak());
   }
 
   #drawLabel() {
-    const label = this.getAttribute("label") || this.getAttribute("aria-label") || this.texts.label;
-    this.#track.setAttribute("aria-label", label);
-  }
-
-  #drawFill(percent) {
-    const isKnown = percent !== null;
-    this.#fill.style.setProperty("--percent", percent ?? 0);
-    this.#percent.textContent = isKnown ? formatPercent(percent, this.texts) : "";
-    this.#percent.hidden = !isKnown;
-    if (isKnown) this.#track.setAttribute("aria-valuenow", percent);
-    else this.#track.removeAttribute("aria-valuenow");
-  }
-
-  #drawRemaining(state) {
-    const eta = state === "running" && this.#view.eta > 0 ? this.#view.eta : 0;
-    this.#remaining.hidden = !eta;
-    this.#remaining.textContent = eta ? insert(this.texts.remaining, { time: formatDuration(eta, this.texts) }) : "";
-  }
-
-  #drawText(text) {
-    if (this.#text.textContent !== text) this.#text.textContent = text;
-    this.#track.setAttribute("aria-valuetext", this.#saidAloud());
-  }
-
-  /** An answer of any kind also means that the server is back. */
-  #drawNote(text) {
-    this.removeAttribute("offline");
-    this.#note.textContent = text;
-    this.#note.hidden = !text;
-  }
-
-  #countDown(state) {
-    clearTimeout(this.#countdown);
-    const left = this.#retryAt - now();
-    if (state === "retrying" && left > 0) this.#countdown = later(left % 1 || 1, () => this.#draw(state));
+    this.#track.ariaLabel = this.getAttribute("label") || this.getAttribute("aria-label") || this.texts.label;
   }
 
   #saidAloud() {
-    return [this.#percent.textContent, this.#text.textContent].filter(Boolean).join(", ");
+    return [this.#percent, this.elements[1]].map(({ textContent }) => textContent).filter(Boolean).join(", ");
   }
 
-  /** For screen readers; every report would be noise. */
   #speak() {
     const isOffline = this.hasAttribute("offline");
-    const quarter = Math.floor((this.#view?.percent ?? 0) / 25);
-    const occasion = [this.state, quarter, isOffline].join();
+    const note = this.#note.textContent;
+    const occasion = [this.src, this.state, Math.floor(this.#track.ariaValueNow / 25), isOffline].join();
     if (occasion === this.#spoken || this.state === "waiting") return;
     this.#spoken = occasion;
-    this.#status.textContent = isOffline ? this.texts.offline : [this.#saidAloud(), this.#note.textContent].join(" ").trim();
+    this.#status.textContent = isOffline ? note : `${this.#saidAloud()} ${note}`.trim();
   }
 }
 

@@ -12,7 +12,7 @@ STATIC_URL = "/static/"
 UPLOADS = os.environ.get("TEST_UPLOADS", "")
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 INSTALLED_APPS = ["django.contrib.staticfiles", "django_dramatiq", "dramatiq_progress", "tests"]
-MIDDLEWARE: list[str] = json.loads(os.environ.get("TEST_MIDDLEWARE", "[]"))
+MIDDLEWARE: list[str] = json.loads(os.environ.get("TEST_SITE_MIDDLEWARE", "[]"))
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 
 BROKER_URL = os.environ.get("TEST_BROKER_URL", "")

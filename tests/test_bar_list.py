@@ -184,7 +184,7 @@ def test_a_page_of_a_real_site_costs_one_request_at_a_time(
     environment = {
         "TEST_STORE_URL": wanted["OPTIONS"]["url"],
         "TEST_PROGRESS": json.dumps({"PREFIX": wanted["PREFIX"]}),
-        "TEST_MIDDLEWARE": json.dumps(["django.middleware.gzip.GZipMiddleware"]),
+        "TEST_SITE_MIDDLEWARE": json.dumps(["django.middleware.gzip.GZipMiddleware"]),
     }
     attempts = [Attempt(f"m{number}", "work", "default", 3) for number in range(100)]
     for attempt in attempts:

@@ -106,6 +106,8 @@ class Hub:
 
     def on_break(self, error: Exception) -> None:
         self._is_deaf = True
+        # At once: whether the store is gone too, and what was said since the connection broke.
+        self._heard.extend(list(self._topics))
         self._rouse()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import django
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.asgi import get_asgi_application
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
@@ -28,4 +29,4 @@ async def counts(request: HttpRequest) -> JsonResponse:
 
 
 urls.urlpatterns.insert(0, path("counts/", counts))
-application = get_asgi_application()
+application = ASGIStaticFilesHandler(get_asgi_application())

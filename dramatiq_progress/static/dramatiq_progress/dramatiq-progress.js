@@ -42,6 +42,8 @@ const LIST_LONGEST = 100;
 const FIRST_ANSWER_LIMIT_SECONDS = 120;
 const BACK_OFF_FIRST_SECONDS = 1;
 const BACK_OFF_LONGEST_SECONDS = 30;
+/** When to poll what a stream tells. */
+const STREAM_SILENCE_SECONDS = 20;
 const MISSING_STATUSES = [404, 410];
 const DENIED_STATUSES = [401, 403];
 /** What follows the list's address in a message's own. */
@@ -194,6 +196,7 @@ class Poller {
   #backOff = 0;
   #resumeAt = 0;
   #notBefore = 0;
+  #stream;
 
   /** Asks for a bar from now on; gives the function that ends it. */
   static watch(bar) {
@@ -223,6 +226,7 @@ class Poller {
     message.bars.add(bar);
     message.due = this.#resumeAt;
     this.#schedule();
+    if (id && bar.stream) this.#useStream(bar);
   }
 
   /** Whether it was the last. */
@@ -233,6 +237,7 @@ class Poller {
     if (this.#messages.size) return false;
     this.#listening.abort();
     this.#stop();
+    this.#tellStream("close");
     return true;
   }
 
@@ -243,6 +248,7 @@ class Poller {
   }
 
   #wake() {
+    this.#tellStream(document.hidden ? "close" : "open");
     if (document.hidden) return clearTimeout(this.#timer);
     this.#stop();
     this.#backOff = 0;
@@ -280,7 +286,8 @@ class Poller {
     clearTimeout(limit);
     if (this.#request !== request) return; // Stopped meanwhile: nobody wants this answer.
     this.#request = null;
-    if (outcome.answerTo) this.#handle(batch, outcome);
+    // What the stream has told meanwhile is newer.
+    if (outcome.answerTo) this.#handle(batch.filter(({ heardAt }) => !(heardAt > at)), outcome);
     else this.#fail(outcome.retryAfter ?? 0);
   }
 
@@ -310,11 +317,15 @@ class Poller {
   }
 
   /** The next poll is set before anybody hears of this one, so that a listener may stop it. */
-  #handle(batch, { answerTo, version, denied }) {
+  #handle(batch, { answerTo, version, denied, told = 0 }) {
     this.#backOff = 0;
     for (const message of batch) {
       const answer = answerTo(message);
+      // The stream is held back.
+      if (message.told > told && answer && newsOf(answer) !== newsOf(message.answer)) this.#tellStream("leave");
       message.pollAfter = answer ? this.#take(message, answer, version) : this.#miss(message, denied);
+      if (told) message.pollAfter = told;
+      message.told = told;
     }
     // The quickest first, for the slower ones to fall into step with.
     batch.sort((one, other) => one.pollAfter - other.pollAfter);
@@ -357,6 +368,28 @@ class Poller {
     const chance = Math.random() / 2;
     this.#resume(retryAfter ? retryAfter + chance : this.#backOff * (1 - chance));
     for (const { bars } of this.#line()) for (const bar of bars) bar.onTrouble();
+  }
+
+  // The stream has a module of its own, and only saves polls.
+
+  #useStream({ stream, module }) {
+    const hear = (answer) => this.#hear(answer);
+    const ids = () => [...this.#messages.values()].flatMap(({ id }) => id || []).slice(0, LIST_LONGEST);
+    const poll = () => this.#resume(Math.random());
+    this.#stream ??= import(module).then(({ Stream }) => new Stream(stream, { ids, hear, poll }));
+    this.#tellStream("open");
+  }
+
+  #tellStream(what) {
+    this.#stream?.then((stream) => stream[what]()).catch(() => {});
+  }
+
+  /** False where a poll has overtaken the stream. */
+  #hear(answer) {
+    const message = this.#messages.get(`${this.#list}${answer.id}/`);
+    if (answer.version < message?.answer?.version) return false;
+    if (message) this.#handle([message], { answerTo: () => answer, told: STREAM_SILENCE_SECONDS });
+    return true;
   }
 }
 
@@ -460,6 +493,8 @@ export class DramatiqProgress extends HTMLElement {
       src: this.src,
       list: this.getAttribute("list"),
       kind: this.localName, // of one class, and so of one way to ask
+      stream: this.getAttribute("transport") !== "poll" && this.getAttribute("stream"),
+      module: this.getAttribute("stream-module") ?? "./dramatiq-progress-stream.js",
       ask: (signal, url, etag) => this.#ask(this.request(signal, url), etag),
       onAnswer: (answer) => this.#hear(answer),
       onMissing: (isOver, denied) => this.#miss(isOver, denied),

@@ -7,5 +7,6 @@ from . import views
 app_name = "dramatiq_progress"
 urlpatterns = [
     path("", views.listing, name="list"),
+    path("stream/", views.stream, name="stream"),
     path("<str:message_id>/", views.detail, name="detail"),
 ]

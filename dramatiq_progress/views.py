@@ -1,24 +1,33 @@
-"""The JSON that bars poll: one message, or all of a page in one answer. It reads records and writes nothing."""
+"""The JSON that bars poll or are told of: one message, all of a page in one answer, or a stream of them.
+
+It reads records and writes nothing.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial, wraps
+from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.core.exceptions import BadRequest, TooManyFieldsSent
+from django.core.handlers.asgi import ASGIRequest
 from django.core.serializers.json import DjangoJSONEncoder
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.db.transaction import non_atomic_requests
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response
 from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_GET, require_safe
 
 from .errors import StoreUnavailable
 from .progress import CLOCKS, Progress
 from .recorder import get_recorder
 from .stores import get_store
+from .streams import EventStream
 
 #: What a message id in a URL may be; Dramatiq's own are UUIDs.
 MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -31,6 +40,9 @@ LONGEST_QUERY = 8_000
 RETRY_AFTER_SECONDS = 2
 
 
+AsyncView = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
+
+
 def _progress_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     # Exempt, so that a POST is told 405 and not that it lacks a token: nothing here changes anything.
     @csrf_exempt
@@ -39,16 +51,37 @@ def _progress_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespo
     def answer(request: HttpRequest, **captured: str) -> HttpResponse:
         try:
             return view(request, **captured)
-        except BadRequest as error:
-            return _answer({"error": "bad_request", "detail": str(error)}, status=400)
-        except StoreUnavailable as error:
-            # Logged once, however many browsers ask.
-            get_recorder().trouble(error)
-            response = _answer({"error": "store_unavailable"}, status=503)
-            response["Retry-After"] = str(RETRY_AFTER_SECONDS)
-            return response
+        except (BadRequest, StoreUnavailable) as error:
+            return _answer_error(error)
 
     return answer
+
+
+def _stream_view(
+    view: Callable[..., Coroutine[Any, Any, HttpResponseBase]],
+) -> Callable[..., Coroutine[Any, Any, HttpResponseBase]]:
+    # Django refuses an async view under ATOMIC_REQUESTS, unless it is said to need no transaction.
+    @non_atomic_requests
+    @csrf_exempt
+    @require_GET
+    @wraps(view)
+    async def answer(request: HttpRequest) -> HttpResponseBase:
+        try:
+            return await view(request)
+        except (BadRequest, StoreUnavailable) as error:
+            return _answer_error(error)
+
+    return answer
+
+
+def _answer_error(error: BadRequest | StoreUnavailable) -> HttpResponse:
+    if isinstance(error, BadRequest):
+        return _answer({"error": "bad_request", "detail": str(error)}, status=400)
+    # Logged once, however many browsers ask.
+    get_recorder().trouble(error)
+    response = _answer({"error": "store_unavailable"}, status=503)
+    response["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
 
 
 @_progress_view
@@ -71,6 +104,29 @@ def listing(request: HttpRequest) -> HttpResponse:
         "unknown": [message_id for message_id in message_ids if message_id not in known],
     }
     return _answer_progress(request, content, found)
+
+
+@_stream_view
+async def stream(request: HttpRequest) -> HttpResponseBase:
+    """The progress of each message named by an ``id``, now and whenever it changes, as Server-Sent Events.
+
+    Under ASGI only, and 501 under WSGI, where each stream would hold a thread. Else it errs as the list does.
+    """
+    if not isinstance(request, ASGIRequest):
+        reason = "A stream needs an ASGI server, and this one speaks WSGI: ask the list instead."
+        return _answer({"error": "not_implemented", "detail": reason}, status=501)
+    message_ids = _asked_for(request)
+    read = partial(_read, request)
+    # What a client may know is found out once for all; what it is told is read after the stream has begun to watch.
+    visible = {progress.id for progress in await sync_to_async(read)(message_ids)}
+    events = EventStream(message_ids, visible, read)
+    response = StreamingHttpResponse(events, content_type="text/event-stream")
+    _keep_private(response)
+    response["Cache-Control"] += ", no-transform"
+    # nginx else collects an answer before it hands it on, and GZipMiddleware packs what has no encoding yet.
+    response["X-Accel-Buffering"] = "no"
+    response["Content-Encoding"] = "identity"
+    return response
 
 
 def _read(request: HttpRequest, message_ids: Sequence[str]) -> list[Progress]:
@@ -124,7 +180,11 @@ def _without_clocks(content: dict[str, object]) -> dict[str, object]:
 
 def _answer(content: dict[str, object], *, status: int = 200) -> JsonResponse:
     response = JsonResponse(content, status=status)
+    _keep_private(response)
+    return response
+
+
+def _keep_private(response: HttpResponseBase) -> None:
     # No cache in between may answer in our place, nor keep what only this visitor may see. The bar keeps ETags itself.
     response["Cache-Control"] = "private, no-store"
     response["X-Content-Type-Options"] = "nosniff"
-    return response

@@ -112,6 +112,18 @@ def site(*, log: Path, environment: dict[str, str]) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+@contextmanager
+def asgi_site(*, log: Path, environment: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The tests' site under uvicorn; gives its URL without a slash at the end, and its process."""
+    port = free_port()
+    command = (sys.executable, "-m", "uvicorn", "--port", str(port), "tests.asgi:application")
+    environment = {"DJANGO_SETTINGS_MODULE": "tests.settings"} | environment
+    with process(*command, log=log, environment=environment) as child:
+        wait_until(lambda: child.poll() is not None or answers(port))
+        assert child.poll() is None, log.read_text()
+        yield f"http://127.0.0.1:{port}", child
+
+
 def answers(port: int) -> bool:
     """Whether something listens on a port."""
     with socket.socket() as probe:

@@ -45,7 +45,7 @@ STATES: list[tuple[dict[str, Any], str, str | None]] = [
     (answer("running", current=0.5, total=4), "0.5 of 4. Importing", "12.5"),
     (answer("retrying", retry_in=0, retries_left=3), "Failed; trying again now (attempt 2 of 4)", "24"),
     (answer("retrying", retry_in=7200, attempt=2), "Failed; trying again in 2 hours (attempt 3)", "24"),
-    (answer("lost"), "No contact with the worker; the task will be taken up again", "24"),
+    (answer("lost"), "No contact with the worker; the task may be taken up again", "24"),
     (answer("done"), "Done", "24"),
     (answer("done", total=None, current=0), "Done", None),
     (answer("failed", result="Row 7 has no code."), "Row 7 has no code.", "24"),

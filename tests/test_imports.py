@@ -22,6 +22,8 @@ ORDER = [
     {"observer"},
     {"middleware"},
     {"actors"},
+    {"hub"},
+    {"streams"},
     {"views", "checks"},
     {"urls", "templatetags"},
     {"apps"},

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from django.contrib.staticfiles import finders
 from django.core.exceptions import ImproperlyConfigured
-from django.template import Context, Template, TemplateSyntaxError
+from django.template import Context, RequestContext, Template, TemplateSyntaxError
+from django.test import AsyncRequestFactory, RequestFactory
 from dramatiq import Message
 
 from dramatiq_progress.templatetags.dramatiq_progress import SCRIPT, STYLESHEET, bar
@@ -63,6 +64,19 @@ def test_options_become_attributes() -> None:
 
 def test_a_bar_may_ask_by_itself() -> None:
     assert bar("m1", list=None) == '<dramatiq-progress src="/progress/m1/"></dramatiq-progress>'
+
+
+def test_under_asgi_a_bar_is_told_of_the_stream() -> None:
+    template = Template(
+        '{% load dramatiq_progress %}{% dramatiq_progress "m1" %}{% dramatiq_progress "m2" stream=None %}'
+    )
+    streamed, polled = template.render(RequestContext(AsyncRequestFactory().get("/"))).split("</dramatiq-progress>")[:2]
+    assert (
+        ' stream="/progress/stream/" stream-module="/static/dramatiq_progress/dramatiq-progress-stream.js"' in streamed
+    )
+    assert ' stream="' not in polled
+    assert "stream" not in template.render(RequestContext(RequestFactory().get("/")))
+    assert "stream" not in template.render(Context())
 
 
 def test_an_option_that_is_none_is_left_out() -> None:

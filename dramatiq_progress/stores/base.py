@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from dramatiq_progress.conf import configuration
 from dramatiq_progress.errors import StoreUnavailable
@@ -100,6 +100,27 @@ class Report(NamedTuple):
 ReportAnswer = Literal["written", "renewed", "refused", "failed"]
 
 
+class Listener(Protocol):
+    """Who hears of changes. All is called from a thread of the store's, or of a writer, and must return at once."""
+
+    def on_change(self, message_id: str) -> None:
+        """The record of this message has changed in a way that a reader sees."""
+
+    def on_begin(self) -> None:
+        """From now on changes are told. Nobody knows what was not told before."""
+
+    def on_break(self, error: Exception) -> None:
+        """Changes are no longer told, until `on_begin` comes again."""
+
+
+class Subscription(ABC):
+    """What `Store.subscribe` gives."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Tell the listener nothing more, and free what was held for it. Returns at once."""
+
+
 class Store(ABC):
     """Where progress lives. Each method is atomic for a record, and each that writes renews its time to live.
 
@@ -127,6 +148,14 @@ class Store(ABC):
     @abstractmethod
     def ping(self) -> None:
         """Raise `StoreUnavailable` unless the store answers. Asks it even when it was found unavailable just now."""
+
+    @abstractmethod
+    def subscribe(self, listener: Listener) -> Subscription:
+        """Tell the listener of each change by whatever process, until the subscription is closed. Returns at once.
+
+        It never raises: a store that cannot be reached is `on_break`, and is tried again. A change is told after it can
+        be read; one that a reader concludes (`lost`, a place in the line) is not told.
+        """
 
     def close(self) -> None:  # noqa: B027 - a store that holds nothing open has nothing to close
         """Free what the store holds open."""

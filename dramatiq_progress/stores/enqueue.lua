@@ -30,4 +30,6 @@ redis.call('HSET', record, 'state', state, 'actor', actor, 'queue', queue, 'retr
   'enqueued_at', string.format('%.6f', now))
 redis.call('HINCRBY', record, 'version', 1)
 redis.call('PEXPIRE', record, ttl)
+-- For streams: see report.lua.
+redis.pcall('PUBLISH', record, '')
 return {'written', before or ''}

@@ -44,4 +44,6 @@ redis.call('HSET', record, 'state', state, 'ended_at', string.format('%.6f', now
 if delay ~= '' then redis.call('HSET', record, 'retry_at', string.format('%.6f', now - age + delay)) end
 redis.call('HINCRBY', record, 'version', 1)
 redis.call('PEXPIRE', record, ttl)
+-- For streams: see report.lua.
+redis.pcall('PUBLISH', record, '')
 return {'written', before[1] or ''}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from dramatiq_progress.progress import State
 
-from .base import Call, Store
+from .base import Call, Listener, Store, Subscription
 
 #: How often records whose time has passed are dropped.
 SWEEP_INTERVAL_SECONDS = 60.0
@@ -56,6 +57,18 @@ class _Writer(NamedTuple):
         record |= {"retries_left": self.retries_left, "started_at": _seconds(self.began_at)}
 
 
+class _MemorySubscription(Subscription):
+    def __init__(self, listeners: list[Listener], listener: Listener) -> None:
+        self._listeners = listeners
+        self._listener = listener
+        listeners.append(listener)
+        listener.on_begin()
+
+    def close(self) -> None:
+        with suppress(ValueError):
+            self._listeners.remove(self._listener)
+
+
 class MemoryStore(Store):
     """Progress in this process's memory: its operations are those of the Lua scripts, line by line.
 
@@ -70,6 +83,7 @@ class MemoryStore(Store):
         self._expires_at: dict[str, float] = {}
         # The line of each queue: when each message came.
         self._lines: dict[str, dict[str, float]] = {}
+        self._listeners: list[Listener] = []
         self._swept_at = time.monotonic()
         self._operations: dict[str, Callable[..., Any]] = {
             "enqueue": self._enqueue,
@@ -83,6 +97,9 @@ class MemoryStore(Store):
 
     def ping(self) -> None:
         """Memory always answers."""
+
+    def subscribe(self, listener: Listener) -> Subscription:
+        return _MemorySubscription(self._listeners, listener)
 
     def _call(self, calls: Sequence[Call]) -> list[Any]:
         with self._lock:
@@ -229,6 +246,9 @@ class MemoryStore(Store):
         version = _increment(record, "version") if raises_version else _number(record, "version")
         self._records[key] = record
         self._expires_at[key] = time.monotonic() + int(ttl) / 1000
+        if raises_version:
+            for listener in list(self._listeners):
+                listener.on_change(key.removeprefix(self.prefix))
         return version
 
     def _sweep(self) -> None:

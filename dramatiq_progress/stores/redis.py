@@ -8,15 +8,17 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from redis.exceptions import NoScriptError, RedisError
 
 from dramatiq_progress.errors import StoreUnavailable
 
-from .base import OPERATIONS, Call, Store
+from .base import OPERATIONS, Call, Listener, Store, Subscription
 from .breaker import Breaker
 from .connections import connect
 from .servers import UNREACHABLE, Request
+from .subscription import RedisSubscription
 
 
 class _Script(NamedTuple):
@@ -79,6 +81,7 @@ class RedisStore(Store):
         super().__init__(prefix=prefix)
         self._breaker = Breaker()
         self._servers = connect(**options)
+        self._subscriptions: WeakSet[RedisSubscription] = WeakSet()
 
     def __repr__(self) -> str:
         return f"<RedisStore {self._servers.address} {self.prefix}>"
@@ -91,7 +94,14 @@ class RedisStore(Store):
             raise self._unavailable(error) from error
         self._breaker.close()
 
+    def subscribe(self, listener: Listener) -> Subscription:
+        subscription = RedisSubscription(self._servers, self.prefix, listener)
+        self._subscriptions.add(subscription)
+        return subscription
+
     def close(self) -> None:
+        for subscription in list(self._subscriptions):
+            subscription.close()
         self._servers.close()
 
     def _call(self, calls: Sequence[Call]) -> list[Any]:

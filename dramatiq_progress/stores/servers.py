@@ -5,6 +5,7 @@ Nothing here waits for a server twice: what cannot be reached is told at once, a
 
 from __future__ import annotations
 
+import random
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import redis
+from redis.client import PubSub
 from redis.cluster import PRIMARY, ClusterNode, RedisCluster
 from redis.exceptions import (
     AskError,
@@ -65,6 +67,10 @@ class Servers(ABC):
         """Raise one of `UNREACHABLE` unless all servers that take writes answer."""
 
     @abstractmethod
+    def pubsub(self) -> PubSub:
+        """What hears a publication to any of the servers, over a connection of its own; it connects when it is used."""
+
+    @abstractmethod
     def forget(self) -> None:
         """A server could not be reached: look for it anew before the next command."""
 
@@ -89,6 +95,10 @@ class OneServer(Servers):
 
     def ping(self) -> None:
         self.client.ping()
+
+    def pubsub(self) -> PubSub:
+        made: PubSub = self.client.pubsub()
+        return made
 
     def forget(self) -> None:
         # Idle connections may lead to a master that was demoted, or to a host that is gone: each would cost a time-out.
@@ -143,6 +153,14 @@ class Cluster(Servers):
                 state = client.get_redis_connection(node).execute_command("CLUSTER INFO")["cluster_state"]
                 if state != "ok":
                     raise ClusterDownError(f"The cluster's state is {state!r} at {node.name}.")
+
+    def pubsub(self) -> PubSub:
+        with _doubts_as_errors():
+            client = self._current()
+            # Each node hears what is published to any. By chance, so that not all processes ask the same one.
+            node = random.choice(client.get_primaries())  # noqa: S311 - no secret
+            made: PubSub = client.get_redis_connection(node).pubsub()
+            return made
 
     def forget(self) -> None:
         self._is_stale = True

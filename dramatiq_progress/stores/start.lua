@@ -32,5 +32,7 @@ redis.call('HSET', record, 'state', 'running', 'token', token, 'actor', actor, '
 local attempt = math.max((redis.call('HGET', record, 'attempt') or 0) + 1, tonumber(least))
 redis.call('HSET', record, 'attempt', attempt)
 redis.call('PEXPIRE', record, ttl)
+-- For streams: see report.lua.
+redis.pcall('PUBLISH', record, '')
 return {'run', attempt, redis.call('HINCRBY', record, 'version', 1), deliveries,
   redis.call('HGET', record, 'metadata') or '{}', before or ''}

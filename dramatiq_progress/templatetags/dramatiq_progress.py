@@ -6,6 +6,7 @@ from typing import Any
 
 from django import template
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIRequest
 from django.forms.utils import flatatt
 from django.template.exceptions import TemplateSyntaxError
 from django.templatetags.static import static
@@ -21,6 +22,7 @@ register = template.Library()
 #: Static files, by way of Django's `static`, so that hashed names work.
 STYLESHEET = "dramatiq_progress/dramatiq-progress.css"
 SCRIPT = "dramatiq_progress/dramatiq-progress.js"
+STREAM = "dramatiq_progress/dramatiq-progress-stream.js"
 
 
 @register.simple_tag(name="dramatiq_progress_script")
@@ -33,7 +35,15 @@ def script() -> SafeString:
     )
 
 
-@register.simple_tag(name="dramatiq_progress")
+@register.simple_tag(name="dramatiq_progress", takes_context=True)
+def _bar_of_page(context: template.Context, message: str | Message[Any], **attributes: str | bool | None) -> SafeString:
+    # Streams need an ASGI server, and the one that answers this page is the one that is asked for them.
+    if isinstance(getattr(context, "request", None), ASGIRequest):
+        attributes.setdefault("stream", _address("stream"))
+        attributes.setdefault("stream_module", static(STREAM))
+    return bar(message, **attributes)
+
+
 def bar(message: str | Message[Any], **attributes: str | bool | None) -> SafeString:
     """``{% dramatiq_progress message_id %}``: the bar of one message.
 
@@ -41,7 +51,8 @@ def bar(message: str | Message[Any], **attributes: str | bool | None) -> SafeStr
       message: A message's id, or the message that an actor's ``send`` returned.
       attributes: Attributes of the element, with ``_`` for ``-``: ``show_result=True``, ``redirect=True``,
         ``download="Get the ZIP"``, ``label="Import"``, ``id="one"``. One that is False or None is left out;
-        ``list=None`` makes a bar ask by itself, and not together with the others of the page.
+        ``list=None`` makes a bar ask by itself, and not together with the others of the page. Under ASGI, in
+        a template that is rendered with its request, the tag adds ``stream``; ``stream=None`` leaves it out.
 
     Raises:
       TemplateSyntaxError: There is no such message id.

@@ -108,6 +108,12 @@ export interface ProgressBarOptions {
   pollInterval?: number;
   /** Where all bars of a page may ask in one request. */
   list?: string;
+  /** Where changes are streamed, for bars with a `list`. */
+  stream?: string;
+  /** The address of dramatiq-progress-stream.js; without it, the file beside this module. */
+  streamModule?: string;
+  /** `auto` uses the stream where there is one. */
+  transport?: "auto" | "poll";
   progressBarId?: string;
   progressBarElement?: HTMLElement | null;
   progressBarMessageId?: string;

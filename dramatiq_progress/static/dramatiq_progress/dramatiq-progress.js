@@ -19,7 +19,7 @@ export const TEXTS = {
   retryNow: "Failed; trying again now",
   attempt: "{text} (attempt {attempt})",
   attemptOf: "{text} (attempt {attempt} of {attempts})",
-  lost: "No contact with the worker; the task will be taken up again",
+  lost: "No contact with the worker; the task may be taken up again",
   done: "Done",
   failed: "The task failed.",
   cancelled: "The task was cancelled.",
@@ -39,6 +39,7 @@ const LIST_LONGEST = 100;
 const FIRST_ANSWER_LIMIT_SECONDS = 120;
 const BACK_OFF_FIRST_SECONDS = 1;
 const BACK_OFF_LONGEST_SECONDS = 30;
+const STREAM_SILENCE_SECONDS = 20;
 const MISSING_STATUSES = [404, 410];
 const DENIED_STATUSES = [401, 403];
 const LISTED = /^([\w-]{1,64})\/$/;
@@ -61,8 +62,6 @@ const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
 // Not Date: a clock may be set while a job runs.
 const now = () => performance.now() / 1000;
 const later = (seconds, act) => setTimeout(act, seconds * 1000);
-
-// ---- Reading an answer ----
 
 const isAnswer = (answer) => typeof answer?.complete === "boolean";
 
@@ -98,11 +97,8 @@ function allow(address, origins) {
 
 function linkOf(result, origins) {
   const address = typeof result === "string" ? result : result?.url;
-  // A sentence is no relative address.
   return /^(\/|https?:)/i.test(address) ? allow(address, origins) : null;
 }
-
-// ---- Wording ----
 
 const formatNumber = (value, texts, options) => value.toLocaleString(texts.locale, options);
 
@@ -142,8 +138,6 @@ function describeResult(result, texts) {
     .join(", ");
 }
 
-// ---- Asking ----
-
 function readRetryAfter({ headers }) {
   const value = headers.get("Retry-After");
   // By the server's clock: the visitor's may be wrong.
@@ -151,13 +145,11 @@ function readRetryAfter({ headers }) {
   return clamp(Number(value) || (Date.parse(value) - today) / 1000 || 0, 0, WAIT_LONGEST_SECONDS);
 }
 
-/** After a 304: the last answer, its clocks gone on. */
 function repeat({ answer, heardAt }, pollAfter) {
   const goOn = (seconds) => seconds && Math.max(0, seconds - (now() - heardAt));
   return { ...answer, eta: goOn(answer.eta), retry_in: goOn(answer.retry_in), poll_after: pollAfter || answer.poll_after };
 }
 
-/** Asks about messages, all that are due in one request. Bars with the same `list` share one. */
 class Poller {
   static #pollers = new Map();
   #list;
@@ -169,8 +161,8 @@ class Poller {
   #backOff = 0;
   #resumeAt = 0;
   #notBefore = 0;
+  #stream;
 
-  /** Gives the function that ends it. */
   static watch(bar) {
     const { src, list, kind } = bar;
     const id = list && src.startsWith(list) && LISTED.exec(src.slice(list.length))?.[1];
@@ -198,6 +190,7 @@ class Poller {
     message.bars.add(bar);
     message.due = this.#resumeAt;
     this.#schedule();
+    if (id && bar.stream) this.#useStream(bar);
   }
 
   #remove(bar) {
@@ -207,6 +200,7 @@ class Poller {
     if (this.#messages.size) return false;
     this.#listening.abort();
     this.#stop();
+    this.#tellStream("close");
     return true;
   }
 
@@ -217,6 +211,7 @@ class Poller {
   }
 
   #wake() {
+    this.#tellStream(document.hidden ? "close" : "open");
     if (document.hidden) return clearTimeout(this.#timer);
     this.#stop();
     this.#backOff = 0;
@@ -242,16 +237,17 @@ class Poller {
 
   async #poll() {
     const line = this.#line();
-    const at = Math.max(line[0].due, now()); // timers may be early
+    const at = Math.max(line[0].due, now());
     const batch = line.filter(({ due, pollAfter }) => due - pollAfter / 8 <= at).slice(0, this.#most);
     const request = new AbortController();
     this.#request = request;
     const limit = later(REQUEST_LIMIT_SECONDS, () => request.abort());
     const outcome = await this.#exchange(batch, request.signal).catch(() => ({}));
     clearTimeout(limit);
-    if (this.#request !== request) return; // stopped meanwhile
+    if (this.#request !== request) return;
     this.#request = null;
-    if (outcome.answerTo) this.#handle(batch, outcome);
+    // What the stream has told meanwhile is newer.
+    if (outcome.answerTo) this.#handle(batch.filter(({ heardAt }) => !(heardAt > at)), outcome);
     else this.#fail(outcome.response);
   }
 
@@ -259,7 +255,6 @@ class Poller {
     const [{ src, bars, version }] = batch;
     const [bar] = bars;
     const isList = batch.length > 1;
-    // Sorted, for the ETag.
     const url = isList ? `${this.#list}?id=${batch.map(({ id }) => id).sort().join("&id=")}` : src;
     // A 304 is for messages that all heard that very answer last.
     const known = version?.url === url && batch.every((message) => message.version === version);
@@ -269,7 +264,6 @@ class Poller {
     if (known && status === 304) return { version, answerTo: (message) => repeat(message, pollAfter) };
     const denied = DENIED_STATUSES.includes(status);
     if (denied || (!isList && MISSING_STATUSES.includes(status))) return { response, denied, answerTo: () => null };
-    // From now on one by one.
     if (isList && status >= 400 && status < 429) this.#most = 1;
     const answer = response.ok && (await response.json().catch(() => null));
     const answers = isList ? answer?.messages : [answer];
@@ -279,13 +273,15 @@ class Poller {
   }
 
   /** Sets the next poll first, so that a listener may stop it. */
-  #handle(batch, { answerTo, version, denied, response }) {
+  #handle(batch, { answerTo, version, denied, response, told = 0 }) {
     this.#backOff = 0;
     for (const message of batch) {
       const answer = answerTo(message);
+      if (message.told > told && answer && newsOf(answer) !== newsOf(message.answer)) this.#tellStream("leave");
       message.pollAfter = answer ? this.#take(message, answer, version) : this.#miss(message, denied);
+      if (told) message.pollAfter = told;
+      message.told = told;
     }
-    // The slower ones fall into step with the quicker.
     batch.sort((one, other) => one.pollAfter - other.pollAfter);
     for (const message of batch) message.due = this.#join(message.pollAfter);
     this.#schedule();
@@ -298,7 +294,6 @@ class Poller {
     }
   }
 
-  /** With others that are due in the second half of the wait. */
   #join(seconds) {
     const last = now() + seconds;
     const dues = this.#line().map(({ due }) => due);
@@ -320,7 +315,6 @@ class Poller {
     return message.isOver ? POLL_MISSING_SECONDS : Math.max(missingFor / 10, POLL_AFTER_SECONDS);
   }
 
-  /** By chance, so that not all pages come back at once. */
   #fail(response) {
     const retryAfter = response ? readRetryAfter(response) : 0;
     this.#backOff = clamp(this.#backOff * 2, BACK_OFF_FIRST_SECONDS, BACK_OFF_LONGEST_SECONDS);
@@ -329,9 +323,27 @@ class Poller {
     this.#resume(retryAfter ? retryAfter + chance : this.#backOff * (1 - chance));
     for (const { bars } of this.#line()) for (const bar of bars) bar.onTrouble(response);
   }
-}
 
-// ---- Drawing ----
+  #useStream({ stream, module }) {
+    const hear = (answer) => this.#hear(answer);
+    const ids = () => [...this.#messages.values()].flatMap(({ id }) => id || []).slice(0, LIST_LONGEST);
+    const poll = () => this.#resume(Math.random());
+    this.#stream ??= import(module).then(({ Stream }) => new Stream(stream, { ids, hear, poll }));
+    this.#tellStream("open");
+  }
+
+  #tellStream(what) {
+    this.#stream?.then((stream) => stream[what]()).catch(() => {});
+  }
+
+  /** False where a poll has overtaken the stream. */
+  #hear(answer) {
+    const message = this.#messages.get(`${this.#list}${answer.id}/`);
+    if (answer.version < message?.answer?.version) return false;
+    if (message) this.#handle([message], { answerTo: () => answer, told: STREAM_SILENCE_SECONDS });
+    return true;
+  }
+}
 
 function part(name, attributes = {}, children = [], tag = "div") {
   const element = document.createElement(tag);
@@ -347,7 +359,6 @@ let policy;
 
 /** The one place where text becomes markup. */
 function parseHtml(html) {
-  // Not before it is needed: a page may forbid it.
   policy ??= self.trustedTypes?.createPolicy("dramatiq-progress", rules) ?? rules;
   return new DOMParser().parseFromString(policy.createHTML(html), "text/html").body.childNodes;
 }
@@ -397,8 +408,10 @@ const Bar = (Base) => class extends Base {
     this.#leave = Poller.watch({
       src: this.src,
       list: this.option("list"),
-      kind: this.localName, // and so of one way to ask
+      kind: this.localName,
       pollSeconds: this.option("pollInterval") / 1000,
+      stream: this.option("transport") !== "poll" && this.option("stream"),
+      module: this.option("streamModule") || "./dramatiq-progress-stream.js",
       ask: (signal, url, etag) => {
         const request = this.request(signal, url);
         if (etag) request.headers.set("If-None-Match", etag);
@@ -512,7 +525,6 @@ const Bar = (Base) => class extends Base {
     else if (place) show(place, describeResult(shown, this.texts));
   }
 
-  /** The address is the page's, never the job's. */
   async #swap(address, view) {
     const url = allow(address);
     const request = url && new Request(url, { mode: "same-origin", headers: { Accept: "text/html" } });

@@ -1,0 +1,448 @@
+"""The event stream, with real servers: what it says, whom it costs what, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from django.http import StreamingHttpResponse
+from django.test import AsyncClient, Client
+from django.urls import reverse
+
+from dramatiq_progress import State, hub, streams
+from dramatiq_progress.stores import Store
+from dramatiq_progress.stores.base import Attempt, Report
+from dramatiq_progress.stores.redis import RedisStore
+from tests import proxy, servers
+from tests.conftest import PATIENT
+from tests.event_streams import listen
+from tests.store_server import Server
+from tests.waiting import wait_until
+
+PREFIX = "dramatiq-progress:"
+#: What the issue of streams promises.
+SOON_SECONDS = 5
+
+
+class Site(NamedTuple):
+    """A site under uvicorn, and the store that it reads."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    store: Store
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as answer:
+            return json.load(answer)
+
+
+def begin(store: Store, message_id: str = "m1") -> Attempt:
+    attempt = Attempt(message_id, "work", "default", 3)
+    store.start(attempt)
+    report(store, attempt, 1)
+    return attempt
+
+
+def report(store: Store, attempt: Attempt, current: int, **fields: str) -> None:
+    store.report([Report(attempt, {"current": str(current), "total": "10000", **fields})])
+
+
+@contextmanager
+def serve(folder: Path, store_url: str, seen_as: str | None = None, **environment: str) -> Iterator[Site]:
+    store = RedisStore(prefix=PREFIX, url=store_url, **PATIENT)
+    environment = {"TEST_STORE_URL": seen_as or store_url, **environment}
+    with servers.asgi_site(log=folder / "uvicorn.log", environment=environment) as (url, process):
+        yield Site(url, process, store)
+    store.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A store's server of this test's own."""
+    made = Server(tmp_path, "--save", "")
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def site(server: Server, tmp_path: Path) -> Iterator[Site]:
+    with serve(tmp_path, server.url) as made:
+        yield made
+
+
+def subscriptions(server: Server) -> int:
+    with server.client() as client:
+        return len(client.client_list(_type="pubsub"))
+
+
+# ---- What it says ----
+
+
+def test_a_stream_says_what_is_and_then_what_changes(site: Site) -> None:
+    attempt = begin(site.store)
+    with listen(site.url, "m1", "gone", "m1") as stream:
+        wait_until(lambda: len(stream.heard) == 2)
+        assert dict(stream.heard)["unknown"] == {"unknown": ["gone"]}
+        assert stream.last("m1").keys() == site.get("/progress/m1/").keys()
+        report(site.store, attempt, 2)
+        wait_until(lambda: stream.is_told("m1", 2))
+        site.store.enqueue("gone", actor="work", queue="default", retries_left=0)
+        wait_until(lambda: stream.last("gone"))
+        assert stream.last("gone")["queue_position"] == 1
+        site.store.finish(attempt, state=State.DONE, fields={"result": "[1]"})
+        assert wait_until(lambda: stream.last("m1").get("result")) == [1]
+        assert not [line for line in stream.lines if line.startswith("id")]
+
+
+def test_a_sign_of_life_is_no_event(site: Site) -> None:
+    attempt = begin(site.store)
+    with listen(site.url, "m1") as stream:
+        wait_until(lambda: stream.heard)
+        site.store.report([Report(attempt)])
+        report(site.store, attempt, 2)
+        wait_until(lambda: stream.is_told("m1", 2))
+        assert [each["progress"]["current"] for each in stream.messages] == [1, 2]
+
+
+def test_nothing_keeps_it_back_or_keeps_it(server: Server, tmp_path: Path) -> None:
+    packing = json.dumps(["django.middleware.gzip.GZipMiddleware"])
+    with serve(tmp_path, server.url, TEST_DJANGO_MIDDLEWARE=packing) as site:
+        attempt = begin(site.store)
+        with listen(site.url, "m1", headers={"Accept-Encoding": "gzip"}) as stream:
+            headers = stream.response.headers
+            assert headers["Content-Type"] == "text/event-stream"
+            assert headers["Content-Encoding"] == "identity"
+            assert headers["X-Accel-Buffering"] == "no"
+            assert headers["Cache-Control"] == "private, no-store, no-transform"
+            report(site.store, attempt, 2)
+            wait_until(lambda: stream.is_told("m1", 2))
+
+
+def test_what_changes_without_a_write_is_told(server: Server, tmp_path: Path) -> None:
+    quick = json.dumps({"LOST_AFTER": 1.0, "HEARTBEAT_INTERVAL": 0.5})
+    with serve(tmp_path, server.url, TEST_PROGRESS=quick) as site:
+        site.store.enqueue("first", actor="work", queue="default", retries_left=0)
+        site.store.enqueue("second", actor="work", queue="default", retries_left=0)
+        with listen(site.url, "m1", "second") as stream:
+            begin(site.store)
+            wait_until(lambda: stream.last("second").get("queue_position") == 2)
+            wait_until(lambda: stream.last("m1").get("state") == "lost")
+            site.store.start(Attempt("first", "work", "default", 3))
+            wait_until(lambda: stream.last("second").get("queue_position") == 1)
+
+
+# ---- Whom it costs what ----
+
+
+def test_many_streams_share_one_subscription(site: Site, server: Server) -> None:
+    attempt = begin(site.store)
+    with ExitStack() as stack:
+        threads = [
+            threading.Thread(target=lambda: opened.append(stack.enter_context(listen(site.url, "m1", "m2"))))
+            for _ in range(30)
+        ]
+        opened: list[Any] = []
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        report(site.store, attempt, 2)
+        wait_until(lambda: len(opened) == 30 and all(stream.is_told("m1", 2) for stream in opened))
+        assert subscriptions(server) == 1
+        assert site.get("/counts/")["watched"] == 2
+
+
+def test_a_stream_holds_no_thread(server: Server, tmp_path: Path) -> None:
+    ordinary = json.dumps(["django.middleware.common.CommonMiddleware", "django.middleware.csrf.CsrfViewMiddleware"])
+    with serve(tmp_path, server.url, TEST_DJANGO_MIDDLEWARE=ordinary) as site, ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(listen(site.url, "m1"))
+        wait_until(lambda: site.get("/counts/")["threads"] < 20)
+
+
+def test_a_client_that_reads_slowly_gets_the_newest_and_no_queue(site: Site) -> None:
+    attempt = begin(site.store)
+    with socket.create_connection(site.url.removeprefix("http://").split(":")) as slow, listen(site.url, "m1") as other:
+        slow.sendall(b"GET /progress/stream/?id=m1 HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+        wait_until(lambda: site.get("/counts/")["streams"] == 2)
+        for current in range(2, 302):
+            report(site.store, attempt, current, description="x" * 50_000)
+        wait_until(lambda: other.is_told("m1", 301))
+        site.store.finish(attempt, state=State.DONE)
+        wait_until(lambda: other.last("m1")["complete"])
+        slow.settimeout(30)
+        heard = bytearray()
+        while b'"state": "done"' not in heard[-100_000:]:
+            heard += slow.recv(1_000_000)
+        assert heard.count(b"data: ") < 200
+
+
+def test_a_client_that_leaves_is_forgotten_while_nothing_is_sent(site: Site) -> None:
+    with listen(site.url, "m1") as stays:
+        idle = site.get("/counts/")
+        with listen(site.url, "m1", "m2") as leaves:
+            wait_until(lambda: leaves.heard)
+            assert site.get("/counts/")["streams"] == 2
+        left_at = time.monotonic()
+        wait_until(lambda: (now := site.get("/counts/"))["streams"] == 1 and now["tasks"] <= idle["tasks"])
+        assert time.monotonic() - left_at < SOON_SECONDS
+        assert site.get("/counts/")["watched"] == 1
+        assert not stays.has_ended()
+
+
+# ---- How it ends ----
+
+
+def test_a_server_that_is_told_to_stop_ends_its_streams(site: Site) -> None:
+    begin(site.store)
+    with listen(site.url, "m1") as stream, listen(site.url, "gone") as other:
+        told_at = time.monotonic()
+        site.process.terminate()
+        site.process.wait(30)
+        assert time.monotonic() - told_at < SOON_SECONDS
+        wait_until(lambda: stream.has_ended() and other.has_ended())
+        assert "store_unavailable" not in dict(stream.heard)
+
+
+def test_a_store_that_dies_is_told_and_comes_back(site: Site, server: Server) -> None:
+    begin(site.store)
+    with listen(site.url, "m1") as stream:
+        wait_until(lambda: stream.heard)
+        server.kill()
+        wait_until(lambda: stream.heard[-1][0] == "store_unavailable")
+        assert stream.heard[-1][1] == {"error": "store_unavailable"}
+        server.start()  # empty
+        wait_until(lambda: stream.heard[-1] == ("unknown", {"unknown": ["m1"]}))
+        attempt = begin(site.store)
+        wait_until(lambda: stream.is_told("m1", 1) and stream.heard[-1][0] == "message")
+        wait_until(lambda: subscriptions(server) == 1)
+        report(site.store, attempt, 2)
+        wait_until(lambda: stream.is_told("m1", 2))
+
+
+def test_a_network_that_swallows_everything_freezes_nobody(server: Server, tmp_path: Path) -> None:
+    with (
+        proxy.before(server.port) as between,
+        serve(tmp_path, server.url, seen_as=f"redis://127.0.0.1:{between.port}/0") as site,
+    ):
+        attempt = begin(site.store)
+        with listen(site.url, "m1") as stream:
+            wait_until(lambda: stream.heard)
+            between.is_mute = True
+            report(site.store, attempt, 2)
+            wait_until(lambda: stream.heard[-1][0] == "store_unavailable")
+            for _ in range(20):
+                asked_at = time.monotonic()
+                site.get("/counts/")
+                assert time.monotonic() - asked_at < 1
+            between.is_mute = False
+            wait_until(lambda: stream.is_told("m1", 2))
+            report(site.store, attempt, 3)
+            wait_until(lambda: stream.is_told("m1", 3))
+
+
+def test_what_was_said_while_nobody_listened_is_read(site: Site, server: Server) -> None:
+    attempt = begin(site.store)
+    with listen(site.url, "m1") as stream:
+        wait_until(lambda: stream.heard and subscriptions(server) == 1)
+        server.ask("CLIENT", "KILL", "TYPE", "pubsub")
+        site.store.finish(attempt, state=State.DONE)
+        wait_until(lambda: stream.last("m1")["complete"])
+        wait_until(lambda: subscriptions(server) == 1)
+
+
+def test_where_changes_may_not_be_told_they_are_looked_for(server: Server, tmp_path: Path) -> None:
+    server.ask("ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "resetchannels")
+    url = server.url.replace("//", "//mute:pw@")
+    with serve(tmp_path, url) as site:
+        attempt = begin(site.store)
+        with listen(site.url, "m1") as stream:
+            report(site.store, attempt, 2)
+            wait_until(lambda: stream.is_told("m1", 2))
+
+
+# ---- Refusals ----
+
+
+def test_the_stream_has_a_url_of_its_own() -> None:
+    assert reverse("dramatiq_progress:stream") == "/progress/stream/"
+
+
+def test_under_wsgi_there_is_no_stream(memory_store: Store, client: Client) -> None:
+    response = client.get("/progress/stream/?id=m1")
+    assert (response.status_code, response["Content-Type"]) == (501, "application/json")
+    assert response.json()["error"] == "not_implemented"
+    assert "ASGI" in response.json()["detail"]
+
+
+def test_a_stream_errs_as_the_list_does(settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
+
+    async def ask(query: str) -> tuple[int, Any]:
+        response = await AsyncClient().get(f"/progress/stream/?{query}")
+        return response.status_code, response.json()
+
+    assert asyncio.run(ask("id=m1")) == (503, {"error": "store_unavailable"})
+    status, answer = asyncio.run(ask("id=a b"))
+    assert (status, answer["error"]) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("method", ["head", "post"])
+def test_only_get_is_a_stream(memory_store: Store, method: str) -> None:
+    response = asyncio.run(getattr(AsyncClient(), method)("/progress/stream/?id=m1"))
+    assert (response.status_code, response["Allow"]) == (405, "GET")
+
+
+def test_no_transaction_is_held_open(memory_store: Store, settings: Any) -> None:
+    from dramatiq_progress import views
+
+    assert "default" in views.stream._non_atomic_requests  # type: ignore[attr-defined]
+
+
+# ---- In this process ----
+
+
+async def open_stream(*message_ids: str) -> AsyncIterator[bytes]:
+    response = await AsyncClient().get("/progress/stream/", {"id": list(message_ids)})
+    assert isinstance(response, StreamingHttpResponse)
+    content = response.streaming_content
+    assert isinstance(content, AsyncIterator)
+    return content
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await scenario()
+
+    asyncio.run(bounded())
+
+
+async def next_with(pieces: AsyncIterator[bytes], part: bytes) -> bytes:
+    while part not in (piece := await anext(pieces)):
+        pass
+    return piece
+
+
+def test_every_kind_of_store_can_be_streamed(store: Store) -> None:
+    async def scenario() -> None:
+        attempt = await asyncio.to_thread(begin, store)
+        pieces = await open_stream("m1")
+        assert (await anext(pieces)).startswith(b"retry: ")
+        await next_with(pieces, b'"current": 1,')
+        await asyncio.to_thread(report, store, attempt, 2)
+        await next_with(pieces, b'"current": 2,')
+
+    run(scenario)
+
+
+def test_a_comment_is_sent_when_there_is_no_news(memory_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "COMMENT_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        pieces = await open_stream("m1")
+        assert [await anext(pieces) for _ in range(4)][2:] == [b":\n\n", b":\n\n"]
+
+    run(scenario)
+
+
+def test_a_stream_ends_by_itself_at_a_time_that_differs(memory_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "LIFE_SECONDS", 0.5)
+
+    async def live() -> tuple[float, bytes]:
+        began_at, pieces = time.monotonic(), [each async for each in await open_stream("m1")]
+        return time.monotonic() - began_at, pieces[0]
+
+    async def scenario() -> None:
+        lives = await asyncio.gather(*[live() for _ in range(8)])
+        assert all(0.4 <= seconds < 2 for seconds, _ in lives)
+        assert len({round(seconds, 2) for seconds, _ in lives}) > 1
+        assert len({retry for _, retry in lives}) > 1
+
+    run(scenario)
+
+
+def test_what_a_client_may_not_know_of_is_as_unknown(memory_store: Store) -> None:
+    """The one that may not be known says nothing more; the one that comes to be is looked at again."""
+    may_know = {"m2"}
+
+    async def scenario() -> None:
+        attempt = begin(memory_store)
+        pieces = streams.EventStream(
+            ["m1", "m2"], [], lambda ids: [p for p in memory_store.read(ids) if p and p.id in may_know]
+        )
+        await anext(pieces)
+        first = await anext(pieces)
+        assert first.count(b"event: unknown") == 2 and b'"state"' not in first
+        report(memory_store, attempt, 2)
+        begin(memory_store, "m2")
+        second = await anext(pieces)
+        assert b'"id": "m2"' in second and b"m1" not in second
+        pieces.close()
+
+    run(scenario)
+
+
+def test_the_subscription_ends_some_time_after_the_last_stream(
+    redis_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "LINGER_SECONDS", 0.1)
+    monkeypatch.setattr(hub, "SWEEP_SECONDS", 0.1)
+
+    async def scenario() -> None:
+        response = await AsyncClient().get("/progress/stream/?id=m1")
+        await anext(response.streaming_content)
+        assert len(hub.all_hubs()) == 1
+        await asyncio.to_thread(response.close)
+        while hub.all_hubs():
+            await asyncio.sleep(0.01)
+
+    run(scenario)
+    wait_until(lambda: not [each for each in threading.enumerate() if each.name == "dramatiq-progress-subscription"])
+
+
+def test_a_signal_ends_streams_and_does_what_it_did(memory_store: Store) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+
+    async def scenario() -> None:
+        pieces = await open_stream("m1")
+        await anext(pieces)
+        signal.raise_signal(signal.SIGTERM)
+        async for _ in pieces:
+            pass
+        assert [each async for each in await open_stream("m1")][1:] == []  # one that begins now ends at once
+
+    try:
+        run(scenario)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_outside_the_main_thread_no_handler_is_touched(memory_store: Store) -> None:
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    mine = signal.getsignal(signal.SIGTERM)
+
+    async def scenario() -> None:
+        await anext(await open_stream("m1"))
+
+    try:
+        thread = threading.Thread(target=run, args=[scenario])
+        thread.start()
+        thread.join()
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -38,7 +38,7 @@ DRAMATIQ_BROKER = {
         "dramatiq.middleware.Retries",
         "dramatiq.middleware.AsyncIO",
         "dramatiq_progress.middleware.ProgressMiddleware",
-        *json.loads(os.environ.get("TEST_MIDDLEWARE", "[]")),
+        *json.loads(os.environ.get("TEST_BROKER_MIDDLEWARE", "[]")),
     ],
 }
 DRAMATIQ_PROGRESS = {"OPTIONS": {"url": STORE_URL}} if STORE_URL else {}

@@ -15,7 +15,7 @@ from typing import Any
 import dramatiq
 from dramatiq.middleware import CurrentMessage
 
-from dramatiq_progress import ProgressObserver, progress_actor
+from dramatiq_progress import ProgressObserver, get_progress, progress_actor
 
 QUICK_RETRY = {"min_backoff": 200, "max_backoff": 200}
 
@@ -165,8 +165,10 @@ def fail_unless(progress_observer: ProgressObserver, path: str) -> None:
 @progress_actor(max_retries=3, **QUICK_RETRY)
 @recorded
 def kill_worker(progress_observer: ProgressObserver) -> None:
-    """Kills the process that it runs in."""
+    """Kills the process that it runs in, when its report has been seen."""
     progress_observer.set_progress(1, 2)
+    while (progress := get_progress(str(progress_observer.message_id))) is None or progress.current != 1:
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

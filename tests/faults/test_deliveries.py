@@ -23,7 +23,7 @@ BOTH_BROKERS = pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=
 def test_a_worker_that_dies_between_a_retry_and_the_acknowledgement(scene: Scene, tmp_path: Path) -> None:
     """The retry and the message itself are both delivered then."""
     message = scene.send(tasks.fail_first, str(tmp_path / "failed"))
-    dying = {"TEST_MIDDLEWARE": json.dumps(["tests.faults.middleware.DiesAfterRetry"])}
+    dying = {"TEST_BROKER_MIDDLEWARE": json.dumps(["tests.faults.middleware.DiesAfterRetry"])}
     with scene.worker("-p", "1", "-t", "2", environment=dying) as worker:
         scene.when(message, State.RETRYING)
         worker.wait(30)

@@ -4,7 +4,7 @@
 PYTHON ?=
 VENV := .venv
 
-.PHONY: demo test soak lint types check clean
+.PHONY: demo test soak bench lint types check clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(VENV)/bin/python -m example.demo
@@ -18,6 +18,11 @@ test: $(VENV)/test.stamp
 soak: $(VENV)/test.stamp
 	sh tools/system-packages.sh
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(VENV)/bin/pytest tests/faults/test_soak.py $(PYTEST_ARGS)
+
+# Measures what progress costs, side by side with what people use today, in an environment of its own.
+bench:
+	sh tools/make-venv.sh $(VENV)-bench bench $(PYTHON)
+	$(VENV)-bench/bin/python -m benchmarks $(QUESTIONS)
 
 lint: $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check .
@@ -33,4 +38,4 @@ $(VENV)/%.stamp: pyproject.toml tools/make-venv.sh
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .nox .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build example/var
+	rm -rf $(VENV) $(VENV)-bench .nox .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build example/var

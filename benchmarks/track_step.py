@@ -1,0 +1,40 @@
+"""1. What one step of `track()` adds to a loop in the actor's thread, against tqdm that writes to nowhere."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+from benchmarks.measuring import compare, report, seconds, store
+
+STEPS = 5_000_000
+
+
+def loop(iterable: object) -> None:
+    for _ in iterable:  # type: ignore[attr-defined]
+        pass
+
+
+def main() -> None:
+    with store():
+        from tqdm import tqdm
+
+        from benchmarks.running import running
+
+        def added(seconds_with: float) -> float:
+            return (seconds_with - seconds(lambda: loop(range(STEPS)))) / STEPS * 1e9
+
+        def ours() -> float:
+            with running() as observer:
+                return added(seconds(lambda: loop(observer.track(range(STEPS)))))
+
+        def theirs() -> float:
+            with open(os.devnull, "w") as nowhere:
+                return added(seconds(lambda: loop(tqdm(range(STEPS), file=nowhere))))
+
+        question = f"1. one step of track(), Python {platform.python_version()}"
+        report(compare(question, "ns", {"track()": ours, "tqdm": theirs}, bar=0.5))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,9 @@ import logging
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
@@ -89,7 +91,8 @@ class Hub:
         self._idle_since = self._swept_at = self.loop.time()
         # Nothing is awaited before this: two streams that begin together would else begin two.
         self._subscription = store.subscribe(self)
-        self._task = self.loop.create_task(self._run())
+        # Not in the context of the request that comes first: the task outlives it.
+        self._task = self.loop.create_task(self._run(), context=Context())
 
     # ---- Called from other threads ----
 
@@ -114,6 +117,10 @@ class Hub:
         """End the streams, the subscription and the reader. May be called from a signal handler, and twice."""
         self._call(self._close)
 
+    def abandon(self) -> None:
+        """Free what a hub holds whose loop has closed."""
+        self._subscription.close()
+
     def _rouse(self) -> None:
         # One call for a burst of changes: each costs a system call.
         if not self._is_roused:
@@ -137,7 +144,10 @@ class Hub:
         self._work.set()
 
     def leave(self, watcher: Watcher, message_ids: Iterable[str]) -> None:
-        """Tell this watcher nothing more."""
+        """Tell this watcher nothing more. From any thread: Django closes a response in another than the loop's."""
+        self._call(partial(self._leave, watcher, message_ids))
+
+    def _leave(self, watcher: Watcher, message_ids: Iterable[str]) -> None:
         for message_id in message_ids:
             if topic := self._topics.get(message_id):
                 topic.watchers.discard(watcher)
@@ -184,7 +194,7 @@ class Hub:
         self._swept_at = self.loop.time()
         everything = self._is_deaf or self._is_in_trouble
         for message_id, topic in self._topics.items():
-            if everything or (topic.progress is not None and not topic.progress.complete):
+            if everything or topic.progress is None or not topic.progress.complete:
                 self._swept[message_id] = None
 
     def _next_batch(self) -> list[str]:
@@ -205,14 +215,13 @@ class Hub:
             get_recorder().trouble(error)
             self._suffer(message_ids)
         except Exception:
-            # One record that cannot be read must not silence the others.
             logger.exception("A mistake in dramatiq-progress keeps streams from being told of %s.", message_ids)
         else:
             if self._is_in_trouble:
                 self._is_in_trouble = False
                 self._tell_all_anew()
             for message_id, progress in zip(message_ids, found, strict=True):
-                self._take(message_id, progress)
+                self._try_to_take(message_id, progress)
 
     def _suffer(self, message_ids: list[str]) -> None:
         # Tried again at the next sweep.
@@ -226,6 +235,13 @@ class Hub:
         for message_id, topic in self._topics.items():
             topic.event = None
             self._changed[message_id] = None
+
+    def _try_to_take(self, message_id: str, progress: Progress | None) -> None:
+        try:
+            self._take(message_id, progress)
+        except Exception:
+            # One record that cannot be told must not silence the others.
+            logger.exception("A mistake in dramatiq-progress keeps streams from being told of %s.", message_id)
 
     def _take(self, message_id: str, progress: Progress | None) -> None:
         topic = self._topics.get(message_id)
@@ -267,7 +283,7 @@ def get_hub() -> Hub:
     """The hub of the running event loop and of the store in the settings; it is made for the first stream."""
     loop, store = asyncio.get_running_loop(), get_store()
     for each in [each for each in _hubs if each.is_closed()]:
-        _hubs.pop(each).close()
+        _hubs.pop(each).abandon()
     hub = _hubs.get(loop)
     # One that was closed at a shutdown stays: what begins now is to end at once.
     if hub is None or hub.store is not store:

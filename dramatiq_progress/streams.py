@@ -17,6 +17,7 @@ from typing import Any
 from asgiref.sync import SyncToAsync, sync_to_async
 from django.db import connections
 
+from .errors import StoreUnavailable
 from .hub import Hub, all_hubs, encode, get_hub
 from .progress import Progress
 
@@ -45,7 +46,7 @@ class EventStream(AsyncIterator[bytes]):
     """
 
     # 10,000 of these are to fit into one process.
-    __slots__ = ("_denied", "_ends_at", "_hidden", "_hub", "_message_ids", "_news", "_read", "_waiter")
+    __slots__ = ("_denied", "_ends_at", "_hidden", "_hub", "_is_closed", "_message_ids", "_news", "_read", "_waiter")
 
     def __init__(self, message_ids: Sequence[str], visible: Collection[str], read: Read) -> None:
         self._message_ids = message_ids
@@ -55,6 +56,7 @@ class EventStream(AsyncIterator[bytes]):
         self._hub: Hub | None = None
         self._news: dict[str | None, None] = {}
         self._waiter: asyncio.Future[None] | None = None
+        self._is_closed = False
         self._ends_at = 0.0
 
     def __aiter__(self) -> EventStream:
@@ -73,30 +75,36 @@ class EventStream(AsyncIterator[bytes]):
         self._wake()
 
     def close(self) -> None:
-        """Watch no longer."""
-        if self._hub is not None:
-            self._hub.leave(self, self._message_ids)
-        self._ends_at = 0.0
+        """Watch no longer. May be called from any thread, and twice."""
+        self._is_closed = True
+        hub, self._hub = self._hub, None
+        if hub is not None:
+            hub.leave(self, self._message_ids)
 
     async def _next(self) -> bytes:
-        if self._hub is None:
-            await _free_thread()
-            end_streams_at_shutdown()
-            self._hub = get_hub()
-            loop = self._hub.loop
-            self._ends_at = loop.time() + LIFE_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
-            self._hub.watch(self, self._message_ids)
-            return f"retry: {random.uniform(*RETRY_SECONDS) * 1000:.0f}\n\n".encode()  # noqa: S311 - no secret
-        comment_at = self._hub.loop.time() + COMMENT_SECONDS
-        while not self._hub.is_closed and (now := self._hub.loop.time()) < self._ends_at:
+        if self._hub is None and not self._is_closed:
+            return await self._begin()
+        hub = self._hub
+        if hub is None:
+            raise StopAsyncIteration
+        comment_at = hub.loop.time() + COMMENT_SECONDS
+        while not (hub.is_closed or self._is_closed) and (now := hub.loop.time()) < self._ends_at:
             if self._news:
-                if piece := await self._take_news(self._hub):
+                if piece := await self._take_news(hub):
                     return piece
             elif now >= comment_at:
                 return b":\n\n"
             else:
-                await self._wait(self._hub, min(comment_at, self._ends_at))
+                await self._wait(hub, min(comment_at, self._ends_at))
         raise StopAsyncIteration
+
+    async def _begin(self) -> bytes:
+        await _free_thread()
+        end_streams_at_shutdown()
+        self._hub = hub = get_hub()
+        self._ends_at = hub.loop.time() + LIFE_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        hub.watch(self, self._message_ids)
+        return f"retry: {random.uniform(*RETRY_SECONDS) * 1000:.0f}\n\n".encode()  # noqa: S311 - no secret
 
     async def _wait(self, hub: Hub, deadline: float) -> None:
         self._waiter = hub.loop.create_future()
@@ -119,7 +127,11 @@ class EventStream(AsyncIterator[bytes]):
             piece += b'event: store_unavailable\ndata: {"error": "store_unavailable"}\n\n'
             del news[None]
         topics = {each: hub.topic(each) for each in news if each is not None and each not in self._denied}
-        await self._look_again([each for each in topics if each in self._hidden and topics[each].progress])
+        try:
+            await self._look_again([each for each in topics if each in self._hidden and topics[each].progress])
+        except StoreUnavailable:
+            # Whoever comes again is told so, or the present state.
+            raise StopAsyncIteration from None
         for message_id, topic in topics.items():
             if message_id in self._hidden:
                 # No such message, and one that this client may not know of, are the same answer.

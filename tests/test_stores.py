@@ -612,13 +612,15 @@ def test_a_line_has_a_time_to_live(redis_store: Store, valkey: str) -> None:
 
 
 def test_a_record_that_cannot_be_read_hides_no_other(redis_store: Store, valkey: str, caplog: Any) -> None:
-    for message_id in ("good", "newer", "broken"):
+    for message_id in ("good", "newer", "broken", "odd"):
         redis_store.enqueue(message_id, actor="work", queue="default", retries_left=0)
     with redis.Redis.from_url(f"{valkey}/1") as client:
         client.hset(redis_store.key("newer"), "state", "a state of a later version")
         client.hdel(redis_store.key("broken"), "state", "version")
-    good, newer, broken = redis_store.read(["good", "newer", "broken"])
-    assert good is not None and (newer, broken) == (None, None)
+        odd = {"state": "running", "heartbeat": str(10**10), "rate": "0", "total": "5"}
+        client.hset(redis_store.key("odd"), mapping=odd)
+    good, *others = redis_store.read(["good", "newer", "broken", "odd"])
+    assert good is not None and others == [None, None, None]
     assert "message newer cannot be read" in caplog.text and "message broken cannot be read" in caplog.text
 
 

@@ -301,7 +301,7 @@ def _progress(message_id: str, record: Mapping[str, str], **known: Any) -> Progr
         return None
     try:
         return Progress.from_record(message_id, record, **known)
-    except (LookupError, TypeError, ValueError):
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
         # As another version of this package, or somebody else, may have written it: the others are shown all the same.
         logger.exception("The record of message %s cannot be read; it is shown as not found.", message_id)
         return None

@@ -56,6 +56,8 @@ class Reader(threading.Thread):
         self._stopping = threading.Event()
         self._last: dict[str, Sample] = {}
         self.life = 0
+        #: Held while it looks: what is done in between, it sees all of or nothing.
+        self.between_looks = threading.RLock()
         self.rounds = 0
         self.failed: BaseException | None = None
 
@@ -75,7 +77,8 @@ class Reader(threading.Thread):
     def run(self) -> None:
         try:
             while not self._stopping.wait(SAMPLE_INTERVAL_SECONDS):
-                self._look()
+                with self.between_looks:
+                    self._look()
         except BaseException as error:
             self.failed = error
 
@@ -148,7 +151,8 @@ class Scene:
 
     def lost_records(self) -> None:
         """Tell the judge that the store has lost records, or may have; nobody makes those anew that had ended."""
-        self.reader.life += 1
+        with self.reader.between_looks:
+            self.reader.life += 1
         self.history.gone |= {deed.message_id for deed in self._ledger() if deed.what in ("ended", "failed")}
 
     def kill_store(self) -> None:

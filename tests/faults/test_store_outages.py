@@ -194,8 +194,8 @@ def test_a_record_that_was_evicted_is_not_there_and_a_running_one_comes_back(
         finished, running = scene.send(tasks.report_for, 0.01), scene.send(tasks.wait_for, str(go_on))
         scene.when(finished, State.DONE)
         scene.when(running, State.RUNNING, current=1)
-        scene.lost_records()
-        with scene.store.client() as administrator:
+        with scene.reader.between_looks, scene.store.client() as administrator:
+            scene.lost_records()
             for message in (finished, running):
                 administrator.delete(f"dramatiq-progress:{message.message_id}")
         assert client.get(f"/progress/{finished.message_id}/").status_code == 404

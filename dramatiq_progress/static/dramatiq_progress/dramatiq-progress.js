@@ -197,7 +197,7 @@ class Poller {
     const message = this.#messages.get(bar.src);
     if (!message?.bars.delete(bar)) return false;
     if (!message.bars.size) this.#messages.delete(bar.src);
-    if (this.#messages.size) return false;
+    if (this.#messages.size) return this.#schedule();
     this.#listening.abort();
     this.#stop();
     this.#tellStream("close");
@@ -220,7 +220,7 @@ class Poller {
 
   #resume(seconds) {
     this.#resumeAt = now() + seconds;
-    for (const message of this.#messages.values()) message.due = this.#resumeAt;
+    for (const message of this.#messages.values()) message.due = this.#resumeAt + (message.told = 0);
     this.#schedule();
   }
 
@@ -321,7 +321,7 @@ class Poller {
     this.#notBefore = now() + retryAfter;
     const chance = Math.random() / 2;
     this.#resume(retryAfter ? retryAfter + chance : this.#backOff * (1 - chance));
-    for (const { bars } of this.#line()) for (const bar of bars) bar.onTrouble(response);
+    for (const { bars } of this.#line()) for (const bar of [...bars]) if (bars.has(bar)) bar.onTrouble(response);
   }
 
   #useStream({ stream, module }) {
@@ -329,7 +329,7 @@ class Poller {
     const ids = () => [...this.#messages.values()].flatMap(({ id }) => id || []).slice(0, LIST_LONGEST);
     const poll = () => this.#resume(Math.random());
     this.#stream ??= import(module).then(({ Stream }) => new Stream(stream, { ids, hear, poll }));
-    this.#tellStream("open");
+    this.#tellStream(document.hidden ? "close" : "open");
   }
 
   #tellStream(what) {
@@ -409,7 +409,7 @@ const Bar = (Base) => class extends Base {
       src: this.src,
       list: this.option("list"),
       kind: this.localName,
-      pollSeconds: this.option("pollInterval") / 1000,
+      pollSeconds: parseInt(this.option("pollInterval")) / 1000,
       stream: this.option("transport") !== "poll" && this.option("stream"),
       module: this.option("streamModule") || "./dramatiq-progress-stream.js",
       ask: (signal, url, etag) => {
@@ -417,9 +417,9 @@ const Bar = (Base) => class extends Base {
         if (etag) request.headers.set("If-None-Match", etag);
         return this.fetch(request);
       },
-      onAnswer: (answer) => this.#hear(answer),
-      onMissing: (isOver, denied, response) => this.#miss(isOver, denied, response),
-      onTrouble: (response) => this.#trouble(response),
+      onAnswer: async (answer) => this.#hear(answer),
+      onMissing: async (isOver, denied, response) => this.#miss(isOver, denied, response),
+      onTrouble: async (response) => this.#trouble(response),
     });
   }
 
@@ -529,7 +529,7 @@ const Bar = (Base) => class extends Base {
     const url = allow(address);
     const request = url && new Request(url, { mode: "same-origin", headers: { Accept: "text/html" } });
     const response = request && (await this.fetch(request).catch(() => null));
-    const nodes = response?.ok && (await response.text().then(parseHtml, () => null));
+    const nodes = response?.ok && (await response.text().then(parseHtml).catch(() => null));
     const place = this.elements[2];
     if (this.#view !== view) return;
     if (!nodes) this.#showResult(view.result);
@@ -667,7 +667,7 @@ export class DramatiqProgress extends Bar(HTMLElement) {
     const isOffline = this.hasAttribute("offline");
     const note = this.#note.textContent;
     const occasion = [this.src, this.state, Math.floor(this.#track.ariaValueNow / 25), isOffline].join();
-    if (occasion === this.#spoken || this.state === "waiting") return;
+    if (occasion === this.#spoken || (this.state === "waiting" && !isOffline)) return;
     this.#spoken = occasion;
     this.#status.textContent = isOffline ? note : `${this.#saidAloud()} ${note}`.trim();
   }

@@ -45,7 +45,7 @@ def test_every_record_equals_the_ledger(make_scene: SceneFactory, broker: str) -
 def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
     """Workers that are killed and started again, and a store that is, for the length of a block.
 
-    Never a worker that still keeps what the store could not take: that is lost with it, as the documentation says.
+    Never does a worker end that still keeps what the store could not take: that is lost with it, as the documentation says.
     """
     stopping = threading.Event()
     one_fault_at_a_time = threading.Lock()
@@ -63,8 +63,9 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
         with scene.worker("-p", "1", "-t", "8") as worker:
             stopping.wait(chance.uniform(4, 12))
             with one_fault_at_a_time:
+                # Also before it is told to stop, when all is over.
+                wait_until(lambda: has_recovered(worker))
                 if not stopping.is_set():
-                    wait_until(lambda: has_recovered(worker))
                     os.killpg(worker.pid, signal.SIGKILL)
                     worker.wait()
 

@@ -45,7 +45,7 @@ def test_every_record_equals_the_ledger(make_scene: SceneFactory, broker: str) -
 def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
     """Workers that are killed and started again, and a store that is, for the length of a block.
 
-    Never does a worker end that still keeps what the store could not take: that is lost with it, as the documentation says.
+    No worker ends that still keeps what the store could not take: that would be lost with it, as is documented.
     """
     stopping = threading.Event()
     one_fault_at_a_time = threading.Lock()

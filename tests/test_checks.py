@@ -73,6 +73,16 @@ def test_a_missing_broker_is_said(memory_store: Any, monkeypatch: Any) -> None:
     assert "django_dramatiq" in run()["E001"]
 
 
+def test_a_missing_middleware_is_said_where_it_keeps_the_urls_from_being_imported(
+    memory_store: Any, settings: Any, broker: Callable[..., None]
+) -> None:
+    """An actor's module raises then; which modules were imported before makes no difference."""
+    broker(Pipelines(), Retries())
+    settings.ROOT_URLCONF = "tests.broken_urls"
+    for _ in range(2):
+        assert list(run()) == ["E002"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

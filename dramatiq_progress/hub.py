@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol
@@ -248,7 +247,7 @@ class Hub:
         if topic is None:
             return
         now = self.loop.time()
-        still = progress and replace(progress, elapsed=None, rate=None, eta=None, retry_in=None, silence=0.0)
+        still = progress and progress.without_clocks()
         is_late = progress is not None and progress.eta is not None and now - topic.told_at >= CLOCK_SECONDS
         if topic.event is not None and still == topic.progress and not is_late:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -133,6 +133,11 @@ class Progress:
             retry_in=self.retry_in,
             queue_position=self.queue_position,
         )
+
+    def without_clocks(self) -> Progress:
+        """What of it is news: two readings between which only time has passed are equal then."""
+        passing: dict[str, Any] = dict.fromkeys(CLOCKS - {"poll_after"})  # which is derived
+        return replace(self, **passing, silence=0.0)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON object of the wire, as plain Python values.

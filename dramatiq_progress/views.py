@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial, wraps
 from typing import Any
 
@@ -57,9 +57,7 @@ def _progress_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespo
     return answer
 
 
-def _stream_view(
-    view: Callable[..., Coroutine[Any, Any, HttpResponseBase]],
-) -> Callable[..., Coroutine[Any, Any, HttpResponseBase]]:
+def _stream_view(view: AsyncView) -> AsyncView:
     # Django refuses an async view under ATOMIC_REQUESTS, unless it is said to need no transaction.
     @non_atomic_requests
     @csrf_exempt
@@ -90,7 +88,8 @@ def detail(request: HttpRequest, message_id: str) -> HttpResponse:
     found = _read(request, [message_id]) if MESSAGE_ID.fullmatch(message_id) else []
     if not found:
         return _answer({"error": "not_found"}, status=404)
-    return _answer_progress(request, found[0].as_dict(), found)
+    message = found[0].as_dict()
+    return _answer_progress(request, message, [message])
 
 
 @_progress_view
@@ -99,11 +98,9 @@ def listing(request: HttpRequest) -> HttpResponse:
     message_ids = _asked_for(request)
     found = _read(request, message_ids)
     known = {progress.id for progress in found}
-    content = {
-        "messages": [progress.as_dict() for progress in found],
-        "unknown": [message_id for message_id in message_ids if message_id not in known],
-    }
-    return _answer_progress(request, content, found)
+    messages = [progress.as_dict() for progress in found]
+    unknown = [message_id for message_id in message_ids if message_id not in known]
+    return _answer_progress(request, {"messages": messages, "unknown": unknown}, messages)
 
 
 @_stream_view
@@ -154,31 +151,31 @@ def _asked_for(request: HttpRequest) -> list[str]:
     return message_ids
 
 
-def _answer_progress(request: HttpRequest, content: dict[str, object], found: Iterable[Progress]) -> HttpResponse:
+def _answer_progress(request: HttpRequest, content: dict[str, Any], messages: list[dict[str, Any]]) -> HttpResponse:
     response: HttpResponse = _answer(content)
     response["ETag"] = _etag(content)
     response = get_conditional_response(request, etag=response["ETag"], response=response)  # type: ignore[assignment]
-    if waits := [progress.poll_after for progress in found]:
+    if messages:
         # A 304 has no body to say it in, and it becomes longer while nothing happens.
-        response["Poll-After"] = str(min(waits))
+        response["Poll-After"] = str(min(message["poll_after"] for message in messages))
     return response
 
 
-def _etag(content: dict[str, object]) -> str:
+def _etag(content: dict[str, Any]) -> str:
     # Of the answer, since a place in the line and `lost` change without a write. Weak, because answers that differ by
     # their clocks share it; and a proxy that compresses leaves a weak one as it is.
     text = json.dumps(_without_clocks(content), cls=DjangoJSONEncoder)
     return f'W/"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
 
 
-def _without_clocks(content: dict[str, object]) -> dict[str, object]:
+def _without_clocks(content: dict[str, Any]) -> dict[str, Any]:
     messages = content.get("messages")
     if isinstance(messages, list):
         return {**content, "messages": [_without_clocks(each) for each in messages]}
     return {key: value for key, value in content.items() if key not in CLOCKS}
 
 
-def _answer(content: dict[str, object], *, status: int = 200) -> JsonResponse:
+def _answer(content: dict[str, Any], *, status: int = 200) -> JsonResponse:
     response = JsonResponse(content, status=status)
     _keep_private(response)
     return response

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -32,6 +32,13 @@ OBSERVE = """
     new MutationObserver(() => spoken.push(status.textContent)).observe(status, { childList: true });
   });
 """
+
+
+@pytest.fixture
+def site() -> Iterator[ScriptedSite]:
+    """A server that says what the test tells it to say."""
+    with ScriptedSite() as made:
+        yield made
 
 
 @pytest.fixture

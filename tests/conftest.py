@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -14,8 +15,16 @@ from dramatiq_progress import recorder
 from dramatiq_progress.recorder import get_recorder
 from dramatiq_progress.stores import Store, get_store
 from tests import servers, topologies
+from tests.store_server import Server
 
-pytest_plugins = ["tests.bars", "tests.browser", "tests.rabbitmq", "tests.faults.scene"]
+pytest_plugins = [
+    "tests.bars",
+    "tests.browser",
+    "tests.rabbitmq",
+    "tests.steps",
+    "tests.streaming_site",
+    "tests.faults.scene",
+]
 
 # A busy machine is no failure; and what passes once in CI passes again.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=os.environ.get("CI") == "true")
@@ -62,6 +71,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[topologies.Top
     """A cluster, for tests that do it no harm."""
     with topologies.cluster(tmp_path_factory.mktemp("cluster")) as made:
         yield made
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A store's server of this test's own, which runs."""
+    made = Server(tmp_path, "--save", "")
+    made.start()
+    yield made
+    made.stop()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import closing
 from email.utils import formatdate
 from time import time
@@ -17,13 +16,6 @@ from tests.browser import CHROMIUM_FLAGS, CHROMIUM_NAMES
 from tests.scripted_site import Reply, ScriptedSite
 from tests.servers import find_program
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def site() -> Iterator[ScriptedSite]:
-    with ScriptedSite() as site:
-        yield site
-
 
 # ---- When it asks ----
 

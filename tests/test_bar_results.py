@@ -20,12 +20,6 @@ SUMMARY = "<p id=summary>All <b>there</b></p><script>document.title = 'ran'</scr
 
 
 @pytest.fixture
-def site() -> Iterator[ScriptedSite]:
-    with ScriptedSite() as site:
-        yield site
-
-
-@pytest.fixture
 def other_site() -> Iterator[ScriptedSite]:
     """A site of another origin."""
     with ScriptedSite() as site:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,24 +12,10 @@ from dramatiq_progress import State
 from tests.bars import answer, set_hidden
 from tests.scripted_site import STATIC, Reply, ScriptedSite
 from tests.store_server import Server
-from tests.test_streams import Site, begin, report, serve
+from tests.streaming_site import Site, begin, report
 
 STREAM = "/progress/stream/"
 MODULE = STATIC / "dramatiq_progress" / "dramatiq-progress-stream.js"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path, "--save", "")
-    made.start()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def site(server: Server, tmp_path: Path) -> Iterator[Site]:
-    with serve(tmp_path, server.url) as made:
-        yield made
 
 
 class Asked:
@@ -50,8 +34,8 @@ class Asked:
             self.polls.append(path)
 
 
-def streams(site: Site) -> int:
-    return int(site.get("/counts/")["streams"])
+def streams(asgi_site: Site) -> int:
+    return int(asgi_site.get("/counts/")["streams"])
 
 
 def wait_for(page: Page, condition: Any) -> None:
@@ -63,8 +47,8 @@ def wait_for(page: Page, condition: Any) -> None:
     raise AssertionError("it never came")
 
 
-def show(page: Page, site: Site, *message_ids: str) -> Locator:
-    page.goto(f"{site.url}/bars/?" + "&".join(f"id={each}" for each in message_ids))
+def show(page: Page, asgi_site: Site, *message_ids: str) -> Locator:
+    page.goto(f"{asgi_site.url}/bars/?" + "&".join(f"id={each}" for each in message_ids))
     return page.locator("dramatiq-progress")
 
 
@@ -72,71 +56,71 @@ def expect_percent(bar: Locator, percent: int) -> None:
     expect(bar.get_by_role("progressbar")).to_have_attribute("aria-valuenow", str(percent))
 
 
-def test_the_page_is_told_and_asks_no_more(site: Site, page: Page) -> None:
-    attempts = [begin(site.store, message_id) for message_id in ("m1", "m2")]
+def test_the_page_is_told_and_asks_no_more(asgi_site: Site, page: Page) -> None:
+    attempts = [begin(asgi_site.store, message_id) for message_id in ("m1", "m2")]
     asked = Asked(page)
-    bars = show(page, site, "m1", "m2")
-    wait_for(page, lambda: asked.streams and streams(site) == 1)
-    report(site.store, attempts[0], 1000)
+    bars = show(page, asgi_site, "m1", "m2")
+    wait_for(page, lambda: asked.streams and streams(asgi_site) == 1)
+    report(asgi_site.store, attempts[0], 1000)
     expect_percent(bars.nth(0), 10)
     for current in range(2000, 6000, 500):
-        report(site.store, attempts[1], current)
+        report(asgi_site.store, attempts[1], current)
         expect_percent(bars.nth(1), current // 100)
     polls = len(asked.polls)
     page.wait_for_timeout(1500)  # two polls would have come
     assert len(asked.polls) == polls <= 3
     assert asked.streams == [f"{STREAM}?id=m1&id=m2"]
     for attempt in attempts:
-        site.store.finish(attempt, state=State.DONE)
+        asgi_site.store.finish(attempt, state=State.DONE)
     expect(bars.nth(0)).to_have_attribute("state", "done")
     expect(bars.nth(1)).to_have_attribute("state", "done")
-    wait_for(page, lambda: streams(site) == 0)
+    wait_for(page, lambda: streams(asgi_site) == 0)
 
 
-def test_a_bar_that_comes_later_joins_the_stream(site: Site, page: Page) -> None:
-    begin(site.store, "m1")
-    attempt = begin(site.store, "m2")
+def test_a_bar_that_comes_later_joins_the_stream(asgi_site: Site, page: Page) -> None:
+    begin(asgi_site.store, "m1")
+    attempt = begin(asgi_site.store, "m2")
     asked = Asked(page)
-    bars = show(page, site, "m1")
-    wait_for(page, lambda: streams(site) == 1)
+    bars = show(page, asgi_site, "m1")
+    wait_for(page, lambda: streams(asgi_site) == 1)
     bars.evaluate("bar => { const other = bar.cloneNode(); other.src = '/progress/m2/'; bar.after(other); }")
     wait_for(page, lambda: asked.streams[-1] == f"{STREAM}?id=m1&id=m2")
-    wait_for(page, lambda: streams(site) == 1)
-    report(site.store, attempt, 2000)
+    wait_for(page, lambda: streams(asgi_site) == 1)
+    report(asgi_site.store, attempt, 2000)
     expect_percent(bars.nth(1), 20)
 
 
-def test_a_hidden_tab_lets_go_of_its_stream(site: Site, page: Page) -> None:
-    attempt = begin(site.store)
-    bar = show(page, site, "m1")
-    wait_for(page, lambda: streams(site) == 1)
+def test_a_hidden_tab_lets_go_of_its_stream(asgi_site: Site, page: Page) -> None:
+    attempt = begin(asgi_site.store)
+    bar = show(page, asgi_site, "m1")
+    wait_for(page, lambda: streams(asgi_site) == 1)
     set_hidden(page, True)
-    wait_for(page, lambda: streams(site) == 0)
+    wait_for(page, lambda: streams(asgi_site) == 0)
     set_hidden(page, False)
-    wait_for(page, lambda: streams(site) == 1)
-    report(site.store, attempt, 3000)
+    wait_for(page, lambda: streams(asgi_site) == 1)
+    report(asgi_site.store, attempt, 3000)
     expect_percent(bar, 30)
 
 
-def test_four_tabs_stream_and_the_fifth_polls(site: Site, page: Page) -> None:
-    attempt = begin(site.store)
+def test_four_tabs_stream_and_the_fifth_polls(asgi_site: Site, page: Page) -> None:
+    attempt = begin(asgi_site.store)
     context: BrowserContext = page.context
     tabs = [page, *[context.new_page() for _ in range(4)]]
-    bars = [show(tab, site, "m1") for tab in tabs]
-    wait_for(page, lambda: streams(site) == 4)
-    report(site.store, attempt, 5000)
+    bars = [show(tab, asgi_site, "m1") for tab in tabs]
+    wait_for(page, lambda: streams(asgi_site) == 4)
+    report(asgi_site.store, attempt, 5000)
     for bar in bars:
         expect_percent(bar, 50)
-    assert streams(site) == 4
+    assert streams(asgi_site) == 4
 
 
-def test_a_bar_that_is_to_poll_polls(site: Site, page: Page) -> None:
-    attempt = begin(site.store)
+def test_a_bar_that_is_to_poll_polls(asgi_site: Site, page: Page) -> None:
+    attempt = begin(asgi_site.store)
     asked = Asked(page)
     page.route("**/bars/*", lambda route: _edit(route, "<dramatiq-progress", '<dramatiq-progress transport="poll"'))
-    bar = show(page, site, "m1")
+    bar = show(page, asgi_site, "m1")
     wait_for(page, lambda: len(asked.polls) >= 3)
-    report(site.store, attempt, 5000)
+    report(asgi_site.store, attempt, 5000)
     expect_percent(bar, 50)
     assert asked.streams == []
 
@@ -146,28 +130,22 @@ def _edit(route: Any, before: str, after: str) -> None:
     route.fulfill(response=response, body=response.text().replace(before, after))
 
 
-def test_a_store_that_dies_is_seen_and_comes_back(site: Site, server: Server, page: Page) -> None:
-    dying = begin(site.store)
-    bar = show(page, site, "m1")
-    wait_for(page, lambda: streams(site) == 1)
-    report(site.store, dying, 1000)
+def test_a_store_that_dies_is_seen_and_comes_back(asgi_site: Site, server: Server, page: Page) -> None:
+    dying = begin(asgi_site.store)
+    bar = show(page, asgi_site, "m1")
+    wait_for(page, lambda: streams(asgi_site) == 1)
+    report(asgi_site.store, dying, 1000)
     expect_percent(bar, 10)
     server.kill()
     expect(bar).to_have_attribute("offline", "")
     server.start()
-    attempt = begin(site.store)
-    report(site.store, attempt, 4000)
+    attempt = begin(asgi_site.store)
+    report(asgi_site.store, attempt, 4000)
     expect_percent(bar, 40)
     expect(bar).not_to_have_attribute("offline", re.compile(""))
 
 
 # ---- Without a stream that works ----
-
-
-@pytest.fixture
-def scripted() -> Iterator[ScriptedSite]:
-    with ScriptedSite() as site:
-        yield site
 
 
 HEAD = '<!doctype html><script type="module" src="/static/dramatiq_progress/dramatiq-progress.js"></script>'
@@ -183,26 +161,26 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=["503", "501", "html", "drop", "buffered"])
-def test_where_the_stream_is_broken_it_polls(scripted: ScriptedSite, page: Page, broken: Reply) -> None:
-    scripted.html = BAR
-    scripted.say(answer("running"))
+def test_where_the_stream_is_broken_it_polls(site: ScriptedSite, page: Page, broken: Reply) -> None:
+    site.html = BAR
+    site.say(answer("running"))
     asked = Asked(page)
-    scripted.say(broken, path=f"{STREAM}?id=m1")
-    scripted._replies["/progress/"] = scripted._replies[f"{STREAM}?id=m1"]
-    page.goto(scripted.url)
+    site.say(broken, path=f"{STREAM}?id=m1")
+    site._replies["/progress/"] = site._replies[f"{STREAM}?id=m1"]
+    page.goto(site.url)
     wait_for(page, lambda: asked.streams)
     polls = len(asked.polls)
     wait_for(page, lambda: len(asked.polls) >= polls + 5)
     assert len(asked.streams) == 1 or broken.drop
 
 
-def test_it_comes_back_to_a_stream_that_was_broken(scripted: ScriptedSite, page: Page) -> None:
-    scripted.html = BAR
-    scripted.say(answer("running", poll_after=3600))
-    scripted.say(Reply(status=503, json={}), path="/progress/")
+def test_it_comes_back_to_a_stream_that_was_broken(site: ScriptedSite, page: Page) -> None:
+    site.html = BAR
+    site.say(answer("running", poll_after=3600))
+    site.say(Reply(status=503, json={}), path="/progress/")
     asked = Asked(page)
     page.clock.install()
-    page.goto(scripted.url)
+    page.goto(site.url)
     page.clock.run_for(1000)
     wait_for(page, lambda: len(asked.streams) == 1)
     page.wait_for_timeout(200)
@@ -210,10 +188,10 @@ def test_it_comes_back_to_a_stream_that_was_broken(scripted: ScriptedSite, page:
     wait_for(page, lambda: len(asked.streams) == 2)
 
 
-def test_the_stream_of_a_page_is_one(site: Site, page: Page) -> None:
-    begin(site.store)
+def test_the_stream_of_a_page_is_one(asgi_site: Site, page: Page) -> None:
+    begin(asgi_site.store)
     asked = Asked(page)
-    bar = show(page, site, "m1")
+    bar = show(page, asgi_site, "m1")
     bar.evaluate(
         """bar => {
           customElements.define("other-progress", class extends customElements.get("dramatiq-progress") {});
@@ -222,7 +200,7 @@ def test_the_stream_of_a_page_is_one(site: Site, page: Page) -> None:
           bar.after(other);
         }"""
     )
-    wait_for(page, lambda: streams(site) == 1)
+    wait_for(page, lambda: streams(asgi_site) == 1)
     expect(page.locator("other-progress")).to_have_attribute("state", "running")
     page.wait_for_timeout(500)
     assert len(asked.streams) == 1

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Page
 
 from dramatiq_progress.progress import Progress, State
@@ -18,12 +16,6 @@ TYPESCRIPT = "typescript@5.9.3"
 OPTIONS = ["--noEmit", "--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler"]
 LIBRARIES = ["--lib", "es2022,dom,dom.iterable"]
 TYPES = (STATIC / "dramatiq_progress" / "dramatiq-progress.d.ts").read_text()
-
-
-@pytest.fixture
-def site() -> Iterator[ScriptedSite]:
-    with ScriptedSite() as site:
-        yield site
 
 
 def test_pages_that_use_the_module_compile(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,10 +32,9 @@ START = """async ([handlers, options]) => {
 
 
 @pytest.fixture
-def site() -> Iterator[ScriptedSite]:
-    with ScriptedSite() as site:
-        site.html = MARKUP
-        yield site
+def site(site: ScriptedSite) -> ScriptedSite:
+    site.html = MARKUP
+    return site
 
 
 @pytest.fixture

@@ -6,14 +6,12 @@ import asyncio
 import json
 import signal
 import socket
-import subprocess
 import threading
 import time
-import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from django.http import StreamingHttpResponse
@@ -23,63 +21,14 @@ from django.urls import reverse
 from dramatiq_progress import State, hub, streams
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.base import Attempt, Report
-from dramatiq_progress.stores.redis import RedisStore
-from tests import proxy, servers
-from tests.conftest import PATIENT
+from tests import proxy
 from tests.event_streams import listen
 from tests.store_server import Server
+from tests.streaming_site import Site, begin, report, serve
 from tests.waiting import wait_until
 
-PREFIX = "dramatiq-progress:"
-#: What the issue of streams promises.
+#: What docs/stream.md promises.
 SOON_SECONDS = 5
-
-
-class Site(NamedTuple):
-    """A site under uvicorn, and the store that it reads."""
-
-    url: str
-    process: subprocess.Popen[bytes]
-    store: Store
-
-    def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as answer:
-            return json.load(answer)
-
-
-def begin(store: Store, message_id: str = "m1") -> Attempt:
-    attempt = Attempt(message_id, "work", "default", 3)
-    store.start(attempt)
-    report(store, attempt, 1)
-    return attempt
-
-
-def report(store: Store, attempt: Attempt, current: int, **fields: str) -> None:
-    store.report([Report(attempt, {"current": str(current), "total": "10000", **fields})])
-
-
-@contextmanager
-def serve(folder: Path, store_url: str, seen_as: str | None = None, **environment: str) -> Iterator[Site]:
-    store = RedisStore(prefix=PREFIX, url=store_url, **PATIENT)
-    environment = {"TEST_STORE_URL": seen_as or store_url, **environment}
-    with servers.asgi_site(log=folder / "uvicorn.log", environment=environment) as (url, process):
-        yield Site(url, process, store)
-    store.close()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """A store's server of this test's own."""
-    made = Server(tmp_path, "--save", "")
-    made.start()
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def site(server: Server, tmp_path: Path) -> Iterator[Site]:
-    with serve(tmp_path, server.url) as made:
-        yield made
 
 
 def subscriptions(server: Server) -> int:
@@ -90,67 +39,67 @@ def subscriptions(server: Server) -> int:
 # ---- What it says ----
 
 
-def test_a_stream_says_what_is_and_then_what_changes(site: Site) -> None:
-    attempt = begin(site.store)
-    with listen(site.url, "m1", "gone", "m1") as stream:
+def test_a_stream_says_what_is_and_then_what_changes(asgi_site: Site) -> None:
+    attempt = begin(asgi_site.store)
+    with listen(asgi_site.url, "m1", "gone", "m1") as stream:
         wait_until(lambda: len(stream.heard) == 2)
         assert dict(stream.heard)["unknown"] == {"unknown": ["gone"]}
-        assert stream.last("m1").keys() == site.get("/progress/m1/").keys()
-        report(site.store, attempt, 2)
+        assert stream.last("m1").keys() == asgi_site.get("/progress/m1/").keys()
+        report(asgi_site.store, attempt, 2)
         wait_until(lambda: stream.is_told("m1", 2))
-        site.store.enqueue("gone", actor="work", queue="default", retries_left=0)
+        asgi_site.store.enqueue("gone", actor="work", queue="default", retries_left=0)
         wait_until(lambda: stream.last("gone"))
         assert stream.last("gone")["queue_position"] == 1
-        site.store.finish(attempt, state=State.DONE, fields={"result": "[1]"})
+        asgi_site.store.finish(attempt, state=State.DONE, fields={"result": "[1]"})
         assert wait_until(lambda: stream.last("m1").get("result")) == [1]
         assert not [line for line in stream.lines if line.startswith("id")]
 
 
-def test_a_sign_of_life_is_no_event(site: Site) -> None:
-    attempt = begin(site.store)
-    with listen(site.url, "m1") as stream:
+def test_a_sign_of_life_is_no_event(asgi_site: Site) -> None:
+    attempt = begin(asgi_site.store)
+    with listen(asgi_site.url, "m1") as stream:
         wait_until(lambda: stream.heard)
-        site.store.report([Report(attempt)])
-        report(site.store, attempt, 2)
+        asgi_site.store.report([Report(attempt)])
+        report(asgi_site.store, attempt, 2)
         wait_until(lambda: stream.is_told("m1", 2))
         assert [each["progress"]["current"] for each in stream.messages] == [1, 2]
 
 
 def test_nothing_keeps_it_back_or_keeps_it(server: Server, tmp_path: Path) -> None:
     packing = json.dumps(["django.middleware.gzip.GZipMiddleware"])
-    with serve(tmp_path, server.url, TEST_DJANGO_MIDDLEWARE=packing) as site:
-        attempt = begin(site.store)
-        with listen(site.url, "m1", headers={"Accept-Encoding": "gzip"}) as stream:
+    with serve(tmp_path, server.url, TEST_DJANGO_MIDDLEWARE=packing) as asgi_site:
+        attempt = begin(asgi_site.store)
+        with listen(asgi_site.url, "m1", headers={"Accept-Encoding": "gzip"}) as stream:
             headers = stream.response.headers
             assert headers["Content-Type"] == "text/event-stream"
             assert headers["Content-Encoding"] == "identity"
             assert headers["X-Accel-Buffering"] == "no"
             assert headers["Cache-Control"] == "private, no-store, no-transform"
-            report(site.store, attempt, 2)
+            report(asgi_site.store, attempt, 2)
             wait_until(lambda: stream.is_told("m1", 2))
 
 
 def test_what_changes_without_a_write_is_told(server: Server, tmp_path: Path) -> None:
     quick = json.dumps({"LOST_AFTER": 1.0, "HEARTBEAT_INTERVAL": 0.5})
-    with serve(tmp_path, server.url, TEST_PROGRESS=quick) as site:
-        site.store.enqueue("first", actor="work", queue="default", retries_left=0)
-        site.store.enqueue("second", actor="work", queue="default", retries_left=0)
-        with listen(site.url, "m1", "second") as stream:
-            begin(site.store)
+    with serve(tmp_path, server.url, TEST_PROGRESS=quick) as asgi_site:
+        asgi_site.store.enqueue("first", actor="work", queue="default", retries_left=0)
+        asgi_site.store.enqueue("second", actor="work", queue="default", retries_left=0)
+        with listen(asgi_site.url, "m1", "second") as stream:
+            begin(asgi_site.store)
             wait_until(lambda: stream.last("second").get("queue_position") == 2)
             wait_until(lambda: stream.last("m1").get("state") == "lost")
-            site.store.start(Attempt("first", "work", "default", 3))
+            asgi_site.store.start(Attempt("first", "work", "default", 3))
             wait_until(lambda: stream.last("second").get("queue_position") == 1)
 
 
 # ---- Whom it costs what ----
 
 
-def test_many_streams_share_one_subscription(site: Site, server: Server) -> None:
-    attempt = begin(site.store)
+def test_many_streams_share_one_subscription(asgi_site: Site, server: Server) -> None:
+    attempt = begin(asgi_site.store)
     with ExitStack() as stack:
         threads = [
-            threading.Thread(target=lambda: opened.append(stack.enter_context(listen(site.url, "m1", "m2"))))
+            threading.Thread(target=lambda: opened.append(stack.enter_context(listen(asgi_site.url, "m1", "m2"))))
             for _ in range(30)
         ]
         opened: list[Any] = []
@@ -158,29 +107,32 @@ def test_many_streams_share_one_subscription(site: Site, server: Server) -> None
             each.start()
         for each in threads:
             each.join()
-        report(site.store, attempt, 2)
+        report(asgi_site.store, attempt, 2)
         wait_until(lambda: len(opened) == 30 and all(stream.is_told("m1", 2) for stream in opened))
         assert subscriptions(server) == 1
-        assert site.get("/counts/")["watched"] == 2
+        assert asgi_site.get("/counts/")["watched"] == 2
 
 
 def test_a_stream_holds_no_thread(server: Server, tmp_path: Path) -> None:
     ordinary = json.dumps(["django.middleware.common.CommonMiddleware", "django.middleware.csrf.CsrfViewMiddleware"])
-    with serve(tmp_path, server.url, TEST_DJANGO_MIDDLEWARE=ordinary) as site, ExitStack() as stack:
+    with serve(tmp_path, server.url, TEST_DJANGO_MIDDLEWARE=ordinary) as asgi_site, ExitStack() as stack:
         for _ in range(30):
-            stack.enter_context(listen(site.url, "m1"))
-        wait_until(lambda: site.get("/counts/")["threads"] < 20)
+            stack.enter_context(listen(asgi_site.url, "m1"))
+        wait_until(lambda: asgi_site.get("/counts/")["threads"] < 20)
 
 
-def test_a_client_that_reads_slowly_gets_the_newest_and_no_queue(site: Site) -> None:
-    attempt = begin(site.store)
-    with socket.create_connection(site.url.removeprefix("http://").split(":")) as slow, listen(site.url, "m1") as other:
+def test_a_client_that_reads_slowly_gets_the_newest_and_no_queue(asgi_site: Site) -> None:
+    attempt = begin(asgi_site.store)
+    with (
+        socket.create_connection(asgi_site.url.removeprefix("http://").split(":")) as slow,
+        listen(asgi_site.url, "m1") as other,
+    ):
         slow.sendall(b"GET /progress/stream/?id=m1 HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
-        wait_until(lambda: site.get("/counts/")["streams"] == 2)
+        wait_until(lambda: asgi_site.get("/counts/")["streams"] == 2)
         for current in range(2, 302):
-            report(site.store, attempt, current, description="x" * 50_000)
+            report(asgi_site.store, attempt, current, description="x" * 50_000)
         wait_until(lambda: other.is_told("m1", 301))
-        site.store.finish(attempt, state=State.DONE)
+        asgi_site.store.finish(attempt, state=State.DONE)
         wait_until(lambda: other.last("m1")["complete"])
         slow.settimeout(30)
         heard = bytearray()
@@ -189,76 +141,76 @@ def test_a_client_that_reads_slowly_gets_the_newest_and_no_queue(site: Site) -> 
         assert heard.count(b"data: ") < 200
 
 
-def test_a_client_that_leaves_is_forgotten_while_nothing_is_sent(site: Site) -> None:
-    with listen(site.url, "m1") as stays:
-        idle = site.get("/counts/")
-        with listen(site.url, "m1", "m2") as leaves:
+def test_a_client_that_leaves_is_forgotten_while_nothing_is_sent(asgi_site: Site) -> None:
+    with listen(asgi_site.url, "m1") as stays:
+        idle = asgi_site.get("/counts/")
+        with listen(asgi_site.url, "m1", "m2") as leaves:
             wait_until(lambda: leaves.heard)
-            assert site.get("/counts/")["streams"] == 2
+            assert asgi_site.get("/counts/")["streams"] == 2
         left_at = time.monotonic()
-        wait_until(lambda: (now := site.get("/counts/"))["streams"] == 1 and now["tasks"] <= idle["tasks"])
+        wait_until(lambda: (now := asgi_site.get("/counts/"))["streams"] == 1 and now["tasks"] <= idle["tasks"])
         assert time.monotonic() - left_at < SOON_SECONDS
-        assert site.get("/counts/")["watched"] == 1
+        assert asgi_site.get("/counts/")["watched"] == 1
         assert not stays.has_ended()
 
 
 # ---- How it ends ----
 
 
-def test_a_server_that_is_told_to_stop_ends_its_streams(site: Site) -> None:
-    begin(site.store)
-    with listen(site.url, "m1") as stream, listen(site.url, "gone") as other:
+def test_a_server_that_is_told_to_stop_ends_its_streams(asgi_site: Site) -> None:
+    begin(asgi_site.store)
+    with listen(asgi_site.url, "m1") as stream, listen(asgi_site.url, "gone") as other:
         told_at = time.monotonic()
-        site.process.terminate()
-        site.process.wait(30)
+        asgi_site.process.terminate()
+        asgi_site.process.wait(30)
         assert time.monotonic() - told_at < SOON_SECONDS
         wait_until(lambda: stream.has_ended() and other.has_ended())
         assert "store_unavailable" not in dict(stream.heard)
 
 
-def test_a_store_that_dies_is_told_and_comes_back(site: Site, server: Server) -> None:
-    begin(site.store)
-    with listen(site.url, "m1") as stream:
+def test_a_store_that_dies_is_told_and_comes_back(asgi_site: Site, server: Server) -> None:
+    begin(asgi_site.store)
+    with listen(asgi_site.url, "m1") as stream:
         wait_until(lambda: stream.heard)
         server.kill()
         wait_until(lambda: stream.heard[-1][0] == "store_unavailable")
         assert stream.heard[-1][1] == {"error": "store_unavailable"}
         server.start()  # empty
         wait_until(lambda: stream.heard[-1] == ("unknown", {"unknown": ["m1"]}))
-        attempt = begin(site.store)
+        attempt = begin(asgi_site.store)
         wait_until(lambda: stream.is_told("m1", 1) and stream.heard[-1][0] == "message")
         wait_until(lambda: subscriptions(server) == 1)
-        report(site.store, attempt, 2)
+        report(asgi_site.store, attempt, 2)
         wait_until(lambda: stream.is_told("m1", 2))
 
 
 def test_a_network_that_swallows_everything_freezes_nobody(server: Server, tmp_path: Path) -> None:
     with (
         proxy.before(server.port) as between,
-        serve(tmp_path, server.url, seen_as=f"redis://127.0.0.1:{between.port}/0") as site,
+        serve(tmp_path, server.url, seen_as=f"redis://127.0.0.1:{between.port}/0") as asgi_site,
     ):
-        attempt = begin(site.store)
-        with listen(site.url, "m1") as stream:
+        attempt = begin(asgi_site.store)
+        with listen(asgi_site.url, "m1") as stream:
             wait_until(lambda: stream.heard)
             between.is_mute = True
-            report(site.store, attempt, 2)
+            report(asgi_site.store, attempt, 2)
             wait_until(lambda: stream.heard[-1][0] == "store_unavailable")
             for _ in range(20):
                 asked_at = time.monotonic()
-                site.get("/counts/")
+                asgi_site.get("/counts/")
                 assert time.monotonic() - asked_at < 1
             between.is_mute = False
             wait_until(lambda: stream.is_told("m1", 2))
-            report(site.store, attempt, 3)
+            report(asgi_site.store, attempt, 3)
             wait_until(lambda: stream.is_told("m1", 3))
 
 
-def test_what_was_said_while_nobody_listened_is_read(site: Site, server: Server) -> None:
-    attempt = begin(site.store)
-    with listen(site.url, "m1") as stream:
+def test_what_was_said_while_nobody_listened_is_read(asgi_site: Site, server: Server) -> None:
+    attempt = begin(asgi_site.store)
+    with listen(asgi_site.url, "m1") as stream:
         wait_until(lambda: stream.heard and subscriptions(server) == 1)
         server.ask("CLIENT", "KILL", "TYPE", "pubsub")
-        site.store.finish(attempt, state=State.DONE)
+        asgi_site.store.finish(attempt, state=State.DONE)
         wait_until(lambda: stream.last("m1")["complete"])
         wait_until(lambda: subscriptions(server) == 1)
 
@@ -266,10 +218,10 @@ def test_what_was_said_while_nobody_listened_is_read(site: Site, server: Server)
 def test_where_changes_may_not_be_told_they_are_looked_for(server: Server, tmp_path: Path) -> None:
     server.ask("ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "resetchannels")
     url = server.url.replace("//", "//mute:pw@")
-    with serve(tmp_path, url) as site:
-        attempt = begin(site.store)
-        with listen(site.url, "m1") as stream:
-            report(site.store, attempt, 2)
+    with serve(tmp_path, url) as asgi_site:
+        attempt = begin(asgi_site.store)
+        with listen(asgi_site.url, "m1") as stream:
+            report(asgi_site.store, attempt, 2)
             wait_until(lambda: stream.is_told("m1", 2))
 
 

@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
 -- An attempt ends: in a final state, or in retrying. A full store takes it all the same (allow-oom).
 -- KEYS: record. ARGV: attempt (0: its start never reached the store), token, version, actor, queue, retries_left,
--- seconds since it began, state, seconds until the next attempt (or empty), whether it began (0, 1), the attempt's least number, seconds after
--- which a silent message is lost, time to live in ms, age in s, then field, value, … Answers {what became of it, the state before}.
+-- seconds since it began, state, seconds until the next attempt (or empty), whether it began (0, 1), the attempt's
+-- least number, seconds after which a silent message is lost, time to live in ms, age in s, then field, value, …
+-- Answers {what became of it, the state before}.
 local record = KEYS[1]
 local attempt, token, version, actor, queue, retries_left, running_for = unpack(ARGV, 1, 7)
 local state, delay, began, least, lost_after, ttl, age = unpack(ARGV, 8, 14)

@@ -88,9 +88,10 @@ class Reader(threading.Thread):
         chosen = watched[begin : begin + SAMPLED_AT_ONCE]
         life = self.life
         try:
-            self._store.ping()  # also when it was found unavailable just now
             readings = self._store.read(chosen) if chosen else []
         except StoreUnavailable:
+            with suppress(StoreUnavailable):
+                self._store.ping()  # the next look is not to wait for a breaker's pause
             return
         now = time.monotonic()
         for message_id, progress in zip(chosen, readings, strict=True):

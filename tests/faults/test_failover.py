@@ -12,18 +12,16 @@ from typing import Any
 import dramatiq
 import pytest
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import Retries
 
 from dramatiq_progress import State, StoreUnavailable
-from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.base import Attempt, Report
 from dramatiq_progress.stores.redis import RedisStore
 from tests import topologies
 from tests.faults import tasks
 from tests.faults.scene import SceneFactory
+from tests.steps import Steps, found, when
 from tests.store_server import Server
-from tests.test_outages import Steps, found, when
 from tests.topologies import Topology
 from tests.waiting import wait_until
 
@@ -50,16 +48,6 @@ def use(topology: Topology, settings: Any) -> Iterator[Topology]:
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": topology.options, "FLUSH_INTERVAL": 0.02, "HEARTBEAT_INTERVAL": 0.1}
     yield topology
     get_store().close()
-
-
-@pytest.fixture
-def broker() -> Iterator[StubBroker]:
-    made = StubBroker(middleware=[Retries(max_retries=1, min_backoff=100, max_backoff=100), ProgressMiddleware()])
-    worker = dramatiq.Worker(made, worker_timeout=10, worker_threads=2)
-    worker.start()
-    yield made
-    worker.stop()
-    made.close()
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -165,27 +153,19 @@ def written(store: RedisStore, attempt: Attempt) -> bool:
         return False
 
 
-def test_a_server_that_takes_no_writes_any_more_is_unreachable(valkey_of_its_own: Server) -> None:
-    store = RedisStore(prefix="p:", url=f"redis://{valkey_of_its_own.address}/0")
+def test_a_server_that_takes_no_writes_any_more_is_unreachable(server: Server) -> None:
+    store = RedisStore(prefix="p:", url=f"redis://{server.address}/0")
     attempt = Attempt("m1", "work", "default")
     store.start(attempt)
-    valkey_of_its_own.ask("REPLICAOF", "127.0.0.1", 1)
+    server.ask("REPLICAOF", "127.0.0.1", 1)
     with pytest.raises(StoreUnavailable, match="ReadOnlyError"):
         store.finish(attempt, state=State.DONE)
     with pytest.raises(StoreUnavailable, match="just now"):
         store.read(["m1"])
-    valkey_of_its_own.ask("REPLICAOF", "NO", "ONE")
+    server.ask("REPLICAOF", "NO", "ONE")
     store.ping()
     assert store.finish(attempt, state=State.DONE)
     store.close()
-
-
-@pytest.fixture
-def valkey_of_its_own(tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path, "--save", "")
-    made.start()
-    yield made
-    made.stop()
 
 
 def test_a_cluster_without_a_part_of_its_slots_is_unavailable(cluster: Topology) -> None:

@@ -1,0 +1,68 @@
+"""Jobs that a test takes step by step, in this process, and what a reader sees of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import Retries
+
+from dramatiq_progress import Progress, ProgressObserver, State, StoreUnavailable, get_progress, progress_actor
+from dramatiq_progress.middleware import ProgressMiddleware
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def broker() -> Iterator[StubBroker]:
+    """A broker with a worker of two threads."""
+    made = StubBroker(middleware=[Retries(max_retries=1, min_backoff=100, max_backoff=100), ProgressMiddleware()])
+    worker = dramatiq.Worker(made, worker_timeout=10, worker_threads=2)
+    worker.start()
+    yield made
+    worker.stop()
+    made.close()
+
+
+class Steps:
+    """An actor that does one step each time it is told to, and knows how far it is."""
+
+    def __init__(self, broker: StubBroker, total: int = 10) -> None:
+        self.total = total
+        self.taken = 0
+        self._allowed = threading.Semaphore(0)
+        self.attempts: list[int] = []
+        self.actor = progress_actor(broker=broker, actor_name="steps")(self.run)
+
+    def run(self, progress_observer: ProgressObserver) -> None:
+        progress_observer.set_metadata(kind="steps")
+        for _ in progress_observer.track(range(self.total), description="Stepping"):
+            assert self._allowed.acquire(timeout=30)
+            self.taken += 1
+        self.attempts.append(progress_observer.attempt)
+        progress_observer.set_result("all")
+
+    def go(self, steps: int) -> None:
+        wanted = self.taken + steps
+        self._allowed.release(steps)
+        wait_until(lambda: self.taken == wanted)
+
+
+def found(message: dramatiq.Message[Any]) -> Progress | None:
+    try:
+        return get_progress(message.message_id)
+    except StoreUnavailable:
+        return None
+
+
+def when(message: dramatiq.Message[Any], state: State) -> Progress:
+    def progress() -> Progress | None:
+        reading = found(message)
+        return reading if reading is not None and reading.state is state else None
+
+    reading = wait_until(progress)
+    assert reading is not None
+    return reading

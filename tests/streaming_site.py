@@ -1,0 +1,61 @@
+"""The tests' site under a real ASGI server, and the store that it reads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from dramatiq_progress.stores import Store
+from dramatiq_progress.stores.base import Attempt, Report
+from dramatiq_progress.stores.redis import RedisStore
+from tests import servers
+from tests.conftest import PATIENT
+from tests.store_server import Server
+
+PREFIX = "dramatiq-progress:"
+
+
+class Site(NamedTuple):
+    """A site under uvicorn, and the store that it reads."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    store: Store
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as answer:
+            return json.load(answer)
+
+
+def begin(store: Store, message_id: str = "m1") -> Attempt:
+    attempt = Attempt(message_id, "work", "default", 3)
+    store.start(attempt)
+    report(store, attempt, 1)
+    return attempt
+
+
+def report(store: Store, attempt: Attempt, current: int, **fields: str) -> None:
+    store.report([Report(attempt, {"current": str(current), "total": "10000", **fields})])
+
+
+@contextmanager
+def serve(folder: Path, store_url: str, seen_as: str | None = None, **environment: str) -> Iterator[Site]:
+    store = RedisStore(prefix=PREFIX, url=store_url, **PATIENT)
+    environment = {"TEST_STORE_URL": seen_as or store_url, **environment}
+    with servers.asgi_site(log=folder / "uvicorn.log", environment=environment) as (url, process):
+        yield Site(url, process, store)
+    store.close()
+
+
+@pytest.fixture
+def asgi_site(server: Server, tmp_path: Path) -> Iterator[Site]:
+    """A site that reads the store of `server`."""
+    with serve(tmp_path, server.url) as made:
+        yield made

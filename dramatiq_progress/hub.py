@@ -107,6 +107,8 @@ class Hub:
         self._rouse()
 
     def on_break(self, error: Exception) -> None:
+        if self._is_deaf:
+            return  # one more vain try; the sweeps look meanwhile
         self._is_deaf = True
         # At once: whether the store is gone too, and what was said since the connection broke.
         self._heard.extend(list(self._topics))

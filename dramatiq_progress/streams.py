@@ -28,6 +28,9 @@ LIFE_SECONDS = 300.0
 #: How soon a client comes again after its stream has ended; by chance, so that thousands do not come at once.
 RETRY_SECONDS = (0.5, 4.0)
 
+#: What tells a server to stop.
+SHUTDOWN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 #: What a request may know of messages: `views._read`, for this request.
 Read = Callable[[Sequence[str]], list[Progress]]
 
@@ -101,6 +104,8 @@ class EventStream(AsyncIterator[bytes]):
     async def _begin(self) -> bytes:
         await _free_thread()
         end_streams_at_shutdown()
+        if is_shutting_down():
+            raise StopAsyncIteration
         self._hub = hub = get_hub()
         self._ends_at = hub.loop.time() + LIFE_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
         hub.watch(self, self._message_ids)
@@ -175,8 +180,10 @@ class _EndStreams:
 
     def __init__(self, previous: Callable[[int, FrameType | None], Any]) -> None:
         self.previous = previous
+        self.was_called = False
 
     def __call__(self, number: int, frame: FrameType | None) -> Any:
+        self.was_called = True
         for hub in all_hubs():
             hub.close()
         return self.previous(number, frame)
@@ -190,7 +197,13 @@ def end_streams_at_shutdown() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SHUTDOWN_SIGNALS:
         previous = signal.getsignal(number)
         if callable(previous) and not isinstance(previous, _EndStreams):
             signal.signal(number, _EndStreams(previous))
+
+
+def is_shutting_down() -> bool:
+    """Whether the server was told to stop: a stream that begins now would keep it from it, hub or no hub."""
+    handlers = map(signal.getsignal, SHUTDOWN_SIGNALS)
+    return any(isinstance(handler, _EndStreams) and handler.was_called for handler in handlers)

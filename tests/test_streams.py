@@ -384,6 +384,28 @@ def test_a_signal_ends_streams_and_does_what_it_did(memory_store: Store) -> None
         signal.signal(signal.SIGTERM, before)
 
 
+def test_a_stream_that_begins_after_the_signal_ends_also_where_no_other_was_open(
+    memory_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "LINGER_SECONDS", 0)
+    monkeypatch.setattr(hub, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(streams, "LIFE_SECONDS", 0.1)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+
+    async def scenario() -> None:
+        assert [each async for each in await open_stream("m1")] != []
+        while hub.all_hubs():
+            await asyncio.sleep(0.01)
+        signal.raise_signal(signal.SIGTERM)
+        assert [each async for each in await open_stream("m1")] == []
+        assert hub.all_hubs() == []
+
+    try:
+        run(scenario)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_outside_the_main_thread_no_handler_is_touched(memory_store: Store) -> None:
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     mine = signal.getsignal(signal.SIGTERM)

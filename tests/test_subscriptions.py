@@ -131,6 +131,19 @@ def test_an_answer_to_ping_keeps_a_silent_store(valkey: str, monkeypatch: pytest
     store.close()
 
 
+@pytest.mark.parametrize("servers", ["sentinels", "cluster", "valkey"])
+def test_commands_keep_all_their_connections(request: pytest.FixtureRequest, servers: str) -> None:
+    """A pool may have one connection only, and the subscription holds one for good."""
+    found = request.getfixturevalue(servers)
+    options = {"url": found} if servers == "valkey" else found.options
+    store = RedisStore(prefix="test-one:", **options, **PATIENT, max_connections=1)
+    with subscribed(store) as heard:
+        store.enqueue("m1", actor="work", queue="default", retries_left=3)
+        assert store.read(["m1"])
+        wait_until(lambda: heard.changes)
+    store.close()
+
+
 def test_a_store_that_is_not_there_is_tried_again(tmp_path: Path, caplog: Any) -> None:
     server = Server(tmp_path, "--save", "")
     store = RedisStore(prefix="test:", url=server.url)

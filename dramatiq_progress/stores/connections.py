@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import redis
@@ -93,9 +94,9 @@ def _patience() -> dict[str, Any]:
 
 
 def _one_server(*, url: str | None = None, **options: Any) -> Servers:
-    client = _client(url, options)
-    where = client.get_connection_kwargs()
-    return OneServer(client, f"{where.get('path') or _address(where)}/{where.get('db', 0)}")
+    make_client = partial(_client, url, options)
+    where = make_client().get_connection_kwargs()
+    return OneServer(make_client, f"{where.get('path') or _address(where)}/{where.get('db', 0)}")
 
 
 def _master_of(
@@ -113,11 +114,11 @@ def _master_of(
     # As redis-py does it, what holds for a socket to the master holds for one to a Sentinel.
     of_sockets = {name: value for name, value in options.items() if name.startswith("socket_")}
     manager = Sentinel(addresses, sentinel_kwargs={**_patience(), **of_sockets, **(sentinel_kwargs or {})})
-    client = manager.master_for(service_name, **options)
-    for each in (client, *manager.sentinels):
+    make_client = partial(manager.master_for, service_name, **options)
+    for each in (make_client(), *manager.sentinels):
         _check(each)
     where = ", ".join(f"{host}:{port}" for host, port in addresses)
-    return OneServer(client, f"{service_name} of the Sentinels {where}", manager.sentinels)
+    return OneServer(make_client, f"{service_name} of the Sentinels {where}", manager.sentinels)
 
 
 def _cluster(*, url: str | None = None, startup_nodes: Sequence[Any] | None = None, **options: Any) -> Servers:

@@ -9,7 +9,7 @@ import random
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import redis
@@ -67,8 +67,11 @@ class Servers(ABC):
         """Raise one of `UNREACHABLE` unless all servers that take writes answer."""
 
     @abstractmethod
-    def pubsub(self) -> PubSub:
-        """What hears a publication to any of the servers, over a connection of its own; it connects when it is used."""
+    def pubsub(self) -> AbstractContextManager[PubSub]:
+        """What hears a publication to any of the servers; it connects when it is used.
+
+        Its connection is none of the commands' pool: held for good, it would lack there where `max_connections` is 1.
+        """
 
     @abstractmethod
     def forget(self) -> None:
@@ -80,10 +83,19 @@ class Servers(ABC):
 
 
 class OneServer(Servers):
-    """One server, or the master that Sentinels name: where it is, redis-py asks at each new connection."""
+    """One server, or the master that Sentinels name: where it is, redis-py asks at each new connection.
 
-    def __init__(self, client: redis.Redis, address: str, watchers: Sequence[redis.Redis] = ()) -> None:
-        self.client = client
+    Parameters:
+      make_client: Makes a client with connections of its own.
+      address: What to call it in errors.
+      watchers: The clients of the Sentinels.
+    """
+
+    def __init__(
+        self, make_client: Callable[[], redis.Redis], address: str, watchers: Sequence[redis.Redis] = ()
+    ) -> None:
+        self._make_client = make_client
+        self.client = make_client()
         self.address = address
         self.watchers = watchers
 
@@ -96,9 +108,10 @@ class OneServer(Servers):
     def ping(self) -> None:
         self.client.ping()
 
-    def pubsub(self) -> PubSub:
-        made: PubSub = self.client.pubsub()
-        return made
+    @contextmanager
+    def pubsub(self) -> Iterator[PubSub]:
+        with self._make_client() as client, client.pubsub() as made:
+            yield made
 
     def forget(self) -> None:
         # Idle connections may lead to a master that was demoted, or to a host that is gone: each would cost a time-out.
@@ -154,13 +167,16 @@ class Cluster(Servers):
                 if state != "ok":
                     raise ClusterDownError(f"The cluster's state is {state!r} at {node.name}.")
 
-    def pubsub(self) -> PubSub:
+    @contextmanager
+    def pubsub(self) -> Iterator[PubSub]:
         with _doubts_as_errors():
             client = self._current()
             # Each node hears what is published to any. By chance, so that not all processes ask the same one.
             node = random.choice(client.get_primaries())  # noqa: S311 - no secret
-            made: PubSub = client.get_redis_connection(node).pubsub()
-            return made
+            pool = client.get_redis_connection(node).connection_pool
+        own = redis.ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs)
+        with redis.Redis.from_pool(own) as beside, beside.pubsub() as made:
+            yield made
 
     def forget(self) -> None:
         self._is_stale = True

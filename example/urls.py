@@ -2,13 +2,15 @@
 
 from django.urls import include, path, register_converter
 
+from dramatiq_progress.views import MESSAGE_ID
+
 from . import views
 
 
 class MessageIdConverter:
     """The id of a Dramatiq message in a URL."""
 
-    regex = views.MESSAGE_ID.pattern
+    regex = MESSAGE_ID.pattern
 
     def to_python(self, value):
         return value

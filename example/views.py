@@ -5,7 +5,6 @@ shows the same bar.
 """
 
 import inspect
-import re
 from importlib import resources
 from urllib.parse import urlencode
 
@@ -15,13 +14,14 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from dramatiq_progress.views import MESSAGE_ID
+
 from . import tasks
 from .forms import ImportForm, PaceForm, QueueForm, TroubleForm
 from .models import Export, Import, Row
 
 SHOWN_IMPORTS = 5
 SHOWN_JOBS = 10
-MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @require_GET

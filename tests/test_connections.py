@@ -95,6 +95,7 @@ def test_an_address_may_be_written_as_people_do(given: Any, read: tuple[str, int
         ({"startup_nodes": ["h:1"]}, 'leave out "startup_nodes": there is no "cluster": True'),
         ({"cluster": True}, '"cluster" needs "startup_nodes"'),
         ({"cluster": True, "startup_nodes": [7]}, '"startup_nodes" holds a int; write'),
+        (CLUSTER | {"cluster": "no"}, "\"cluster\" is 'no'; write True or False"),
         (CLUSTER | {"db": 3}, "database 0 only, and 3 is given"),
         ({"cluster": True, "url": "redis://:hunter2@h/2"}, "database 0 only, and 2 is given"),
         ({"cluster": True, "url": "unix:///s.sock"}, "Unix socket"),

@@ -46,6 +46,8 @@ def connect(*, cluster: bool = False, **options: Any) -> Servers:
       TypeError: An option that redis-py does not take.
       ValueError: Options that do not fit together, or a value that cannot be read.
     """
+    if not isinstance(cluster, bool):
+        raise ValueError(f'"cluster" is {_shown(cluster)}; write True or False.')
     given = {name for name, value in options.items() if value is not None} | ({"cluster"} if cluster else set())
     settled = {**_patience(), **options, "decode_responses": True}
     if "sentinels" in given:

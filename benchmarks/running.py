@@ -15,7 +15,7 @@ from dramatiq_progress.stores.base import Attempt
 @contextmanager
 def running(message_id: str = "") -> Iterator[ProgressObserver]:
     """The observer of a message that runs for the length of a block."""
-    attempt = Attempt(message_id or secrets.token_hex(8), "work", "default")
+    attempt = Attempt(message_id or secrets.token_hex(8), "work", "default", owner="O" * 22)
     observer = ProgressObserver(attempt=attempt)
     observer.started(get_store().start(attempt))
     get_recorder().open(observer)

@@ -3,6 +3,7 @@
 from .actors import progress_actor
 from .errors import DramatiqProgressError, InvalidReport, StoreUnavailable, UserFacingError
 from .observer import ProgressObserver, current_observer
+from .owners import owned_by
 from .progress import Progress, State
 from .stores import aget_progress, get_progress
 
@@ -17,5 +18,6 @@ __all__ = [
     "aget_progress",
     "current_observer",
     "get_progress",
+    "owned_by",
     "progress_actor",
 ]

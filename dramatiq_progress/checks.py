@@ -15,6 +15,7 @@ from dramatiq.middleware import AsyncIO, Pipelines, Retries
 from .actors import is_asynchronous
 from .errors import StoreUnavailable
 from .middleware import ProgressMiddleware
+from .permissions import cancel_permission, read_permission
 from .stores import get_store
 
 Messages = list[checks.CheckMessage]
@@ -92,9 +93,11 @@ def check_urls(app_configs: Apps, **kwargs: Any) -> Messages:
 
 @checks.register("dramatiq_progress")
 def check_settings(app_configs: Apps, **kwargs: Any) -> Messages:
-    """``DRAMATIQ_PROGRESS`` can be read, and its store can be made."""
+    """``DRAMATIQ_PROGRESS`` can be read, its store can be made, and its permissions can be asked."""
     try:
         get_store()
+        read_permission()
+        cancel_permission()
     except ImproperlyConfigured as error:
         return [checks.Error(str(error), id="dramatiq_progress.E003")]
     return []

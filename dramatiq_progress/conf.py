@@ -31,6 +31,9 @@ class Configuration:
         that Dramatiq's brokers take.
       max_deliveries: How often a message is started before it is failed, when no attempt comes to an end (its
         worker is killed each time). 0: as often as the broker delivers it.
+      permission: Who may read a message: a function of request and `Progress`, its dotted path, or a tuple of one of
+        these and a third argument for it. None: `dramatiq_progress.permissions.owner_or_staff`.
+      cancel_permission: Who may cancel one, likewise. None: see `dramatiq_progress.permissions.may_cancel`.
     """
 
     store: str | None = None
@@ -42,6 +45,8 @@ class Configuration:
     finished_ttl: float = 3600.0
     unfinished_ttl: float = 7 * 24 * 3600.0
     max_deliveries: int = 5
+    permission: Any = None
+    cancel_permission: Any = None
 
     def __post_init__(self) -> None:
         if self.store is not None and not isinstance(self.store, str):
@@ -58,6 +63,11 @@ class Configuration:
                 raise _improper(name.upper(), value, f"from {SHORTEST_SECONDS} to {LONGEST_SECONDS:,} seconds")
         if type(self.max_deliveries) is not int or self.max_deliveries < 0:
             raise _improper("MAX_DELIVERIES", self.max_deliveries, "a whole number, 0 for no limit")
+        for name in ("permission", "cancel_permission"):
+            if not _is_permission(given := getattr(self, name)):
+                raise _improper(
+                    name.upper(), given, "a function, a dotted path, or a tuple of one of these and an argument"
+                )
         if self.lost_after <= self.heartbeat_interval:
             raise _improper(
                 "LOST_AFTER",
@@ -84,6 +94,12 @@ def configuration() -> Configuration:
             f"{SETTING_NAME} has no key {', '.join(map(repr, unknown))}. Its keys are {', '.join(KEYS)}."
         )
     return Configuration(**{KEYS[key]: value for key, value in given.items()})
+
+
+def _is_permission(given: object) -> bool:
+    if isinstance(given, tuple | list):
+        return len(given) == 2 and given[0] is not None and _is_permission(given[0])
+    return given is None or callable(given) or (isinstance(given, str) and bool(given))
 
 
 def _improper(key: str, value: object, wanted: str) -> ImproperlyConfigured:

@@ -11,6 +11,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from django.conf import settings
@@ -22,6 +23,7 @@ from dramatiq.worker import ConsumerThread, Worker, WorkerThread
 from .conf import configuration
 from .errors import StoreUnavailable, UserFacingError
 from .observer import ProgressObserver, current_observer
+from .owners import begin_job, carried_by, end_job, note_owner
 from .progress import State
 from .recorder import NO_STORE, get_recorder
 from .signals import state_changed
@@ -52,6 +54,7 @@ class Delivery:
             retries_left,
             # Dramatiq counts retries, not redeliveries; the store's count takes the place of this one.
             least=1 + _whole(message.options.get("retries"), 0),
+            owner=carried_by(message),
         )
         # A broker that works on messages inside `enqueue` comes back to the one before.
         self.outer = _thread.delivery
@@ -183,6 +186,7 @@ class ProgressMiddleware(Middleware):
     def before_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         """Record the message before a worker can see it; at ``after_enqueue`` one may have ended it already."""
         actor = tracked_actor(broker, message)
+        owner = note_owner(message, is_tracked=actor is not None)
         if actor is None:
             return
         seconds = None if delay is None else delay / 1000
@@ -202,6 +206,7 @@ class ProgressMiddleware(Middleware):
                 retries_left=count_retries_left(broker, message, actor),
                 delay=seconds,
                 due=due,
+                owner=owner,
                 age=age,
             )
             if change.written:
@@ -218,6 +223,7 @@ class ProgressMiddleware(Middleware):
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         """Note the delivery; the record says `running` when the actor is called, after all other middleware."""
+        begin_job(message)
         _thread.delivery = self._begin(broker, message)
 
     def after_process_message(
@@ -276,6 +282,7 @@ class ProgressMiddleware(Middleware):
         return _thread.delivery
 
     def _end(self, message: MessageProxy) -> Delivery | None:
+        end_job(message)
         delivery = _delivery_of(message)
         if delivery is not None:
             _thread.delivery = delivery.outer
@@ -314,7 +321,8 @@ def announce(store: Store, message_id: str, previous: State | None) -> None:
         logger.warning("A change of state is not announced. %s", error)
         return
     if progress is not None and progress.state is not previous:
-        state_changed.send_robust(ProgressMiddleware, progress=progress, previous=previous)
+        # Whose it is concerns those who ask for it, and nobody else.
+        state_changed.send_robust(ProgressMiddleware, progress=replace(progress, owner=""), previous=previous)
 
 
 def tracked_actor(broker: Broker, message: AnyMessage) -> Actor[..., Any] | None:

@@ -76,6 +76,7 @@ class Progress:
       version: Increases with each change of the record.
       silence: Seconds since the last report, or before the first since the attempt began, or since it went to its
         queue; while `retrying`, since the next attempt was due. Not part of the JSON.
+      owner: Whose it is, as a keyed hash (see `dramatiq_progress.permissions`); empty: nobody's. Not part of the JSON.
     """
 
     id: str
@@ -97,6 +98,7 @@ class Progress:
     result: Any = None
     version: int = 0
     silence: float = field(default=0.0, compare=False)
+    owner: str = field(default="", repr=False)
 
     @property
     def complete(self) -> bool:
@@ -220,6 +222,7 @@ class Progress:
             result=_result(state, record.get("result")),
             version=int(record["version"]),
             silence=_silence(state, record, now),
+            owner=record.get("owner", ""),
         )
 
 

@@ -24,6 +24,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_GET, require_safe
 
 from .errors import StoreUnavailable
+from .permissions import readable
 from .progress import CLOCKS, Progress
 from .recorder import get_recorder
 from .stores import get_store
@@ -128,7 +129,7 @@ async def stream(request: HttpRequest) -> HttpResponseBase:
 
 def _read(request: HttpRequest, message_ids: Sequence[str]) -> list[Progress]:
     """What this request may know of these messages, without those that are not there."""
-    return [progress for progress in get_store().read(message_ids) if progress is not None]
+    return readable(request, get_store().read(message_ids))
 
 
 def _asked_for(request: HttpRequest) -> list[str]:

@@ -20,6 +20,7 @@ from tests.store_server import Server
 pytest_plugins = [
     "tests.bars",
     "tests.browser",
+    "tests.people",
     "tests.rabbitmq",
     "tests.steps",
     "tests.streaming_site",

@@ -11,7 +11,16 @@ ROOT_URLCONF = "tests.urls"
 STATIC_URL = "/static/"
 UPLOADS = os.environ.get("TEST_UPLOADS", "")
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
-INSTALLED_APPS = ["django.contrib.staticfiles", "django_dramatiq", "dramatiq_progress", "celery_progress", "tests"]
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "django_dramatiq",
+    "dramatiq_progress",
+    "celery_progress",
+    "tests",
+]
 MIDDLEWARE: list[str] = json.loads(os.environ.get("TEST_DJANGO_MIDDLEWARE", "[]"))
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 

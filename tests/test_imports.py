@@ -15,12 +15,12 @@ PACKAGE = Path(dramatiq_progress.__file__).parent
 
 #: A module may import those in the rows above its own, and its own package's.
 ORDER = [
-    {"errors", "conf", "signals", "polling"},
+    {"errors", "conf", "signals", "polling", "owners"},
     {"progress"},
-    {"stores", "rate", "values"},
+    {"stores", "rate", "values", "permissions"},
     {"recorder"},
     {"observer"},
-    {"middleware"},
+    {"middleware", "requests"},
     {"actors"},
     {"hub"},
     {"streams"},

@@ -405,6 +405,55 @@ def test_progress_can_be_read_from_async_code(record: Record) -> None:
     assert progress is not None and progress.state is State.ENQUEUED
 
 
+# Whose it is
+
+
+def test_an_owner_stays_through_all_lives(record: Record) -> None:
+    record.enqueue(owner="somebody")
+    assert record.read().owner == "somebody"
+    record.enqueue(owner="another")
+    fence = record.run()
+    record.finish(fence, State.RETRYING, retry_in=1.0)
+    record.enqueue(due=True)
+    record.finish(record.run(), State.DONE)
+    assert record.read().owner == "somebody"
+    record.enqueue(owner="another")
+    assert (record.read().state, record.read().owner) == (State.ENQUEUED, "somebody")
+
+
+def test_a_message_may_be_nobodys(record: Record) -> None:
+    record.enqueue()
+    record.report(record.run(), current="1")
+    assert record.read().owner == ""
+
+
+@pytest.mark.parametrize("state", [*FINAL, State.RUNNING])
+def test_an_enqueue_that_is_told_late_still_says_whose_it_is(record: Record, state: State) -> None:
+    if state is State.RUNNING:
+        record.run()
+    else:
+        record.finish(record.run(), state)
+    version = record.read().version
+    record.enqueue(age=1.0, owner="somebody")
+    assert (record.read().state, record.read().owner, record.read().version) == (state, "somebody", version)
+    record.enqueue(age=1.0, owner="another")
+    assert record.read().owner == "somebody"
+
+
+def test_a_living_message_of_nobody_is_taken_by_nobody(record: Record) -> None:
+    record.enqueue()
+    record.enqueue(owner="another")
+    assert record.read().owner == ""
+
+
+def test_a_store_that_lost_a_record_learns_again_whose_it_is(store: Store) -> None:
+    by_start, by_report, by_finish = (Record(store, name) for name in ("start", "report", "finish"))
+    store.start(by_start.attempt(owner="somebody"))
+    assert by_report.report(by_report.attempt(number=1, owner="somebody"), current="1") == "renewed"
+    assert by_finish.finish(by_finish.attempt(number=1, owner="somebody"), State.DONE)
+    assert {each.read().owner for each in (by_start, by_report, by_finish)} == {"somebody"}
+
+
 # Redis and Valkey
 
 

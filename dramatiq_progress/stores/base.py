@@ -43,6 +43,7 @@ class Attempt:
       number: Which delivery this is, from 1; 0 until the store has counted it.
       version: The record's version, as the store said last.
       began_at: When it began, by `time.monotonic`.
+      owner: Whose the message is (see owners.py); empty: nobody's.
     """
 
     message_id: str
@@ -54,6 +55,7 @@ class Attempt:
     number: int = 0
     version: int = 0
     began_at: float = field(default_factory=time.monotonic)
+    owner: str = field(default="", repr=False)
 
 
 class Start(NamedTuple):
@@ -177,18 +179,20 @@ class Store(ABC):
         retries_left: int | None,
         delay: float | None = None,
         due: bool = False,
+        owner: str = "",
         age: float = 0.0,
     ) -> Change:
         """A message goes to its queue, or with a `delay` in seconds to its delay queue.
 
         `due` says that a delayed message has come from its delay queue; that is refused by a record that has ended.
         A message that is not due is new: it resets a record that has ended, and leaves one that lives alone. One
-        that is told late makes a record where there is none, and changes nothing else.
+        that is told late makes a record where there is none, and changes nothing else but its `owner`, where it has
+        none.
         """
         state = State.ENQUEUED if delay is None else State.DELAYED
         ttl = configuration().unfinished_ttl + (delay or 0)
         origin = "late" if age else "due" if due else "new"
-        arguments = (origin, state, actor, queue, json.dumps(retries_left), _milliseconds(ttl), _seconds(age))
+        arguments = (origin, state, actor, queue, json.dumps(retries_left), _milliseconds(ttl), _seconds(age), owner)
         calls = [Call("enqueue", self.key(message_id), arguments)]
         # A call of its own: record and line may live on two nodes of a cluster.
         join = Call("join", self.line_key(queue), (message_id, _milliseconds(ttl), _seconds(age)))
@@ -207,7 +211,8 @@ class Store(ABC):
         """
         ttl = _milliseconds(configuration().unfinished_ttl)
         identity = (attempt.token, attempt.actor, attempt.queue, json.dumps(attempt.retries_left))
-        arguments = (*identity, ttl, _seconds(age), str(attempt.least), str(configuration().max_deliveries))
+        limits = (str(attempt.least), str(configuration().max_deliveries))
+        arguments = (*identity, ttl, _seconds(age), *limits, attempt.owner)
         calls = [Call("start", self.key(attempt.message_id), arguments), self._leave(attempt)]
         verdict, number, version, deliveries, metadata, previous = self._first(calls)
         if verdict != "run":
@@ -325,7 +330,7 @@ def _state(text: str) -> State | None:
 
 
 def _identity(attempt: Attempt) -> tuple[str, ...]:
-    # Seven values, in the order in which report.lua and finish.lua (and memory.py) take them.
+    # Eight values, in the order in which report.lua and finish.lua (and memory.py) take them.
     return (
         str(attempt.number),
         attempt.token,
@@ -334,6 +339,7 @@ def _identity(attempt: Attempt) -> tuple[str, ...]:
         attempt.queue,
         json.dumps(attempt.retries_left),
         _seconds(time.monotonic() - attempt.began_at),
+        attempt.owner,
     )
 
 

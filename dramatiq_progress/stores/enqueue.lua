@@ -1,9 +1,10 @@
 #!lua
 -- A message is about to become visible in its queue or its delay queue.
--- KEYS: record. ARGV: origin (new, due, late), state, actor, queue, retries_left, time to live in ms, age in s.
+-- KEYS: record. ARGV: origin (new, due, late), state, actor, queue, retries_left, time to live in ms, age in s,
+-- owner (or empty).
 -- Answers {what became of it, the state before}.
 local record = KEYS[1]
-local origin, state, actor, queue, retries_left, ttl, age = unpack(ARGV)
+local origin, state, actor, queue, retries_left, ttl, age, owner = unpack(ARGV)
 
 local before = redis.call('HGET', record, 'state')
 local ended = before == 'done' or before == 'failed' or before == 'cancelled' or before == 'skipped'
@@ -15,6 +16,8 @@ elseif origin == 'due' then
 else
   -- Told late: whatever a worker has written meanwhile is newer.
   allowed = not before
+  -- But whose it is only the sender knew.
+  if before and owner ~= '' then redis.call('HSETNX', record, 'owner', owner) end
 end
 if not allowed then return {'refused', before or ''} end
 
@@ -28,6 +31,8 @@ end
 redis.call('HDEL', record, 'retry_at')
 redis.call('HSET', record, 'state', state, 'actor', actor, 'queue', queue, 'retries_left', retries_left,
   'enqueued_at', string.format('%.6f', now))
+-- Once somebody's, always theirs: who sends an ended message again gets nothing of theirs to see.
+if owner ~= '' then redis.call('HSETNX', record, 'owner', owner) end
 redis.call('HINCRBY', record, 'version', 1)
 redis.call('PEXPIRE', record, ttl)
 -- For streams: see report.lua.

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
 -- An attempt ends: in a final state, or in retrying. A full store takes it all the same (allow-oom).
 -- KEYS: record. ARGV: attempt (0: its start never reached the store), token, version, actor, queue, retries_left,
--- seconds since it began, state, seconds until the next attempt (or empty), whether it began (0, 1), the attempt's
+-- seconds since it began, owner (or empty), state, seconds until the next attempt (or empty), whether it began (0, 1), the attempt's
 -- least number, seconds after which a silent message is lost, time to live in ms, age in s, then field, value, …
 -- Answers {what became of it, the state before}.
 local record = KEYS[1]
-local attempt, token, version, actor, queue, retries_left, running_for = unpack(ARGV, 1, 7)
-local state, delay, began, least, lost_after, ttl, age = unpack(ARGV, 8, 14)
+local attempt, token, version, actor, queue, retries_left, running_for, owner = unpack(ARGV, 1, 8)
+local state, delay, began, least, lost_after, ttl, age = unpack(ARGV, 9, 15)
 
 local before = redis.call('HMGET', record, 'state', 'attempt', 'token', 'heartbeat', 'started_at', 'version')
 local ended = before[1] == 'done' or before[1] == 'failed' or before[1] == 'cancelled' or before[1] == 'skipped'
@@ -38,10 +38,11 @@ if lost then
   redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at', 'result')
   redis.call('HSET', record, 'attempt', attempt, 'token', token, 'actor', actor, 'queue', queue,
     'retries_left', retries_left, 'started_at', string.format('%.6f', now - running_for))
+  if owner ~= '' then redis.call('HSETNX', record, 'owner', owner) end
 end
 if tonumber(before[6] or 0) < tonumber(version) then redis.call('HSET', record, 'version', version) end
 redis.call('HDEL', record, 'retry_at', 'deliveries')
-redis.call('HSET', record, 'state', state, 'ended_at', string.format('%.6f', now - age), unpack(ARGV, 15))
+redis.call('HSET', record, 'state', state, 'ended_at', string.format('%.6f', now - age), unpack(ARGV, 16))
 if delay ~= '' then redis.call('HSET', record, 'retry_at', string.format('%.6f', now - age + delay)) end
 redis.call('HINCRBY', record, 'version', 1)
 redis.call('PEXPIRE', record, ttl)

@@ -27,7 +27,7 @@ ATTEMPT_FIELDS = ("current", "total", "description", "rate", "reported_at", "res
 
 
 class _Writer(NamedTuple):
-    """How an attempt shows itself: the first seven arguments of report and finish."""
+    """How an attempt shows itself: the first eight arguments of report and finish."""
 
     attempt: str
     token: str
@@ -36,6 +36,7 @@ class _Writer(NamedTuple):
     queue: str
     retries_left: str
     running_for: str
+    owner: str
 
     def holds(self, record: Record) -> bool:
         """Whether the record is this attempt's."""
@@ -55,6 +56,7 @@ class _Writer(NamedTuple):
         _drop(record, ATTEMPT_FIELDS)
         record |= {"attempt": self.attempt, "token": self.token, "actor": self.actor, "queue": self.queue}
         record |= {"retries_left": self.retries_left, "started_at": _seconds(self.began_at)}
+        _own(record, self.owner)
 
 
 class _MemorySubscription(Subscription):
@@ -111,7 +113,16 @@ class MemoryStore(Store):
             return [(time.time(), dict(self._record(self.key(message_id)))) for message_id in message_ids]
 
     def _enqueue(
-        self, key: str, origin: str, state: str, actor: str, queue: str, retries_left: str, ttl: str, age: str
+        self,
+        key: str,
+        origin: str,
+        state: str,
+        actor: str,
+        queue: str,
+        retries_left: str,
+        ttl: str,
+        age: str,
+        owner: str,
     ) -> tuple[str, str]:
         record = self._record(key)
         before = record.get("state")
@@ -121,6 +132,8 @@ class MemoryStore(Store):
             "due": before in (None, State.DELAYED, State.RETRYING),
             "late": before is None,
         }
+        if origin == "late" and record:
+            _own(record, owner)
         if not allowed[origin]:
             return "refused", before or ""
         if ended:
@@ -128,6 +141,7 @@ class MemoryStore(Store):
         _drop(record, ("retry_at",))
         record |= {"state": state, "actor": actor, "queue": queue, "retries_left": retries_left}
         record["enqueued_at"] = _seconds(time.time() - float(age))
+        _own(record, owner)
         self._written(key, record, ttl)
         return "written", before or ""
 
@@ -142,6 +156,7 @@ class MemoryStore(Store):
         age: str,
         least: str,
         limit: str,
+        owner: str,
     ) -> tuple[str, int, int, int, str, str]:
         record = self._record(key)
         before = record.get("state")
@@ -163,11 +178,12 @@ class MemoryStore(Store):
         record |= {"retries_left": retries_left, "started_at": _seconds(now - float(age)), "heartbeat": _seconds(now)}
         attempt = max(_number(record, "attempt") + 1, int(least))
         record["attempt"] = str(attempt)
+        _own(record, owner)
         version = self._written(key, record, ttl)
         return "run", attempt, version, deliveries, record.get("metadata", "{}"), before or ""
 
     def _report(self, key: str, *arguments: str) -> tuple[str, int]:
-        writer, (ttl, *fields) = _Writer(*arguments[:7]), arguments[7:]
+        writer, (ttl, *fields) = _Writer(*arguments[:8]), arguments[8:]
         record = self._record(key)
         lost = not record or _number(record, "attempt") < int(writer.attempt)
         if not lost and (record["state"] != State.RUNNING or not writer.holds(record)):
@@ -186,7 +202,7 @@ class MemoryStore(Store):
         return "renewed" if lost else "written", version
 
     def _finish(self, key: str, *arguments: str) -> tuple[str, str]:
-        writer, (state, delay, began, least, lost_after, ttl, age, *fields) = _Writer(*arguments[:7]), arguments[7:]
+        writer, (state, delay, began, least, lost_after, ttl, age, *fields) = _Writer(*arguments[:8]), arguments[8:]
         record = self._record(key)
         before = record.get("state")
         latest = _number(record, "attempt")
@@ -284,6 +300,11 @@ def _has_ended(state: str | None) -> bool:
 def _drop(record: Record, names: Sequence[str]) -> None:
     for name in names:
         record.pop(name, None)
+
+
+def _own(record: Record, owner: str) -> None:
+    if owner:
+        record.setdefault("owner", owner)
 
 
 def _pairs(fields: Sequence[str]) -> Record:

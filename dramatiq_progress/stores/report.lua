@@ -1,10 +1,10 @@
 #!lua
 -- A running message reports fields, or with none of them only that it lives.
 -- KEYS: record. ARGV: attempt, token, version, actor, queue, retries_left, seconds since the attempt began,
--- time to live in ms, then field, value, …
+-- owner (or empty), time to live in ms, then field, value, …
 -- Answers {what became of it, version}.
 local record = KEYS[1]
-local attempt, token, version, actor, queue, retries_left, running_for, ttl = unpack(ARGV, 1, 8)
+local attempt, token, version, actor, queue, retries_left, running_for, owner, ttl = unpack(ARGV, 1, 9)
 
 local before = redis.call('HMGET', record, 'state', 'attempt', 'token', 'started_at', 'version')
 local lost = not before[1] or tonumber(before[2] or 0) < tonumber(attempt)
@@ -21,13 +21,14 @@ if lost then
   redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at', 'result', 'ended_at', 'retry_at')
   redis.call('HSET', record, 'state', 'running', 'attempt', attempt, 'token', token, 'actor', actor,
     'queue', queue, 'retries_left', retries_left, 'started_at', string.format('%.6f', now - running_for))
+  if owner ~= '' then redis.call('HSETNX', record, 'owner', owner) end
 end
 -- A store that went back to an older record goes on from the version that was seen.
 if tonumber(before[5] or 0) < tonumber(version) then redis.call('HSET', record, 'version', version) end
-redis.call('HSET', record, 'heartbeat', string.format('%.6f', now), unpack(ARGV, 9))
-if #ARGV > 8 then redis.call('HSET', record, 'reported_at', string.format('%.6f', now)) end
+redis.call('HSET', record, 'heartbeat', string.format('%.6f', now), unpack(ARGV, 10))
+if #ARGV > 9 then redis.call('HSET', record, 'reported_at', string.format('%.6f', now)) end
 -- A sign of life alone changes nothing that a reader sees.
-if lost or #ARGV > 8 then
+if lost or #ARGV > 9 then
   version = redis.call('HINCRBY', record, 'version', 1)
   -- For streams: the channel is called like the record (0.4 us while nobody listens). pcall, since a user whose ACL
   -- forbids the channel must not lose the report.

@@ -1,10 +1,10 @@
 #!lua
 -- A worker begins with a message: the attempt is counted, and its token becomes the fence.
 -- KEYS: record. ARGV: token, actor, queue, retries_left, time to live in ms, age in s, the least number of the attempt,
--- how many deliveries are allowed (0: any number).
+-- how many deliveries are allowed (0: any number), owner (or empty).
 -- Answers {verdict, attempt, version, deliveries, metadata, the state before}.
 local record = KEYS[1]
-local token, actor, queue, retries_left, ttl, age, least, limit = unpack(ARGV)
+local token, actor, queue, retries_left, ttl, age, least, limit, owner = unpack(ARGV)
 
 local before, known, started_at = unpack(redis.call('HMGET', record, 'state', 'token', 'started_at'))
 if before == 'done' or before == 'skipped' then return {'unseen', 0, 0, 0, '', before} end
@@ -31,6 +31,7 @@ redis.call('HSET', record, 'state', 'running', 'token', token, 'actor', actor, '
   'heartbeat', string.format('%.6f', now))
 local attempt = math.max((redis.call('HGET', record, 'attempt') or 0) + 1, tonumber(least))
 redis.call('HSET', record, 'attempt', attempt)
+if owner ~= '' then redis.call('HSETNX', record, 'owner', owner) end
 redis.call('PEXPIRE', record, ttl)
 -- For streams: see report.lua.
 redis.pcall('PUBLISH', record, '')

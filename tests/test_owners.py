@@ -1,0 +1,436 @@
+"""Whose a message is: noted where it is sent, kept through its life and by what follows it, and told to nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import dramatiq
+import pytest
+from django.contrib.auth import login, logout
+from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.sessions.backends.base import SessionBase
+from django.http import HttpRequest, HttpResponse
+from django.test import AsyncClient, Client, RequestFactory
+from django.urls import include, path
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import AsyncIO, GroupCallbacks, Pipelines, Retries
+from dramatiq.rate_limits.backends import StubBackend
+
+from dramatiq_progress import State, get_progress, owned_by, progress_actor
+from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.owners import OWNER_OPTION, VISITOR_KEY, owners_of
+from dramatiq_progress.signals import state_changed
+from dramatiq_progress.stores import Store
+from tests.people import People
+from tests.steps import found
+from tests.store_server import Server
+from tests.waiting import wait_until
+
+# ---- A site ----
+
+
+class Actors:
+    """What the views of this module send."""
+
+    tracked: dramatiq.Actor[..., Any]
+    untracked: dramatiq.Actor[..., Any]
+
+
+def answered(message: dramatiq.Message[Any]) -> HttpResponse:
+    return HttpResponse(message.message_id)
+
+
+def nothing(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("")
+
+
+async def nothing_async(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("")
+
+
+def send(request: HttpRequest) -> HttpResponse:
+    return answered(Actors.tracked.send())
+
+
+async def send_async(request: HttpRequest) -> HttpResponse:
+    return answered(Actors.tracked.send())
+
+
+def send_untracked(request: HttpRequest) -> HttpResponse:
+    return answered(Actors.untracked.send())
+
+
+def send_pipeline(request: HttpRequest) -> HttpResponse:
+    following = Actors.tracked.message()
+    dramatiq.pipeline([Actors.untracked.message(), following], broker=Actors.tracked.broker).run()
+    return answered(following)
+
+
+def enter(request: HttpRequest) -> HttpResponse:
+    login(request, User.objects.get(username=request.GET["as"]), backend="django.contrib.auth.backends.ModelBackend")
+    return HttpResponse("")
+
+
+def leave(request: HttpRequest) -> HttpResponse:
+    logout(request)
+    return HttpResponse("")
+
+
+urlpatterns = [
+    path("progress/", include("dramatiq_progress.urls")),
+    path("nothing/", nothing),
+    path("nothing-async/", nothing_async),
+    path("send/", send),
+    path("send-async/", send_async),
+    path("send-untracked/", send_untracked),
+    path("send-pipeline/", send_pipeline),
+    path("login/", enter),
+    path("logout/", leave),
+]
+
+pytestmark = pytest.mark.urls(__name__)
+
+
+@pytest.fixture
+def broker(memory_store: Store) -> Iterator[StubBroker]:
+    """A broker with all that hands messages on, and the actors of the views."""
+    made = StubBroker(
+        middleware=[
+            AsyncIO(),
+            Pipelines(),
+            GroupCallbacks(StubBackend()),
+            Retries(max_retries=1, min_backoff=1, max_backoff=1),
+            ProgressMiddleware(),
+        ]
+    )
+    Actors.tracked = progress_actor(broker=made, actor_name="tracked")(lambda *args: None)
+    Actors.untracked = dramatiq.actor(broker=made, actor_name="untracked")(lambda *args: None)
+    made.emit_after("process_boot")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def worker(broker: StubBroker) -> Iterator[dramatiq.Worker]:
+    made = dramatiq.Worker(broker, worker_timeout=10, worker_threads=2)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def mine(people: People, broker: StubBroker) -> str:
+    """The hash of the user `owner`."""
+    return owner_of(people.send("owner"))
+
+
+def owner_of(message: str | dramatiq.Message[Any] | HttpResponse) -> str:
+    if isinstance(message, HttpResponse):
+        message = message.content.decode()
+    progress = get_progress(message if isinstance(message, str) else message.message_id)
+    assert progress is not None
+    return progress.owner
+
+
+def can_read(client: Client, sent: HttpResponse) -> bool:
+    return client.get(f"/progress/{sent.content.decode()}/").status_code == 200
+
+
+# ---- A whole site: OwnerMiddleware ----
+
+
+@pytest.mark.parametrize("path", ["/nothing/", "/nothing-async/", "/send-untracked/"])
+def test_a_request_that_sends_nothing_tracked_touches_neither_session_nor_user(
+    people: People, broker: StubBroker, django_assert_num_queries: Any, path: str
+) -> None:
+    for client in people.clients.values():
+        with django_assert_num_queries(0):
+            response = client.get(path)
+        assert response.status_code == 200
+        assert "Vary" not in response and not response.cookies
+
+
+def test_what_a_user_sends_is_theirs(people: People, broker: StubBroker, mine: str) -> None:
+    sent = people.clients["owner"].get("/send/")
+    assert owner_of(sent) == mine
+    assert people.who_gets(f"/progress/{sent.content.decode()}/") == {"owner", "staff"}
+
+
+def test_what_a_visitor_sends_is_theirs_before_and_after_they_log_in(people: People, broker: StubBroker) -> None:
+    visitor = people.clients["anonymous"]
+    sent = visitor.get("/send/")
+    assert visitor.session[VISITOR_KEY]
+    key = visitor.session.session_key
+    assert people.who_gets(f"/progress/{sent.content.decode()}/") == {"anonymous", "staff"}
+
+    visitor.get("/login/?as=another")
+    assert visitor.session.session_key != key
+    later = visitor.get("/send/")
+    assert owner_of(later) != owner_of(sent)
+    assert can_read(visitor, sent) and can_read(visitor, later)
+    assert can_read(people.clients["another"], later) and not can_read(people.clients["another"], sent)
+
+    visitor.get("/logout/")
+    assert not can_read(visitor, sent) and not can_read(visitor, later)
+
+
+def test_a_visitor_keeps_one_token(people: People, broker: StubBroker) -> None:
+    visitor = people.clients["anonymous"]
+    first, second = visitor.get("/send/"), visitor.get("/send/")
+    assert owner_of(first) == owner_of(second)
+    assert not second.cookies
+
+
+@pytest.mark.parametrize("name", ["anonymous", "owner"])
+@pytest.mark.django_db(transaction=True)
+def test_an_async_view_may_send_on_the_event_loop(people: People, broker: StubBroker, name: str) -> None:
+    client = AsyncClient()
+    if name in people.users:
+        client.force_login(people.users[name])
+
+    async def scenario() -> tuple[HttpResponse, HttpResponse]:
+        return await client.get("/send-async/"), await client.get("/send/")
+
+    sent, sent_by_sync_view = asyncio.run(scenario())
+    assert owner_of(sent) == owner_of(sent_by_sync_view) != ""
+    if name in people.users:
+        assert can_read(people.clients[name], sent)
+
+
+def test_a_site_without_sessions_has_messages_of_nobody(people: People, broker: StubBroker, settings: Any) -> None:
+    settings.MIDDLEWARE = ["dramatiq_progress.requests.OwnerMiddleware"]
+    assert owner_of(Client().get("/send/")) == ""
+
+
+def test_when_nobody_knows_whose_it_is_only_staff_may_read_it(
+    people: People, broker: StubBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(SessionBase, "get", lambda *args: 1 / 0)
+        sent = people.clients["anonymous"].get("/send/")
+    assert sent.status_code == 200 and "Whose message" in caplog.text
+    assert people.who_gets(f"/progress/{sent.content.decode()}/") == {"staff"}
+
+
+# ---- owned_by ----
+
+
+def test_a_block_says_whose_its_messages_are(people: People, broker: StubBroker, mine: str) -> None:
+    request = RequestFactory().get("/")
+    request.user = people.users["owner"]
+    for whom in (people.users["owner"], request):
+        with owned_by(whom):
+            assert owner_of(Actors.tracked.send()) == mine
+            assert Actors.untracked.send().options[OWNER_OPTION] == mine
+            with owned_by(None):
+                assert owner_of(Actors.tracked.send()) == ""
+    assert owner_of(Actors.tracked.send()) == ""
+
+
+def test_a_wrapped_request_is_a_request(people: People, broker: StubBroker, mine: str) -> None:
+    class Wrapped:
+        """As Django REST framework's."""
+
+        def __init__(self, request: HttpRequest) -> None:
+            self._request = request
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._request, name)
+
+    request = RequestFactory().get("/")
+    request.user = people.users["owner"]
+    with owned_by(Wrapped(request)):
+        assert owner_of(Actors.tracked.send()) == mine
+
+
+@pytest.mark.parametrize(
+    ("whom", "error"), [("owner", TypeError), (7, TypeError), (AnonymousUser(), ValueError), (User(), ValueError)]
+)
+def test_what_owns_nothing_is_an_error(whom: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="request"), owned_by(whom):
+        pass
+
+
+def test_a_thread_begins_without_it_and_a_copied_context_has_it(people: People, broker: StubBroker, mine: str) -> None:
+    sent: list[str] = []
+
+    def act() -> None:
+        sent.append(owner_of(Actors.tracked.send()))
+
+    with owned_by(people.users["owner"]):
+        contexts = [contextvars.Context(), contextvars.copy_context()]
+        threads = [threading.Thread(target=context.run, args=(act,)) for context in contexts]
+        for each in threads:
+            each.start()
+            each.join()
+        asyncio.run(asyncio.to_thread(act))
+    assert sent == ["", mine, mine]
+
+
+def test_users_of_two_models_with_one_number_are_two_owners(people: People) -> None:
+    class Customer:
+        is_authenticated = True
+
+        def __init__(self, pk: int) -> None:
+            self.pk = pk
+
+    user = people.users["owner"]
+    owners = [owner_of(people.send(each)) for each in (user, Customer(user.pk), Customer(user.pk + 1))]
+    assert len({*owners}) == 3
+
+
+def test_a_key_that_was_replaced_is_still_asked_for(people: People, settings: Any) -> None:
+    message_id = people.send("owner")
+    request = RequestFactory().get("/")
+    request.user = people.users["owner"]
+    before = settings.SECRET_KEY
+    settings.SECRET_KEY = "another"
+    assert owner_of(message_id) not in owners_of(request)
+    settings.SECRET_KEY_FALLBACKS = [before]
+    assert owner_of(message_id) in owners_of(request)
+
+
+# ---- What keeps it, and what inherits it ----
+
+
+def ended(message: dramatiq.Message[Any]) -> bool:
+    progress = get_progress(message.message_id)
+    return progress is not None and progress.complete
+
+
+def test_retries_and_delays_keep_the_owner(
+    people: People, broker: StubBroker, worker: dramatiq.Worker, mine: str
+) -> None:
+    runs: list[int] = []
+
+    @progress_actor(broker=broker)
+    def fails_once() -> None:
+        runs.append(1)
+        assert len(runs) > 1
+
+    with owned_by(people.users["owner"]):
+        message = fails_once.send_with_options(delay=10)
+    wait_until(lambda: ended(message))
+    assert (len(runs), owner_of(message)) == (2, mine)
+
+
+def test_pipelines_and_groups_keep_the_owner(
+    people: People, broker: StubBroker, worker: dramatiq.Worker, mine: str
+) -> None:
+    """Also where a message in between, or the first, is not tracked."""
+    actor, untracked = Actors.tracked, Actors.untracked
+    last, after_all, member = actor.message(), actor.message(), actor.message()
+    piped = dramatiq.pipeline([actor.message(), untracked.message(), actor.message()], broker=broker)
+    group = dramatiq.group([piped, member], broker=broker)
+    group.add_completion_callback(after_all)
+    with owned_by(people.users["owner"]):
+        dramatiq.pipeline([untracked.message(), actor.message(), untracked.message(), last], broker=broker).run()
+        group.run()
+    sent_by_middleware = people.clients["owner"].get("/send-pipeline/")
+    wait_until(lambda: ended(last) and ended(after_all) and ended(member))
+    assert {owner_of(each) for each in (last, after_all, member)} == {mine}
+    wait_until(lambda: get_progress(sent_by_middleware.content.decode()))
+    assert owner_of(sent_by_middleware) == mine
+
+
+def test_a_job_that_a_job_sends_inherits_the_owner(
+    people: People, broker: StubBroker, worker: dramatiq.Worker, mine: str
+) -> None:
+    children: dict[str, dramatiq.Message[Any]] = {}
+
+    def send_children(kind: str) -> None:
+        children[kind] = Actors.tracked.send()
+        with owned_by(None):
+            children[f"{kind}, given away"] = Actors.tracked.send()
+
+    @progress_actor(broker=broker)
+    def sync_parent() -> None:
+        send_children("sync")
+
+    @progress_actor(broker=broker)
+    async def async_parent() -> None:
+        send_children("async")
+
+    @dramatiq.actor(broker=broker)
+    def untracked_parent() -> None:
+        send_children("untracked")
+
+    for parent in (sync_parent, async_parent, untracked_parent):
+        with owned_by(people.users["owner"]):
+            parent.send()
+    wait_until(lambda: len(children) == 6)
+    assert {kind: owner_of(child) == mine for kind, child in children.items()} == {
+        kind: "given away" not in kind for kind in children
+    }
+
+
+def test_a_worker_hands_on_nothing_of_the_message_before(people: People, broker: StubBroker, mine: str) -> None:
+    children: list[str] = []
+
+    @progress_actor(broker=broker)
+    def parent() -> None:
+        children.append(owner_of(Actors.tracked.send()))
+
+    with owned_by(people.users["owner"]):
+        parent.send()
+    parent.send()
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
+    worker.start()
+    wait_until(lambda: len(children) == 2)
+    worker.stop()
+    assert sorted(children) == sorted([mine, ""])
+
+
+def test_what_was_sent_while_the_store_was_down_is_still_theirs(
+    people: People, broker: StubBroker, mine: str, server: Server, settings: Any
+) -> None:
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}}
+    server.kill()
+    with owned_by(people.users["owner"]):
+        message = Actors.tracked.send()
+    server.start()
+    wait_until(lambda: found(message))
+    assert owner_of(message) == mine
+
+
+# ---- What nobody is told ----
+
+
+def test_an_owner_is_in_no_answer_no_signal_and_no_log(
+    people: People, broker: StubBroker, worker: dramatiq.Worker, mine: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Any] = []
+
+    def hear(progress: Any, **kwargs: Any) -> None:
+        heard.append(progress)
+
+    @progress_actor(broker=broker, max_retries=0)
+    def fails() -> None:
+        raise ValueError("no")
+
+    state_changed.connect(hear)
+    try:
+        with caplog.at_level(logging.DEBUG), owned_by(people.users["owner"]):
+            message = fails.send()
+            wait_until(lambda: ended(message))
+    finally:
+        state_changed.disconnect(hear)
+    progress = get_progress(message.message_id)
+    assert progress is not None and (progress.owner, progress.state) == (mine, State.FAILED)
+    assert [each.state for each in heard][-1] is State.FAILED
+    assert not any(each.owner for each in heard)
+    answer = people.clients["owner"].get(f"/progress/{message.message_id}/")
+    said = [json.dumps(progress.as_dict()), repr(progress), answer.content.decode(), str(answer.headers), caplog.text]
+    assert answer.status_code == 200
+    assert not any(mine in each or "owner" in each for each in said[:-1]) and mine not in said[-1]
+
+
+def test_the_hash_says_nothing_of_the_user(people: People, mine: str) -> None:
+    assert len(mine) == 22
+    assert str(people.users["owner"].pk) != mine and "owner" not in mine

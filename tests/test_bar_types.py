@@ -9,6 +9,7 @@ from pathlib import Path
 from playwright.sync_api import Page
 
 from dramatiq_progress.progress import Progress, State
+from tests import npm
 from tests.scripted_site import STATIC, ScriptedSite
 from tests.servers import ROOT, find_program
 
@@ -20,20 +21,8 @@ TYPES = (STATIC / "dramatiq_progress" / "dramatiq-progress.d.ts").read_text()
 
 def test_pages_that_use_the_module_compile(tmp_path: Path) -> None:
     """What must not compile has a `@ts-expect-error`."""
-    npm = find_program("npm")
-    install = [
-        npm,
-        "install",
-        "--silent",
-        "--no-save",
-        "--no-audit",
-        "--no-fund",
-        "--prefix",
-        str(tmp_path),
-        TYPESCRIPT,
-    ]
-    subprocess.run(install, check=True, capture_output=True)
-    tsc = [find_program("node"), str(tmp_path / "node_modules" / "typescript" / "bin" / "tsc")]
+    compiler = npm.install(TYPESCRIPT, tmp_path) / "bin" / "tsc"
+    tsc = [find_program("node"), str(compiler)]
     compiled = subprocess.run(
         [*tsc, *OPTIONS, *LIBRARIES, "tests/typing_bar.ts"], cwd=ROOT, capture_output=True, text=True
     )

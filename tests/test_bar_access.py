@@ -1,0 +1,356 @@
+"""The bar for everyone: what assistive technology is told, keyboards, weak eyes, large text, little room, no motion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests import npm
+from tests.bars import OpenBar, answer, expect_state, part
+from tests.looks import LOOKS, NEVER, Look, open_looks
+from tests.scripted_site import ScriptedSite
+
+AXE = "axe-core@4.14.1"
+#: Asks for a contrast of 7:1, which is more than is promised.
+AXE_LEAVES = ["color-contrast-enhanced"]
+
+SCHEMES = ["light", "dark"]
+DIRECTIONS = ['lang="en"', 'lang="ar" dir="rtl"']
+
+
+# ---- axe ----
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core."""
+    return (npm.install(AXE, tmp_path_factory.mktemp("axe")) / "axe.min.js").read_text()
+
+
+RUN_AXE = """async (leaves) => {
+  const rules = axe.getRules().map(({ ruleId }) => [ruleId, { enabled: !leaves.includes(ruleId) }]);
+  const { violations, incomplete, passes } = await axe.run(document, { rules: Object.fromEntries(rules) });
+  const brief = (found) => found.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]);
+  return [brief(violations), brief(incomplete), brief(passes)];
+}"""
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("root", DIRECTIONS, ids=["ltr", "rtl"])
+def test_axe_finds_nothing_in_any_state(axe: str, site: ScriptedSite, page: Page, scheme: Any, root: str) -> None:
+    """With every rule that it has, and nothing that it leaves to a person to judge."""
+    page.emulate_media(color_scheme=scheme)
+    # axe takes a page that names no background for a white one.
+    open_looks(page, site, root=root, style="<style>body { background: Canvas; color: CanvasText }</style>")
+    page.clock.resume()
+    page.evaluate(axe)
+    violations, incomplete, passes = page.evaluate(RUN_AXE, AXE_LEAVES)
+    assert violations == []
+    assert incomplete == []
+    # It has looked into the shadow roots, at every bar.
+    assert len(dict(passes)["aria-progressbar-name"]) == len(LOOKS)
+
+
+def test_axe_would_find_something(axe: str, open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(answer("running", poll_after=NEVER))
+    bar = open_bar(head="<style>dramatiq-progress::part(text) { color: #ddd }</style>")
+    expect_state(bar, "running")
+    part(bar, "track").evaluate("track => track.removeAttribute('aria-label')")
+    bar.page.evaluate(axe)
+    violations, *_ = bar.page.evaluate(RUN_AXE, AXE_LEAVES)
+    assert {"aria-progressbar-name", "color-contrast"} <= set(dict(violations))
+
+
+# ---- What a screen reader is told ----
+
+
+def test_each_bar_is_a_progressbar_with_a_name_and_with_a_value_only_where_one_is_known(
+    site: ScriptedSite, page: Page
+) -> None:
+    """As the browser hands it on, not as the attributes say."""
+    open_looks(page, site)
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    bars = [node for node in tree if node.get("role", {}).get("value") == "progressbar"]
+    told = {node["name"]["value"]: node.get("value", {}).get("value") for node in bars}
+    assert told == {look.name: _percent(look) for look in LOOKS}
+    for node in bars:
+        limits = {each["name"]: each["value"]["value"] for each in node["properties"] if each["name"] != "valuetext"}
+        assert limits == {"valuemin": 0, "valuemax": 100}
+    for look in LOOKS:
+        bar = _bar(page, look)
+        percent = part(bar, "percent").text_content()
+        said = ", ".join(filter(None, [percent, _without_link(bar)]))
+        expect(part(bar, "track")).to_have_attribute("aria-valuetext", said)
+
+
+def _percent(look: Look) -> float | None:
+    known = [said["progress"]["percent"] for said in look.said if isinstance(said, dict)]
+    return known[-1] if known else None
+
+
+def _without_link(bar: Locator) -> str:
+    text = part(bar, "text")
+    return str(text.evaluate("text => text.querySelector('[download]') ? 'Done' : text.firstChild.data"))
+
+
+def test_a_long_job_is_heard_at_its_start_its_quarters_its_troubles_and_its_end(open_bar: OpenBar, page: Page) -> None:
+    """A hundred reports and more, each with news; a screen reader hears of twelve."""
+
+    def waiting(place: int) -> Any:
+        return answer("enqueued", total=None, current=0, extra={"queue_position": place, "queue_length": 9})
+
+    def running(current: int, **values: Any) -> Any:
+        return answer("running", current=current, total=100, poll_after=1, extra={"eta": 100 - current}, **values)
+
+    said = [
+        *[
+            answer("enqueued", total=None, current=0, extra={"queue_position": place, "queue_length": 9})
+            for place in (9, 8, 7)
+        ],
+        *[running(current) for current in range(34)],
+        *[{"error": "store_unavailable"}] * 3,
+        *[running(current) for current in range(33, 54)],
+        *[answer("retrying", current=53, total=100, retry_in=each, poll_after=1) for each in (3, 2, 1)],
+        *[running(current, attempt=2) for current in range(53, 57)],
+        *[answer("lost", current=56, total=100, attempt=2)] * 3,
+        *[running(current, attempt=3) for current in range(56, 100)],
+        answer("done", current=100, total=100, attempt=3),
+    ]
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    bar = open_bar()
+    page.evaluate(
+        """async ([module, said]) => {
+          const { DramatiqProgress } = await import(module);
+          DramatiqProgress.prototype.fetch = async () => Response.json(said.shift());
+        }""",
+        ["/static/dramatiq_progress/dramatiq-progress.js", said],
+    )
+    for _ in range(10 * len(said)):
+        page.clock.run_for(1000)
+        if bar.get_attribute("state") == "done":
+            break
+    assert page.evaluate("spoken") == [
+        "Waiting in the queue, about 9 of 9 in line",
+        "0%, 0 of 100. Importing",
+        "25%, 25 of 100. Importing",
+        "Connection lost. Trying again…",
+        "33%, 33 of 100. Importing",
+        "50%, 50 of 100. Importing",
+        "53%, Failed; trying again in 3 seconds (attempt 2)",
+        "53%, 53 of 100. Importing",
+        "56%, No contact with the worker; the task may be taken up again",
+        "56%, 56 of 100. Importing",
+        "75%, 75 of 100. Importing",
+        "100%, Done",
+    ]
+
+
+# ---- Keyboards ----
+
+
+FOCUSED = """() => {
+  const bar = document.activeElement;
+  const focused = bar?.shadowRoot?.activeElement;
+  if (!focused) return null;
+  const { outlineStyle: style, outlineWidth, outlineColor: color } = getComputedStyle(focused);
+  const text = focused.textContent;
+  return { bar: bar.parentElement.id, text, style, width: parseFloat(outlineWidth), color };
+}"""
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_keyboard_reaches_the_links_and_nothing_else_and_the_focus_is_seen(
+    site: ScriptedSite, page: Page, scheme: Any
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    open_looks(page, site)
+    linked = []
+    for _ in range(len(LOOKS)):
+        page.keyboard.press("Tab")
+        focused = page.evaluate(FOCUSED)
+        if focused is None:
+            break
+        assert focused["style"] == "solid"
+        assert focused["width"] >= 2
+        assert page.evaluate(CONTRAST, [focused["color"], [GROUNDS[scheme]]]) >= 3
+        linked.append((focused["bar"], focused["text"]))
+    assert linked == [("done-download", "Download the ZIP"), ("failed-retry", "Try again")]
+
+
+# ---- Weak eyes ----
+
+GROUNDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 18, 18)"}
+
+#: How strongly two colours differ by WCAG 2, drawn one upon the other so that what shines through counts.
+CONTRAST = """([front, backs]) => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const draw = (colors) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const color of colors) { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); }
+    const channels = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((value) => value / 255)
+      .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2];
+  };
+  const [dark, light] = [draw([...backs, front]), draw(backs)].sort((a, b) => a - b);
+  return (light + 0.05) / (dark + 0.05);
+}"""
+
+#: The colours of one bar: of each text that is seen, of the track, and of what is drawn on it.
+COLORS = """(bar) => {
+  const one = (name, pseudo) => getComputedStyle(bar.shadowRoot.querySelector(`[part=${name}]`), pseudo);
+  const isSeen = (each) => each.textContent && each.getBoundingClientRect().height;
+  const texts = [...bar.shadowRoot.querySelectorAll("[part=line] *, [part=note]")].filter(isSeen)
+    .map((each) => [each.getAttribute("part"), getComputedStyle(each).color]);
+  const sign = one("text", "::before");
+  const marker = one("track", "::before");
+  const marks = [];
+  if (parseFloat(one("fill").inlineSize)) marks.push(["fill", one("fill").backgroundColor]);
+  if (marker.content !== "none") marks.push(["end", marker.backgroundColor]);
+  if (one("track").boxShadow !== "none") marks.push(["frame", one("track").boxShadow.match(/^.*?\\)/)[0]]);
+  const { backgroundColor: track, outlineStyle, outlineColor } = one("track");
+  const signColor = sign.content === "none" ? null : sign.backgroundColor;
+  return { texts, marks, track, sign: signColor, outlineStyle, outlineColor };
+}"""
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_text_and_bar_differs_enough_from_its_ground(site: ScriptedSite, page: Page, scheme: Any) -> None:
+    """4.5:1 for text, 3:1 for what says how far it is and for the signs, whatever the state."""
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    open_looks(page, site)
+    ground = GROUNDS[scheme]
+    too_weak = {}
+    for look in LOOKS:
+        colors = _bar(page, look).evaluate(COLORS)
+        assert colors["texts"]
+        assert colors["marks"]
+        wanted = [(name, color, [ground], 4.5) for name, color in colors["texts"]]
+        wanted += [(name, color, [ground], 3) for name, color in colors["marks"]]
+        # A frame is seen against the page alone: what is inside it says nothing more.
+        wanted += [(name, color, [ground, colors["track"]], 3) for name, color in colors["marks"] if name != "frame"]
+        wanted += [("sign", colors["sign"], [ground], 3)] if colors["sign"] else []
+        for name, color, backs, least in wanted:
+            contrast = page.evaluate(CONTRAST, [color, backs])
+            if contrast < least:
+                too_weak[look.name, name, color, backs[-1]] = contrast
+    assert too_weak == {}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_in_forced_colours_every_bar_is_told_by_the_colours_of_the_system(
+    site: ScriptedSite, page: Page, scheme: Any
+) -> None:
+    page.emulate_media(forced_colors="active", color_scheme=scheme, reduced_motion="reduce")
+    open_looks(page, site)
+    ground, text, link = page.evaluate(
+        """["Canvas", "CanvasText", "LinkText"].map((color) => {
+          document.body.style.color = color;
+          return getComputedStyle(document.body).color;
+        })"""
+    )
+    page.evaluate("document.body.removeAttribute('style')")
+    for look in LOOKS:
+        colors = _bar(page, look).evaluate(COLORS)
+        assert {color for name, color in colors["texts"] if name != "link"} == {text}
+        assert {color for name, color in colors["texts"] if name == "link"} <= {link}
+        assert (colors["outlineStyle"], colors["outlineColor"]) == ("solid", text)
+        for color in [color for name, color in colors["marks"] if name == "fill"] + [colors["sign"] or text]:
+            assert page.evaluate(CONTRAST, [color, [ground]]) >= 3
+
+
+# ---- Large text and little room ----
+
+LONG_WORD = "Zusammenführungsgeschwindigkeitsüberprüfung" * 3
+LONG = [
+    Look(
+        name="long-text",
+        state="running",
+        said=(answer("running", poll_after=NEVER, description=f"{LONG_WORD} and {LONG_WORD}", extra={"eta": 200_000}),),
+    ),
+    Look(
+        name="huge-numbers",
+        state="running",
+        said=(answer("running", poll_after=NEVER, current=9**17, total=10**18, extra={"eta": 9**9}),),
+    ),
+    Look(
+        name="long-result",
+        state="done",
+        said=(answer("done", result={"file": LONG_WORD, LONG_WORD: 10**18}),),
+        attributes="show-result",
+    ),
+    Look(
+        name="long-link",
+        state="done",
+        said=(answer("done", result="/x/"),),
+        attributes=f'download="Download the {LONG_WORD}"',
+    ),
+    Look(name="long-message", state="failed", said=(answer("failed", result=LONG_WORD),), attributes='retry="/again/"'),
+]
+#: The spacing that WCAG 2 lets a reader ask for.
+SPACED = (
+    "<style>* { line-height: 1.5 !important; letter-spacing: 0.12em !important; word-spacing: 0.16em !important }"
+    "dramatiq-progress::part(text), dramatiq-progress::part(note), dramatiq-progress::part(remaining)"
+    "{ line-height: 1.5 !important; letter-spacing: 0.12em !important; word-spacing: 0.16em !important }</style>"
+)
+
+
+#: What is cut off, hangs out of the bar, or lies upon something else.
+MISFITS = """(bar) => {
+  const part = (name) => bar.shadowRoot.querySelector(`[part=${name}]`);
+  const box = (element) => element.getBoundingClientRect();
+  const seen = ["text", "remaining", "percent", "track", "note"].map(part).filter((each) => box(each).height);
+  const overlaps = (one, other) => one.left < other.right - 1 && other.left < one.right - 1
+    && one.top < other.bottom - 1 && other.top < one.bottom - 1;
+  const found = [];
+  for (const each of seen) {
+    const name = each.getAttribute("part");
+    if (name !== "track" && each.scrollWidth > each.clientWidth + 1) found.push([name, "is cut off"]);
+    if (box(each).left < box(bar).left - 1 || box(each).right > box(bar).right + 1) found.push([name, "hangs out"]);
+    for (const other of seen) if (each !== other && overlaps(box(each), box(other))) found.push([name, "overlaps"]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize(
+    ("width", "style"),
+    [
+        pytest.param(640, "", id="200 % of 1280 px"),
+        pytest.param(320, "", id="320 px"),
+        pytest.param(320, "<style>:root { font-size: 200% }</style>", id="text of 200 % in 320 px"),
+        pytest.param(320, SPACED, id="spaced text in 320 px"),
+        pytest.param(1600, "", id="1600 px"),
+    ],
+)
+@pytest.mark.parametrize("root", DIRECTIONS, ids=["ltr", "rtl"])
+def test_nothing_is_cut_off_or_covered(site: ScriptedSite, page: Page, width: int, style: str, root: str) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    open_looks(page, site, [*LOOKS, *LONG], root=root, style=style)
+    for look in [*LOOKS, *LONG]:
+        assert (look.name, _bar(page, look).evaluate(MISFITS)) == (look.name, [])
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+
+
+# ---- No motion ----
+
+
+#: What moves; without the wish for none, what has just been drawn may still be on its way.
+MOTIONS = """(bar) => {
+  const isReduced = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  return bar.shadowRoot.getAnimations().some((each) => isReduced || !(each instanceof CSSTransition));
+}"""
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+def test_nothing_moves_for_those_who_want_no_motion(site: ScriptedSite, page: Page, reduced: bool) -> None:
+    page.emulate_media(reduced_motion="reduce" if reduced else "no-preference")
+    open_looks(page, site)
+    moving = [look.name for look in LOOKS if _bar(page, look).evaluate(MOTIONS)]
+    assert moving == ([] if reduced else ["running-unknown"])
+
+
+def _bar(page: Page, look: Look) -> Locator:
+    return page.locator(f"#{look.name} dramatiq-progress")

@@ -1,0 +1,130 @@
+"""What a page can restyle, and what moves: each property and part that docs/bar.md lists does what it says."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.bars import OpenBar, answer, part
+from tests.looks import LOOKS, NEVER, open_looks
+from tests.scripted_site import STATIC, Reply, ScriptedSite
+from tests.servers import ROOT
+
+STYLESHEET = (STATIC / "dramatiq_progress" / "dramatiq-progress.css").read_text()
+DOCS = (ROOT / "docs" / "bar.md").read_text()
+
+#: What a property is set to, and where it is seen: in this look, at this part, as this property.
+PROPERTIES = {
+    "color": ("rgb(1, 1, 1)", "running", "fill", "background-color"),
+    "done-color": ("rgb(2, 2, 2)", "done", "fill", "background-color"),
+    "failed-color": ("rgb(3, 3, 3)", "failed", "fill", "background-color"),
+    "trouble-color": ("rgb(4, 4, 4)", "offline", "note", "color"),
+    "idle-color": ("rgb(5, 5, 5)", "denied", "fill", "background-color"),
+    "retrying-color": ("rgb(6, 6, 6)", "retrying", "fill", "background-color"),
+    "lost-color": ("rgb(7, 7, 7)", "lost", "fill", "background-color"),
+    "waiting-color": ("rgb(8, 8, 8)", "waiting", "fill", "background-color"),
+    "enqueued-color": ("rgb(9, 9, 9)", "enqueued", "fill", "background-color"),
+    "delayed-color": ("rgb(10, 10, 10)", "delayed", "fill", "background-color"),
+    "cancelled-color": ("rgb(11, 11, 11)", "cancelled", "fill", "background-color"),
+    "skipped-color": ("rgb(12, 12, 12)", "skipped", "fill", "background-color"),
+    "not-found-color": ("rgb(13, 13, 13)", "not-found", "fill", "background-color"),
+    "expired-color": ("rgb(14, 14, 14)", "expired", "fill", "background-color"),
+    "track-color": ("rgb(15, 15, 15)", "running", "track", "background-color"),
+    "text-color": ("rgb(16, 16, 16)", "running", "text", "color"),
+    "font-size": ("21px", "running", "text", "font-size"),
+    "height": ("22px", "running", "track", "height"),
+    "radius": ("3px", "running", "track", "border-top-left-radius"),
+    "gap": ("24px", "running", "line", "margin-bottom"),
+    "transition-duration": ("0.01s", "running", "fill", "transition-duration"),
+}
+#: The colours that stand for several states: without one of their own, these have it.
+SHARED = {
+    "trouble-color": ["retrying", "lost"],
+    "idle-color": ["waiting", "enqueued", "delayed", "cancelled", "skipped"],
+}
+
+
+def test_every_property_of_the_stylesheet_is_documented_and_tried_here() -> None:
+    used = set(re.findall(r"var\(--dramatiq-progress-([a-z-]+)", STYLESHEET))
+    listed = DOCS.partition("| property |")[2].partition("\n\n")[0]
+    assert used == set(re.findall(r"`(?:--dramatiq-progress|…)-([a-z-]+)`", listed)) == set(PROPERTIES)
+
+
+@pytest.mark.parametrize("properties", [set(PROPERTIES) - set(SHARED), set(SHARED)], ids=["own", "shared"])
+def test_a_page_restyles_by_property(site: ScriptedSite, page: Page, properties: set[str]) -> None:
+    """Each of a bar's own, and those that stand for several where these are not set."""
+    rules = "".join(f"--dramatiq-progress-{name}: {PROPERTIES[name][0]};" for name in properties)
+    open_looks(page, site, style=f"<style>:root {{ {rules} }}</style>")
+    for name in properties:
+        value, look, where, seen_as = PROPERTIES[name]
+        if name != "idle-color":
+            expect(_part(page, look, where)).to_have_css(seen_as, re.compile(rf"^{re.escape(value)}(, {value})*$"))
+        for each in SHARED.get(name, []):
+            expect(_part(page, each, "fill")).to_have_css("background-color", value)
+
+
+def test_every_part_is_documented_and_can_be_restyled(site: ScriptedSite, page: Page) -> None:
+    listed = DOCS.partition("For more there are parts:")[2].partition(". ")[0]
+    names = re.findall(r"`([a-z]+)`", listed)
+    rules = "".join(
+        f"dramatiq-progress::part({name}) {{ outline: {width}px solid }}" for width, name in enumerate(names, 1)
+    )
+    open_looks(page, site, [each for each in LOOKS if each.name == "done-download"], style=f"<style>{rules}</style>")
+    bar = page.locator("dramatiq-progress")
+    there = bar.evaluate("bar => [...bar.shadowRoot.querySelectorAll('*')].map((each) => each.getAttribute('part'))")
+    assert sorted(there) == sorted(names)
+    for width, name in enumerate(names, 1):
+        expect(part(bar, name)).to_have_css("outline-width", f"{width}px")
+
+
+def test_a_rule_of_the_page_wins_however_weak(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(answer("done", result="/x/", poll_after=NEVER))
+    style = "<style>:where(dramatiq-progress) { display: flex } ::part(link) { color: rgb(1, 2, 3) }</style>"
+    bar = open_bar("download", head=style)
+    expect(part(bar, "link")).to_have_css("color", "rgb(1, 2, 3)")
+    expect(bar).to_have_css("display", "flex")
+
+
+MOTIONS = """(bar) => bar.shadowRoot.getAnimations().map((each) => [
+  each.constructor.name, each.transitionProperty, each.effect.target.getAttribute("part"),
+]).sort()"""
+
+
+def test_only_what_was_reported_moves_and_by_a_transition(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.say(
+        answer("running", current=20, total=100),
+        Reply(json=answer("running", current=60, total=100, poll_after=NEVER), held=True),
+    )
+    bar = open_bar(head="<style>:root { --dramatiq-progress-transition-duration: 1000s }</style>")
+    expect(part(bar, "percent")).to_have_text("20%")
+    _end_motions(bar)
+    assert _share(bar) == pytest.approx(0.2, abs=0.001)
+    assert bar.evaluate(MOTIONS) == []
+    site.let_go()
+    expect(part(bar, "percent")).to_have_text("60%")
+    assert bar.evaluate(MOTIONS) == [["CSSTransition", "width", "fill"]]
+    _end_motions(bar)
+    assert _share(bar) == pytest.approx(0.6, abs=0.001)
+    assert bar.evaluate(MOTIONS) == []
+
+
+def _end_motions(bar: Locator) -> None:
+    bar.evaluate("bar => bar.shadowRoot.getAnimations().forEach((each) => each.finish())")
+
+
+def _share(bar: Locator) -> Any:
+    """How much of the track is filled."""
+    return bar.evaluate(
+        """bar => {
+          const [track, fill] = ["track", "fill"].map((name) =>
+            bar.shadowRoot.querySelector(`[part=${name}]`).getBoundingClientRect().width);
+          return fill / track;
+        }"""
+    )
+
+
+def _part(page: Page, look: str, name: str) -> Locator:
+    return part(page.locator(f"#{look} dramatiq-progress"), name)

@@ -4,7 +4,7 @@
 PYTHON ?=
 VENV := .venv
 
-.PHONY: demo test soak bench lint types check clean
+.PHONY: demo test soak bench messages lint types check clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(VENV)/bin/python -m example.demo
@@ -23,6 +23,10 @@ soak: $(VENV)/test.stamp
 bench:
 	sh tools/make-venv.sh $(VENV)-bench bench $(PYTHON)
 	$(VENV)-bench/bin/python -m benchmarks $(QUESTIONS)
+
+# Writes the texts of dramatiq_progress/texts.py into each language's django.po, and compiles it.
+messages: $(VENV)/test.stamp
+	DJANGO_SETTINGS_MODULE=tests.settings $(VENV)/bin/python -m tools.messages
 
 lint: $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check .

@@ -42,6 +42,7 @@ class ScriptedSite:
     Attributes:
       html: The page.
       page_headers: Headers of the page, such as a Content Security Policy.
+      files: Every static file that was asked for so far, with its query.
       polls: The path of every request below ``/progress/`` so far.
       poll_headers: The headers of each of them.
     """
@@ -49,6 +50,7 @@ class ScriptedSite:
     def __init__(self) -> None:
         self.html = ""
         self.page_headers: dict[str, str] = {}
+        self.files: list[str] = []
         self.polls: list[str] = []
         self.poll_headers: list[Mapping[str, str]] = []
         self._replies: dict[str, deque[Reply]] = {}
@@ -114,6 +116,7 @@ class ScriptedSite:
                 if self.path == "/":
                     self._send(200, site.html.encode(), "text/html; charset=utf-8", site.page_headers)
                 elif self.path.startswith("/static/"):
+                    site.files.append(self.path.removeprefix("/static/"))
                     file = STATIC / self.path.removeprefix("/static/").partition("?")[0]
                     self._send(200, file.read_bytes(), CONTENT_TYPES[file.suffix], {})
                 else:

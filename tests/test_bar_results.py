@@ -146,6 +146,80 @@ def test_html_for_another_message_is_left(open_bar: OpenBar, site: ScriptedSite,
     expect(page.locator("#summary")).to_have_count(0)
 
 
+def test_html_for_a_bar_that_was_removed_is_left(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
+    site.say(Reply(text=SUMMARY, held=True), path="/summary/")
+    site.say(answer("done", result="All there"))
+    bar = open_bar('swap="/summary/" result-element-id="here"', head='<body><div id="here">Not yet</div>')
+    with page.expect_response("**/summary/"):
+        expect_state(bar, "done")
+        page.evaluate("window.kept = document.querySelector('dramatiq-progress'); kept.remove()")
+        site.let_go()
+    page.evaluate("fetch('/after-all-others/')")
+    expect(page.locator("#here")).to_have_text("Not yet")
+
+
+def test_html_for_a_bar_that_was_moved_meanwhile_is_swapped_in(
+    open_bar: OpenBar, site: ScriptedSite, page: Page
+) -> None:
+    site.say(Reply(text=SUMMARY, held=True), path="/summary/")
+    site.say(answer("done"))
+    bar = open_bar('swap="/summary/"', head='<body><div id="there"></div>')
+    with page.expect_response("**/summary/"):
+        expect_state(bar, "done")
+        page.evaluate("document.getElementById('there').append(document.querySelector('dramatiq-progress'))")
+        site.let_go()
+    expect(page.locator("#there #summary")).to_have_text("All there")
+
+
+@pytest.mark.parametrize("event", ["progress", "done"])
+def test_a_bar_that_a_listener_removes_leads_nowhere(
+    open_bar: OpenBar, site: ScriptedSite, page: Page, event: str
+) -> None:
+    site.say(Reply(text="<title>The result</title>"), path="/result/")
+    site.say(Reply(json=answer("done", result="/result/"), held=True))
+    bar = open_bar("redirect swap='/result/'", head="<title>The bar</title>")
+    page.evaluate("type => document.addEventListener(type, ({ target }) => target.remove())", event)
+    site.let_go()
+    expect(bar).to_have_count(0)
+    page.evaluate("fetch('/after-all-others/')")
+    expect(page).to_have_title("The bar")
+
+
+# ---- The module that does all this ----
+
+
+def test_only_a_bar_that_wants_more_than_words_loads_it(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
+    site.say(answer("done", result="All there"))
+    bar = open_bar()
+    expect_state(bar, "done")
+    assert site.files.count("dramatiq_progress/dramatiq-progress-result.js") == 0
+    bar.evaluate("bar => { bar.setAttribute('show-result', ''); bar.src = '/progress/m1/?again' }")
+    site.say(answer("done", result="All there"), path="/progress/m1/?again")
+    expect(part(bar, "note")).to_have_text("All there")
+    assert site.files.count("dramatiq_progress/dramatiq-progress-result.js") == 1
+
+
+def test_it_is_loaded_from_where_the_page_says(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
+    site.say(answer("done", result="All there"))
+    bar = open_bar('show-result result-module="/static/dramatiq_progress/dramatiq-progress-result.js?0b54"')
+    expect(part(bar, "note")).to_have_text("All there")
+    assert [each for each in site.files if "result" in each] == ["dramatiq_progress/dramatiq-progress-result.js?0b54"]
+
+
+def test_where_it_does_not_come_it_is_asked_for_once_more(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
+    page.route("**/dramatiq-progress-result.js", lambda route: route.abort())
+    site.say(answer("running"), answer("done", result="All there"))
+    bar = open_bar("show-result")
+    expect(part(bar, "note")).to_have_text("All there")
+
+
+def test_without_it_the_bar_says_how_it_ended(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
+    page.route("**/dramatiq-progress-result.js*", lambda route: route.abort())
+    site.say(answer("running"), answer("failed", result="Row 7 has no code."))
+    bar = open_bar("show-result retry='/again/'")
+    expect(part(bar, "text")).to_have_text("Row 7 has no code.")
+
+
 def test_a_cancelled_done_asks_for_no_html(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

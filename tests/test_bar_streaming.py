@@ -10,12 +10,11 @@ from playwright.sync_api import BrowserContext, Locator, Page, Request, expect
 
 from dramatiq_progress import State
 from tests.bars import answer, set_hidden
-from tests.scripted_site import STATIC, Reply, ScriptedSite
+from tests.scripted_site import Reply, ScriptedSite
 from tests.store_server import Server
 from tests.streaming_site import Site, begin, report
 
 STREAM = "/progress/stream/"
-MODULE = STATIC / "dramatiq_progress" / "dramatiq-progress-stream.js"
 
 
 class Asked:
@@ -204,7 +203,3 @@ def test_the_stream_of_a_page_is_one(asgi_site: Site, page: Page) -> None:
     expect(page.locator("other-progress")).to_have_attribute("state", "running")
     page.wait_for_timeout(500)
     assert len(asked.streams) == 1
-
-
-def test_the_module_of_the_stream_evaluates_nothing() -> None:
-    assert not re.search(rb"^\\s*import\\b|innerHTML|\\beval\\b", MODULE.read_bytes(), re.MULTILINE)

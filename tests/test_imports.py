@@ -24,7 +24,7 @@ ORDER = [
     {"actors"},
     {"hub"},
     {"streams"},
-    {"views", "checks"},
+    {"views", "checks", "texts"},
     {"urls", "templatetags"},
     {"apps"},
 ]

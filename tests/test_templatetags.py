@@ -12,7 +12,7 @@ from django.template import Context, RequestContext, Template, TemplateSyntaxErr
 from django.test import AsyncRequestFactory, RequestFactory
 from dramatiq import Message
 
-from dramatiq_progress.templatetags.dramatiq_progress import SCRIPT, STYLESHEET, bar
+from dramatiq_progress.templatetags.dramatiq_progress import RESULT, RESULT_ATTRIBUTES, SCRIPT, STREAM, STYLESHEET, bar
 
 
 def render(source: str, **context: Any) -> str:
@@ -26,8 +26,8 @@ def test_the_script_tag_links_styles_and_module() -> None:
     )
 
 
-@pytest.mark.parametrize("name", [STYLESHEET, SCRIPT])
-def test_what_the_script_tag_links_is_there(name: str) -> None:
+@pytest.mark.parametrize("name", [STYLESHEET, SCRIPT, STREAM, RESULT])
+def test_what_the_tags_link_is_there(name: str) -> None:
     assert finders.find(name) is not None
 
 
@@ -58,8 +58,17 @@ def test_options_become_attributes() -> None:
     )
     assert html == (
         '<dramatiq-progress class="wide" download="Get &quot;it&quot; &amp; &lt;go&gt;" id="one" list="/progress/"'
-        ' src="/progress/m1/" show-result></dramatiq-progress>'
+        ' result-module="/static/dramatiq_progress/dramatiq-progress-result.js" src="/progress/m1/" show-result>'
+        "</dramatiq-progress>"
     )
+
+
+@pytest.mark.parametrize("attribute", RESULT_ATTRIBUTES)
+def test_a_bar_that_does_more_at_the_end_is_told_where_that_module_is(attribute: str) -> None:
+    name = attribute.replace("-", "_")
+    assert f'result-module="/static/{RESULT}"' in bar("m1", **{name: True})
+    assert "result-module" not in bar("m1", **{name: False})
+    assert 'result-module="/own.js"' in bar("m1", **{name: True, "result_module": "/own.js"})
 
 
 def test_a_bar_may_ask_by_itself() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from django import template
@@ -15,6 +16,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from dramatiq import Message
 
+from dramatiq_progress.texts import page_texts
 from dramatiq_progress.views import MESSAGE_ID
 
 register = template.Library()
@@ -23,16 +25,36 @@ register = template.Library()
 STYLESHEET = "dramatiq_progress/dramatiq-progress.css"
 SCRIPT = "dramatiq_progress/dramatiq-progress.js"
 STREAM = "dramatiq_progress/dramatiq-progress-stream.js"
+RESULT = "dramatiq_progress/dramatiq-progress-result.js"
+
+#: Attributes of a bar that needs the module `RESULT`.
+RESULT_ATTRIBUTES = ("show-result", "download", "redirect", "swap", "retry")
+
+#: What may not stand in an attribute between single quotes.
+_ESCAPES = str.maketrans({"&": "&amp;", "'": "&#x27;", "<": "&lt;", ">": "&gt;"})
 
 
 @register.simple_tag(name="dramatiq_progress_script")
 def script() -> SafeString:
-    """``{% dramatiq_progress_script %}``: what a page needs once, however many bars are on it."""
+    """``{% dramatiq_progress_script %}``: what a page needs once, however many bars are on it.
+
+    Styles, the module, and its texts in the language of the page, unless that is the module's English.
+    """
     return format_html(
-        '<link rel="stylesheet" href="{}">\n<script type="module" src="{}"></script>',
+        '{}<link rel="stylesheet" href="{}">\n<script type="module" src="{}"></script>',
+        _texts_of_page(),
         static(STYLESHEET),
         static(SCRIPT),
     )
+
+
+def _texts_of_page() -> SafeString:
+    texts = page_texts()
+    if not texts:
+        return SafeString()
+    # Not format_html: with a quote escaped four times for each text it would be half as long again.
+    content = json.dumps(texts, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES)
+    return SafeString(f"<meta name=\"dramatiq-progress-texts\" content='{content}'>\n")
 
 
 @register.simple_tag(name="dramatiq_progress", takes_context=True)
@@ -61,6 +83,8 @@ def bar(message: str | Message[Any], **attributes: str | bool | None) -> SafeStr
     named = {name.replace("_", "-"): value for name, value in attributes.items()}
     named.setdefault("list", _address("list"))
     named["src"] = _address("detail", _message_id(message))
+    if any(named.get(name) not in (None, False) for name in RESULT_ATTRIBUTES):
+        named.setdefault("result-module", static(RESULT))
     return format_html("<dramatiq-progress{}></dramatiq-progress>", flatatt(named))
 
 

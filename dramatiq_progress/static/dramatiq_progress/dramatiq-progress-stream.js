@@ -51,6 +51,7 @@ export class Stream {
   }
 
   async #takePlace(place) {
+    if (!self.EventSource) return;
     const take = (lock) => {
       if (!lock) return false;
       return new Promise((release) => this.#begin(release));

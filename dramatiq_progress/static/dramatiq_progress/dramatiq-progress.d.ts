@@ -96,6 +96,8 @@ export interface Texts {
   retry: string;
   yes: string;
   no: string;
+  /** What the server itself says of an end: its English, and what is said in place of it. */
+  results: [english: string, text: string][];
 }
 
 export const TEXTS: Texts;
@@ -112,6 +114,8 @@ export interface ProgressBarOptions {
   stream?: string;
   /** The address of dramatiq-progress-stream.js; without it, the file beside this module. */
   streamModule?: string;
+  /** The address of dramatiq-progress-result.js; without it, the file beside this module. */
+  resultModule?: string;
   /** `auto` uses the stream where there is one. */
   transport?: "auto" | "poll";
   progressBarId?: string;
@@ -154,6 +158,10 @@ interface Bar {
   /** Asks from now on, and begins anew after a change of `src`. */
   start(): void;
   stop(): void;
+  /** Starts again what has not been stopped, after a change of its options. */
+  restart(): void;
+  /** Whether this is what it shows: neither stopped nor turned to something else. */
+  shows(view: View): boolean;
   request(signal: AbortSignal, url?: string): Request;
   fetch(request: Request): Promise<Response>;
   follow(address: string): void;

@@ -28,7 +28,20 @@ export const TEXTS = {
   retry: "Try again",
   yes: "yes",
   no: "no",
+  // What the server itself says of an end: English, and the page's language.
+  results: [],
 };
+
+const ENGLISH = { ...TEXTS };
+let told;
+
+/** The page's language, as {% dramatiq_progress_script %} wrote it. A page may change it, and TEXTS, later. */
+function readTexts() {
+  const { content } = document.querySelector("meta[name=dramatiq-progress-texts]") ?? {};
+  if (content !== told) Object.assign(TEXTS, ENGLISH, JSON.parse((told = content) ?? "{}"));
+}
+
+readTexts();
 
 const POLL_AFTER_SECONDS = 0.5;
 const POLL_FASTEST_SECONDS = 0.1;
@@ -56,6 +69,8 @@ const CELERY_STATES = {
 
 const BAR_COLORS = { progress: "#2563eb", success: "#15803d", error: "#dc2626", ignored: "#6b7280" };
 const COLOR_NAMES = { done: "success", failed: "error", retrying: "error", cancelled: "ignored", skipped: "ignored" };
+const ENDINGS = ["showResult", "redirect", "download", "swap", "retry"];
+const LOOKS = ["state", "indeterminate", "offline"];
 const CLOCKS = ["elapsed", "rate", "eta", "retry_in", "poll_after"];
 
 const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
@@ -88,18 +103,6 @@ function newsOf(answer) {
   return JSON.stringify(answer, (key, value) => (CLOCKS.includes(key) ? undefined : value));
 }
 
-/** An address of this origin or of one that the page lists, else null. */
-function allow(address, origins) {
-  if (!URL.canParse(address, location.href)) return null;
-  const { href, origin } = new URL(address, location.href);
-  return /^https?:/.test(href) && [location.origin, ...`${origins}`.split(/[\s,]+/)].includes(origin) ? href : null;
-}
-
-function linkOf(result, origins) {
-  const address = typeof result === "string" ? result : result?.url;
-  return /^(\/|https?:)/i.test(address) ? allow(address, origins) : null;
-}
-
 const formatNumber = (value, texts, options) => value.toLocaleString(texts.locale, options);
 
 function say(texts, name, values) {
@@ -126,16 +129,6 @@ function describeRetry({ attempt, retries_left: left }, retryIn, texts) {
   const text = retryIn > 0 ? say(texts, "retryIn", { time: formatDuration(retryIn, texts) }) : texts.retryNow;
   if (!attempt) return text;
   return say(texts, left ? "attemptOf" : "attempt", { text, attempt: attempt + 1, attempts: attempt + left });
-}
-
-function describeResult(result, texts) {
-  if (typeof result === "number") return formatNumber(result, texts);
-  if (typeof result === "boolean") return result ? texts.yes : texts.no;
-  if (typeof result !== "object") return String(result ?? "");
-  return Object.entries(result ?? {})
-    .map(([key, value]) => [...(Array.isArray(result) ? [] : [key.replaceAll("_", " ")]), describeResult(value, texts)])
-    .map((words) => words.join(": "))
-    .join(", ");
 }
 
 function readRetryAfter({ headers }) {
@@ -352,17 +345,6 @@ function part(name, attributes = {}, children = [], tag = "div") {
   return element;
 }
 
-const linkTo = (href, text) => part("link", { href }, [text], "a");
-
-const rules = { createHTML: String };
-let policy;
-
-/** The one place where text becomes markup. */
-function parseHtml(html) {
-  policy ??= self.trustedTypes?.createPolicy("dramatiq-progress", rules) ?? rules;
-  return new DOMParser().parseFromString(policy.createHTML(html), "text/html").body.childNodes;
-}
-
 function show(element, text) {
   element.textContent = text;
   element.hidden = !text;
@@ -371,6 +353,8 @@ function show(element, text) {
 const Bar = (Base) => class extends Base {
   state = "waiting";
   #leave = () => {};
+  #end;
+  #isOn = false;
   #src;
   #view = null;
   #news;
@@ -399,12 +383,15 @@ const Bar = (Base) => class extends Base {
 
   start() {
     this.stop();
+    this.#isOn = true;
+    readTexts();
     if (this.#src !== this.src) this.#view = this.#news = null;
     if (this.#view?.finished) return;
     this.#src = this.src;
     this.drawTrouble("");
     this.#draw(this.#view ? this.state : "waiting");
     if (!this.src) return;
+    this.#loadEnd().catch(() => {});
     this.#leave = Poller.watch({
       src: this.src,
       list: this.option("list"),
@@ -423,9 +410,20 @@ const Bar = (Base) => class extends Base {
     });
   }
 
+  /** After a change of what it is told to do. */
+  restart() {
+    if (this.#isOn) this.start();
+  }
+
   stop() {
+    this.#isOn = false;
     this.#leave();
     clearTimeout(this.#countdown);
+  }
+
+  /** Whether no listener and no time has changed that. */
+  shows(view) {
+    return this.#isOn && this.#view === view;
   }
 
   #hear(answer) {
@@ -439,7 +437,7 @@ const Bar = (Base) => class extends Base {
     this.drawTrouble("");
     this.#draw(view.state);
     if (isNews) this.#send("progress", answer);
-    if (view.finished && this.#view === view) this.#finish(view, answer);
+    if (view.finished && this.shows(view)) this.#finish(view, answer);
   }
 
   #miss(isOver, denied, response) {
@@ -487,54 +485,25 @@ const Bar = (Base) => class extends Base {
     return handler;
   }
 
-  #finish(view, answer) {
+  /** What shows, links, follows or swaps in a result and links to another try: where the page wants that. */
+  async #loadEnd(again = "") {
+    const module = this.option("resultModule") || "./dramatiq-progress-result.js";
+    if (ENDINGS.some((name) => this.option(name))) this.#end = (await import(module + again)).end;
+  }
+
+  async #finish(view, answer) {
     const { state, result } = view;
-    if (!this.#send(state === "done" ? "done" : "failed", answer) || this.#view !== view) return;
-    if (state === "done") {
-      this.#tell("onSuccess", result) || this.draw(state, this.texts.done, view);
-      return this.#useResult(view);
-    }
-    const text = (typeof result === "string" && result) || this.texts[state];
-    if (this.#tell(state === "skipped" ? "onIgnored" : "onTaskError", text)) return;
-    this.draw(state, text, view);
-    const address = this.option("retry");
-    const retry = address && allow(address, this.option("origins"));
-    if (retry) this.elements[1]?.append(" ", linkTo(retry, this.texts.retry));
-  }
-
-  #useResult(view) {
-    const { result } = view;
-    const [redirect, download, swap] = ["redirect", "download", "swap"].map((name) => this.option(name));
-    const isLinked = redirect || download;
-    const link = isLinked && linkOf(result, this.option("origins"));
-    if (link && download) {
-      const element = linkTo(link, download === true ? this.texts.download : download);
-      element.download = "";
-      this.elements[1]?.replaceChildren(element);
-    }
-    const { url, ...rest } = link && typeof result === "object" ? result : {};
-    if (this.option("showResult") || (isLinked && !link)) this.#showResult(result, link ? rest : result);
-    if (swap) this.#swap(swap, view);
-    if (link && redirect) this.follow(link);
-  }
-
-  #showResult(result, shown = result) {
-    const place = this.elements[2];
-    const handler = this.option("onResult");
-    if (handler) handler.call(this, place, result);
-    else if (place) show(place, describeResult(shown, this.texts));
-  }
-
-  async #swap(address, view) {
-    const url = allow(address);
-    const request = url && new Request(url, { mode: "same-origin", headers: { Accept: "text/html" } });
-    const response = request && (await this.fetch(request).catch(() => null));
-    const nodes = response?.ok && (await response.text().then(parseHtml).catch(() => null));
-    const place = this.elements[2];
-    if (this.#view !== view) return;
-    if (!nodes) this.#showResult(view.result);
-    else if (place && place === this.parts?.[2]) this.replaceWith(...nodes);
-    else place?.replaceChildren(...nodes);
+    const { texts } = this;
+    const isDone = state === "done";
+    if (!this.#send(isDone ? state : "failed", answer) || !this.shows(view)) return;
+    const why = new Map(texts.results).get(result) ?? (typeof result === "string" && result);
+    const text = (!isDone && why) || texts[state];
+    const handler = isDone ? "onSuccess" : state === "skipped" ? "onIgnored" : "onTaskError";
+    if (!this.#tell(handler, isDone ? result : text)) this.draw(state, text, view);
+    else if (!isDone) return;
+    // A module that once did not come is not asked for again by every browser.
+    if (!this.#end) await this.#loadEnd().catch(() => this.#loadEnd("?again").catch(() => {}));
+    if (this.shows(view)) this.#end?.(this, view);
   }
 
   draw(state, text, view) {
@@ -583,7 +552,7 @@ export class ProgressBar extends Bar(EventTarget) {
 }
 
 export class DramatiqProgress extends Bar(HTMLElement) {
-  static observedAttributes = ["src", "list", "label", "aria-label"];
+  static observedAttributes = ["src", "list", "label", "aria-label", ...LOOKS];
 
   #text = part("text");
   #remaining = part("remaining");
@@ -592,7 +561,7 @@ export class DramatiqProgress extends Bar(HTMLElement) {
   #track = part("track", { role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, [this.#fill]);
   #note = part("note");
   #status = part("status", { role: "status" });
-  #live = false;
+  #isOffline = false;
   #spoken;
   parts = [this.#fill, this.#text, this.#note];
 
@@ -620,18 +589,17 @@ export class DramatiqProgress extends Bar(HTMLElement) {
   }
 
   connectedCallback() {
-    this.#live = true;
     this.start();
   }
 
   disconnectedCallback() {
-    this.#live = false;
     this.stop();
   }
 
   attributeChangedCallback(name, before, after) {
-    if (name.endsWith("label")) this.#drawLabel();
-    else if (before !== after && this.#live) this.start();
+    if (LOOKS.includes(name)) queueMicrotask(() => this.#look());
+    else if (name.endsWith("label")) this.#drawLabel();
+    else if (before !== after) this.restart();
   }
 
   draw(state, text, view) {
@@ -639,20 +607,27 @@ export class DramatiqProgress extends Bar(HTMLElement) {
     const { texts } = this;
     const { percent = null, eta } = view ?? {};
     const isKnown = percent !== null;
-    if (this.getAttribute("state") !== state) this.setAttribute("state", state);
-    this.toggleAttribute("indeterminate", !isKnown);
     show(this.#percent, isKnown ? formatNumber(Math.floor(percent) / 100, texts, { style: "percent" }) : "");
     const isLeft = state === "running" && eta > 0;
     show(this.#remaining, isLeft ? say(texts, "remaining", { time: formatDuration(eta, texts) }) : "");
     this.#drawLabel();
+    this.#look();
     this.#track.ariaValueText = this.#saidAloud();
     queueMicrotask(() => this.#speak());
   }
 
   drawTrouble(text) {
-    this.toggleAttribute("offline", text);
+    this.#isOffline = Boolean(text);
+    this.#look();
     show(this.#note, text);
     queueMicrotask(() => this.#speak());
+  }
+
+  /** Again, when a morph of the page has taken it away. */
+  #look() {
+    if (this.getAttribute("state") !== this.state) this.setAttribute("state", this.state);
+    this.toggleAttribute("indeterminate", this.#percent.hidden);
+    this.toggleAttribute("offline", this.#isOffline);
   }
 
   #drawLabel() {
@@ -664,7 +639,7 @@ export class DramatiqProgress extends Bar(HTMLElement) {
   }
 
   #speak() {
-    const isOffline = this.hasAttribute("offline");
+    const isOffline = this.#isOffline;
     const note = this.#note.textContent;
     const occasion = [this.src, this.state, Math.floor(this.#track.ariaValueNow / 25), isOffline].join();
     if (occasion === this.#spoken || (this.state === "waiting" && !isOffline)) return;

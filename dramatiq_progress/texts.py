@@ -1,0 +1,84 @@
+"""All that a bar says, for Django's translations. The English is that of the JavaScript module, name by name.
+
+`page_texts` is what a page tells its bars when it is in another language: once, however many bars it has.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from django.utils.translation import get_language, pgettext
+
+from .middleware import GIVEN_UP
+from .progress import DEFAULT_RESULTS
+
+#: Keeps our words apart from other packages' "Done" and "no".
+CONTEXT = "dramatiq-progress"
+
+#: `TEXTS` of dramatiq-progress.js; what stands in braces is put in.
+TEXTS = {
+    "label": "Progress",
+    "waiting": "Waiting for information…",
+    "not-found": "There is nothing to show here",
+    "expired": "No longer available",
+    "denied": "Not available. You may have to sign in again.",
+    "offline": "Connection lost. Trying again…",
+    "enqueued": "Waiting in the queue",
+    "position": "Waiting in the queue, about {position} of {length} in line",
+    "delayed": "Scheduled",
+    "running": "Running",
+    "amount": "{current} of {total}",
+    "count": "{current} so far",
+    "remaining": "about {time} left",
+    "retryIn": "Failed; trying again in {time}",
+    "retryNow": "Failed; trying again now",
+    "attempt": "{text} (attempt {attempt})",
+    "attemptOf": "{text} (attempt {attempt} of {attempts})",
+    "lost": "No contact with the worker; the task may be taken up again",
+    "done": "Done",
+    "failed": "The task failed.",
+    "cancelled": "The task was cancelled.",
+    "skipped": "The task was skipped.",
+    "download": "Download",
+    "retry": "Try again",
+    "yes": "yes",
+    "no": "no",
+}
+
+#: What the server says itself, in English, as the result of a message that did not end well.
+RESULTS = (*DEFAULT_RESULTS.values(), GIVEN_UP)
+
+#: Only where there is no JavaScript.
+REFRESH = "Refresh"
+
+#: What `Intl` of a browser takes for a locale, of what Django takes for a language.
+_LOCALE = re.compile(r"[a-z]{2,3}(-[a-z]{4})?(-([a-z]{2}|\d{3}))?(-([a-z0-9]{5,8}|\d[a-z0-9]{3}))*", re.IGNORECASE)
+
+
+def translate(text: str) -> str:
+    """One of these texts in the language that is active."""
+    return pgettext(CONTEXT, text)
+
+
+def translate_result(result: object) -> str:
+    """A message for the user, in the language that is active if the server says it itself; "" if it is no text."""
+    if not isinstance(result, str):
+        return ""
+    return translate(result) if result in RESULTS else result
+
+
+def page_texts() -> dict[str, Any]:
+    """What a page in the active language says otherwise than the module; nothing where that is its English.
+
+    Numbers and times follow the texts: ``locale`` is the active language where there is any translation into it.
+    """
+    said: dict[str, Any] = {name: translate(text) for name, text in TEXTS.items() if translate(text) != text}
+    results = [[text, translate(text)] for text in RESULTS if translate(text) != text]
+    if results:
+        said["results"] = results
+    language = get_language() or "en"
+    is_other_english = language.startswith("en-") and language != "en-us"
+    if is_other_english or (said and not language.startswith("en") and _LOCALE.fullmatch(language)):
+        said["locale"] = language
+    return said

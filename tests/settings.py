@@ -4,6 +4,8 @@ import json
 import os
 from typing import Any
 
+from tests import policies
+
 SECRET_KEY = "only for tests"
 USE_TZ = True
 ALLOWED_HOSTS = ["127.0.0.1", "testserver"]
@@ -22,6 +24,7 @@ INSTALLED_APPS = [
     "tests",
 ]
 MIDDLEWARE: list[str] = json.loads(os.environ.get("TEST_DJANGO_MIDDLEWARE", "[]"))
+SECURE_CSP, CONTENT_SECURITY_POLICY = policies.read(os.environ.get("TEST_POLICY", "{}"))
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 
 BROKER_URL = os.environ.get("TEST_BROKER_URL", "")

@@ -15,9 +15,6 @@ from tests.bars import UNAVAILABLE, OpenBar, answer, expect_state, part, settle
 from tests.scripted_site import STATIC, Reply, ScriptedSite
 
 MODULE = STATIC / "dramatiq_progress" / "dramatiq-progress.js"
-STRICT_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; require-trusted-types-for 'script'"
-)
 
 
 # ---- Each state ----
@@ -350,22 +347,6 @@ def test_text_from_an_actor_is_text_and_never_markup(open_bar: OpenBar, site: Sc
     bar = open_bar()
     expect(part(bar, "text")).to_have_text(f"1,200 of 5,000. {markup}")
     assert part(bar, "text").evaluate("text => text.childElementCount") == 0
-
-
-@pytest.mark.parametrize("said", [answer("done", result="/r/"), answer("retrying", retry_in=9), UNAVAILABLE])
-def test_a_strict_content_security_policy_is_kept(open_bar: OpenBar, site: ScriptedSite, said: Any) -> None:
-    """The fixture `page` fails the test if the console names a violation."""
-    site.page_headers = {"Content-Security-Policy": STRICT_POLICY}
-    site.say(answer("running"), said)
-    bar = open_bar("download show-result")
-    expect(part(bar, "track")).to_have_css("height", "8px")
-    bar.page.wait_for_function(
-        """() => {
-          const { shadowRoot } = document.querySelector("dramatiq-progress");
-          return getComputedStyle(shadowRoot.querySelector("[part=fill]")).inlineSize !== "0px";
-        }"""
-    )
-    expect(bar).to_have_attribute("state", re.compile("done|retrying|running"))
 
 
 def test_children_are_seen_only_without_javascript(open_bar: OpenBar, site: ScriptedSite) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.bars import OpenBar, answer, part
+from tests import policies
+from tests.bars import HEAD, OpenBar, answer, part
 from tests.looks import LOOKS, NEVER, open_looks
 from tests.scripted_site import STATIC, Reply, ScriptedSite
 from tests.servers import ROOT
@@ -86,6 +87,21 @@ def test_a_rule_of_the_page_wins_however_weak(open_bar: OpenBar, site: ScriptedS
     bar = open_bar("download", head=style)
     expect(part(bar, "link")).to_have_css("color", "rgb(1, 2, 3)")
     expect(bar).to_have_css("display", "flex")
+
+
+def test_in_a_shadow_root_of_the_page_the_stylesheet_is_linked_once_more(site: ScriptedSite, page: Page) -> None:
+    """The styles of a page end where a shadow root begins, also under a policy that forbids style elements."""
+    site.page_headers = {"Content-Security-Policy": policies.header(policies.STRICT)}
+    site.say(answer("running", total=None, poll_after=NEVER))
+    bar = '<dramatiq-progress src="/progress/m1/"></dramatiq-progress>'
+    link = '<link rel="stylesheet" href="/static/dramatiq_progress/dramatiq-progress.css">'
+    site.html = f'{HEAD}<body><div><template shadowrootmode="open">{link}{bar}</template></div>'
+    page.goto(site.url)
+    styled = page.locator("dramatiq-progress")
+    expect(styled).to_have_attribute("state", "running")
+    expect(part(styled, "track")).to_have_css("height", "8px")
+    expect(part(styled, "status")).to_have_css("position", "absolute")
+    expect(part(styled, "fill")).to_have_css("animation-name", "dramatiq-progress-sweep")
 
 
 MOTIONS = """(bar) => bar.shadowRoot.getAnimations().map((each) => [

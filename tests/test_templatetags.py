@@ -26,6 +26,23 @@ def test_the_script_tag_links_styles_and_module() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("source", "context"),
+    [
+        ("{% dramatiq_progress_script %}", {"csp_nonce": "a&b"}),
+        ("{% dramatiq_progress_script nonce=own %}", {"csp_nonce": "another", "own": "a&b"}),
+    ],
+)
+def test_the_script_tag_writes_the_nonce_of_the_page(source: str, context: dict[str, str]) -> None:
+    """Those of real middleware are in tests/test_bar_policies.py."""
+    html = render(source, **context)
+    assert html.count(' nonce="a&amp;b"') == html.count("nonce") == 2
+
+
+def test_the_script_tag_can_leave_the_nonce_out() -> None:
+    assert "nonce" not in render("{% dramatiq_progress_script nonce=None %}", csp_nonce="abc")
+
+
 @pytest.mark.parametrize("name", [STYLESHEET, SCRIPT, STREAM, RESULT])
 def test_what_the_tags_link_is_there(name: str) -> None:
     assert finders.find(name) is not None

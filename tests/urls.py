@@ -33,6 +33,16 @@ def follow_many(request: HttpRequest) -> HttpResponse:
     return render(request, "tests/bars.html", {"message_ids": request.GET.getlist("id")})
 
 
+def follow_to_all_ends(request: HttpRequest) -> HttpResponse:
+    """Show messages m1, m2 … whose ends are text, a link, HTML of this page's own, and a link after a failure."""
+    return render(request, "tests/ends.html")
+
+
+def summary(request: HttpRequest) -> HttpResponse:
+    """HTML to swap in."""
+    return HttpResponse("<p id=summary>All <b>there</b></p>")
+
+
 def follow_with_celery_progress(request: HttpRequest, message_id: str) -> HttpResponse:
     """Show how far a message is, with the JavaScript of celery-progress."""
     return render(request, "tests/celery.html", {"message_id": message_id, "with_result": "result" in request.GET})
@@ -43,5 +53,7 @@ urlpatterns = [
     path("", upload),
     path("import/<str:message_id>/", follow, name="import"),
     path("bars/", follow_many),
+    path("ends/", follow_to_all_ends),
+    path("summary/", summary),
     path("celery/<str:message_id>/", follow_with_celery_progress),
 ]

@@ -33,18 +33,32 @@ RESULT_ATTRIBUTES = ("show-result", "download", "redirect", "swap", "retry")
 #: What may not stand in an attribute between single quotes.
 _ESCAPES = str.maketrans({"&": "&amp;", "'": "&#x27;", "<": "&lt;", ">": "&gt;"})
 
+#: Stands for the nonce that the page has, or for none.
+_OF_PAGE: Any = object()
 
-@register.simple_tag(name="dramatiq_progress_script")
-def script() -> SafeString:
+
+@register.simple_tag(name="dramatiq_progress_script", takes_context=True)
+def _script_of_page(context: template.Context, nonce: str | None = _OF_PAGE) -> SafeString:
+    return script(_nonce_of_page(context) if nonce is _OF_PAGE else nonce)
+
+
+def script(nonce: str | None = None) -> SafeString:
     """``{% dramatiq_progress_script %}``: what a page needs once, however many bars are on it.
 
     Styles, the module, and its texts in the language of the page, unless that is the module's English.
+
+    Parameters:
+      nonce: The nonce of the page's Content Security Policy. The tag finds the one of Django 6's middleware or of
+        django-csp by itself; ``{% dramatiq_progress_script nonce=None %}`` leaves it out.
     """
+    attributes = flatatt({"nonce": nonce})
     return format_html(
-        '{}<link rel="stylesheet" href="{}">\n<script type="module" src="{}"></script>',
+        '{}<link rel="stylesheet" href="{}"{}>\n<script type="module" src="{}"{}></script>',
         _texts_of_page(),
         static(STYLESHEET),
+        attributes,
         static(SCRIPT),
+        attributes,
     )
 
 
@@ -55,6 +69,14 @@ def _texts_of_page() -> SafeString:
     # Not format_html: with a quote escaped four times for each text it would be half as long again.
     content = json.dumps(texts, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES)
     return SafeString(f"<meta name=\"dramatiq-progress-texts\" content='{content}'>\n")
+
+
+def _nonce_of_page(context: template.Context) -> Any:
+    # Django 6 has it in the context (by its context processor) and as `_csp_nonce`, django-csp as `csp_nonce`. Both are
+    # made when they are first written, are false until then, and go only into directives that name a nonce.
+    request = getattr(context, "request", None)
+    found = (context.get("csp_nonce"), getattr(request, "csp_nonce", None), getattr(request, "_csp_nonce", None))
+    return next((nonce for nonce in found if nonce is not None), None)
 
 
 @register.simple_tag(name="dramatiq_progress", takes_context=True)

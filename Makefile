@@ -4,7 +4,7 @@
 PYTHON ?=
 VENV := .venv
 
-.PHONY: demo test soak bench messages lint types check clean
+.PHONY: demo test soak bench pictures messages lint types check clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(VENV)/bin/python -m example.demo
@@ -27,6 +27,11 @@ bench:
 # Writes the texts of dramatiq_progress/texts.py into each language's django.po, and compiles it.
 messages: $(VENV)/test.stamp
 	DJANGO_SETTINGS_MODULE=tests.settings $(VENV)/bin/python -m tools.messages
+
+# Makes the pictures of docs/states.md anew, with the system's Chromium.
+pictures: $(VENV)/test.stamp
+	sh tools/system-packages.sh
+	$(VENV)/bin/python -m tools.pictures
 
 lint: $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check .

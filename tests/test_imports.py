@@ -25,7 +25,8 @@ ORDER = [
     {"hub"},
     {"streams"},
     {"views", "checks", "texts"},
-    {"urls", "templatetags"},
+    {"urls", "fallback"},
+    {"templatetags"},
     {"apps"},
 ]
 ROW = {name: row for row, names in enumerate(ORDER) for name in names}

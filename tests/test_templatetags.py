@@ -59,7 +59,7 @@ def test_the_script_tag_uses_the_names_of_the_storage(settings: Any, tmp_path: A
 
 
 def test_a_bar_takes_a_message_id() -> None:
-    html = render("{% dramatiq_progress message_id %}", message_id="0b54e7ea-c5d0_1")
+    html = render("{% dramatiq_progress message_id fallback=False %}", message_id="0b54e7ea-c5d0_1")
     assert html == '<dramatiq-progress list="/progress/" src="/progress/0b54e7ea-c5d0_1/"></dramatiq-progress>'
 
 
@@ -70,7 +70,8 @@ def test_a_bar_takes_a_message() -> None:
 
 def test_options_become_attributes() -> None:
     html = render(
-        '{% dramatiq_progress "m1" show_result=True redirect=False download=label id="one" class="wide" %}',
+        '{% dramatiq_progress "m1" show_result=True redirect=False download=label id="one" class="wide"'
+        " fallback=False %}",
         label='Get "it" & <go>',
     )
     assert html == (
@@ -89,7 +90,7 @@ def test_a_bar_that_does_more_at_the_end_is_told_where_that_module_is(attribute:
 
 
 def test_a_bar_may_ask_by_itself() -> None:
-    assert bar("m1", list=None) == '<dramatiq-progress src="/progress/m1/"></dramatiq-progress>'
+    assert bar("m1", list=None, fallback=False) == '<dramatiq-progress src="/progress/m1/"></dramatiq-progress>'
 
 
 def test_under_asgi_a_bar_is_told_of_the_stream() -> None:

@@ -9,6 +9,7 @@ from django import template
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIRequest
 from django.forms.utils import flatatt
+from django.http import HttpRequest
 from django.template.exceptions import TemplateSyntaxError
 from django.templatetags.static import static
 from django.urls import NoReverseMatch, reverse
@@ -16,10 +17,15 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from dramatiq import Message
 
+from dramatiq_progress.fallback import markup, reading
+from dramatiq_progress.progress import Progress
 from dramatiq_progress.texts import page_texts
 from dramatiq_progress.views import MESSAGE_ID
 
 register = template.Library()
+
+#: What a bar can be of.
+Barred = str | Message[Any] | Progress
 
 #: Static files, by way of Django's `static`, so that hashed names work.
 STYLESHEET = "dramatiq_progress/dramatiq-progress.css"
@@ -80,19 +86,29 @@ def _nonce_of_page(context: template.Context) -> Any:
 
 
 @register.simple_tag(name="dramatiq_progress", takes_context=True)
-def _bar_of_page(context: template.Context, message: str | Message[Any], **attributes: str | bool | None) -> SafeString:
+def _bar_of_page(context: template.Context, message: Barred, **attributes: str | bool | None) -> SafeString:
+    request = getattr(context, "request", None)
     # Streams need an ASGI server, and the one that answers this page is the one that is asked for them.
-    if isinstance(getattr(context, "request", None), ASGIRequest):
+    if isinstance(request, ASGIRequest):
         attributes.setdefault("stream", _address("stream"))
         attributes.setdefault("stream_module", static(STREAM))
-    return bar(message, **attributes)
+    return bar(message, request, **attributes)
 
 
-def bar(message: str | Message[Any], **attributes: str | bool | None) -> SafeString:
+def bar(
+    message: Barred,
+    request: HttpRequest | None = None,
+    *,
+    fallback: str | bool | None = True,
+    **attributes: str | bool | None,
+) -> SafeString:
     """``{% dramatiq_progress message_id %}``: the bar of one message.
 
     Parameters:
-      message: A message's id, or the message that an actor's ``send`` returned.
+      message: A message's id, the message that an actor's ``send`` returned, or a `Progress` that was read of it.
+      request: Whom the page is for; the tag takes it from the template's context.
+      fallback: What is seen without JavaScript: how far the message is now, as far as this request may know (one
+        question to the store for each bar that is given no `Progress`), and a link to look again. False: nothing.
       attributes: Attributes of the element, with ``_`` for ``-``: ``show_result=True``, ``redirect=True``,
         ``download="Get the ZIP"``, ``label="Import"``, ``id="one"``. One that is False or None is left out;
         ``list=None`` makes a bar ask by itself, and not together with the others of the page. Under ASGI, in
@@ -102,16 +118,23 @@ def bar(message: str | Message[Any], **attributes: str | bool | None) -> SafeStr
       TemplateSyntaxError: There is no such message id.
       ImproperlyConfigured: The package's URLs are not included in the project's.
     """
+    message_id = _message_id(message)
     named = {name.replace("_", "-"): value for name, value in attributes.items()}
     named.setdefault("list", _address("list"))
-    named["src"] = _address("detail", _message_id(message))
+    named["src"] = _address("detail", message_id)
     if any(named.get(name) not in (None, False) for name in RESULT_ATTRIBUTES):
         named.setdefault("result-module", static(RESULT))
-    return format_html("<dramatiq-progress{}></dramatiq-progress>", flatatt(named))
+    children = SafeString()
+    if fallback:
+        progress = reading(request, message if isinstance(message, Progress) else message_id)
+        children = markup(progress, label=str(named.get("label") or named.get("aria-label") or ""))
+    return format_html("<dramatiq-progress{}>{}</dramatiq-progress>", flatatt(named), children)
 
 
 def _message_id(message: object) -> str:
-    message_id = message.message_id if isinstance(message, Message) else message
+    if isinstance(message, Message):
+        message = message.message_id
+    message_id = message.id if isinstance(message, Progress) else message
     if isinstance(message_id, str) and MESSAGE_ID.fullmatch(message_id):
         return message_id
     raise TemplateSyntaxError(

@@ -1,13 +1,17 @@
 """Progress bars for Django projects that run their background work on Dramatiq."""
 
 from .actors import progress_actor
-from .errors import DramatiqProgressError, InvalidReport, StoreUnavailable, UserFacingError
+from .cancellation import Cancellation, CancelOutcome, acancel, cancel
+from .errors import Cancelled, DramatiqProgressError, InvalidReport, StoreUnavailable, UserFacingError
 from .observer import ProgressObserver, current_observer
 from .owners import owned_by
 from .progress import Progress, State
 from .stores import aget_progress, get_progress
 
 __all__ = [
+    "CancelOutcome",
+    "Cancellation",
+    "Cancelled",
     "DramatiqProgressError",
     "InvalidReport",
     "Progress",
@@ -15,7 +19,9 @@ __all__ = [
     "State",
     "StoreUnavailable",
     "UserFacingError",
+    "acancel",
     "aget_progress",
+    "cancel",
     "current_observer",
     "get_progress",
     "owned_by",

@@ -17,8 +17,8 @@ from dramatiq import Actor, Broker
 from dramatiq.asyncio import async_to_sync as run_on_event_loop_thread
 from dramatiq.asyncio import get_event_loop_thread
 
-from .middleware import TRACKED_OPTION, ProgressMiddleware, open_observer
-from .observer import ProgressObserver, current_observer, observing
+from .middleware import CANCELLABLE_OPTION, TRACKED_OPTION, ProgressMiddleware, end_cancelled, open_observer
+from .observer import ProgressObserver, current_observer, is_cancel, observing
 
 #: The parameter that gets the observer when none is annotated with `ProgressObserver`.
 OBSERVER_PARAMETER = "progress_observer"
@@ -52,6 +52,7 @@ def progress_actor(fn: Callable[P, R]) -> Actor[P, R]: ...
 def progress_actor(
     *,
     publish_result: bool = False,
+    cancellable: bool = True,
     actor_class: Callable[..., Actor[Any, Any]] = Actor,
     actor_name: str | None = None,
     queue_name: str = "default",
@@ -63,6 +64,7 @@ def progress_actor(
     fn: Callable[..., Any] | None = None,
     *,
     publish_result: bool = False,
+    cancellable: bool = True,
     actor_name: str | None = None,
     broker: Broker | None = None,
     **options: Any,
@@ -76,6 +78,7 @@ def progress_actor(
 
     Parameters:
       fn: The function, ``async def`` too (with Dramatiq's AsyncIO middleware).
+      cancellable: Whether its messages can be cancelled, by `cancel`.
       publish_result: Show what the function returns to the page, as `ProgressObserver.set_result` does.
       actor_name: The actor's name; the function's by default.
       broker: The broker; the global one by default.
@@ -95,7 +98,8 @@ def progress_actor(
         name = actor_name or getattr(fn, "__name__", None)
         if name is None:
             raise TypeError(f'{fn!r} has no name; give the actor one: actor_name="…".')
-        settled: dict[str, Any] = {**options, "actor_name": name, "broker": chosen, TRACKED_OPTION: True}
+        settled: dict[str, Any] = {**options, "actor_name": name, "broker": chosen}
+        settled |= {TRACKED_OPTION: True, CANCELLABLE_OPTION: cancellable}
         observed = _observed(fn, publish_result)
         declared: Actor[..., Any] = dramatiq.actor(**settled)(observed)
         # Not the name above: an actor_class may have chosen another.
@@ -131,8 +135,13 @@ def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any
             observer = open_observer(observed.actor_name)  # type: ignore[attr-defined]
             if parameter is not None:
                 args, kwargs = parameter.put(observer, args, kwargs)
-        with observing(observer):
-            result = call(*args, **kwargs)
+        try:
+            with observing(observer):
+                result = call(*args, **kwargs)
+        except BaseException as error:
+            if is_cancel(error):
+                end_cancelled(observer)
+            raise
         if publish_result:
             observer.set_result(result)
         return result

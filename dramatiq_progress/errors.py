@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dramatiq.middleware import Interrupt
+
 
 class DramatiqProgressError(Exception):
     """Something went wrong in dramatiq-progress."""
@@ -23,4 +25,12 @@ class UserFacingError(DramatiqProgressError):
 
     Parameters:
       message: What to tell the user, as plain text. It is cut at 1,000 characters.
+    """
+
+
+class Cancelled(Interrupt):
+    """Raised in an actor, at its next report, when its message is to be cancelled.
+
+    No `Exception`, so that ``except Exception`` in an actor does not swallow it. An actor that lets it pass, or raises
+    it itself, is cancelled: its message is acknowledged, and not tried again.
     """

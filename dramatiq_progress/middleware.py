@@ -34,6 +34,9 @@ from .values import shown_text
 #: The option by which a broker knows the actors that were declared with `progress_actor`.
 TRACKED_OPTION = "progress_actor"
 
+#: The option of an actor that can, or cannot, be cancelled.
+CANCELLABLE_OPTION = "cancellable"
+
 #: What the user is told of a message that has stopped its workers too often (``MAX_DELIVERIES``).
 GIVEN_UP = "The task was given up: its worker stopped in the middle of it several times."
 
@@ -45,13 +48,14 @@ logger = logging.getLogger(__name__)
 class Delivery:
     """One delivery of a message to a worker: what has happened to it so far, in the worker's thread."""
 
-    def __init__(self, message: AnyMessage, retries_left: int | None) -> None:
+    def __init__(self, message: AnyMessage, retries_left: int | None, *, cancellable: bool = True) -> None:
         self.message = message
         self.attempt = Attempt(
             message.message_id,
             message.actor_name,
             q_name(message.queue_name),
             retries_left,
+            cancellable,
             # Dramatiq counts retries, not redeliveries; the store's count takes the place of this one.
             least=1 + _whole(message.options.get("retries"), 0),
             owner=carried_by(message),
@@ -62,6 +66,7 @@ class Delivery:
         self.unseen = False
         self.given_up = False
         self.skipped = False
+        self.cancelled = False
         self.retried = False
         self.exception: BaseException | None = None
 
@@ -83,7 +88,7 @@ class Delivery:
 
     def _start(self, store: Store, age: float) -> Start:
         start = store.start(self.attempt, age=age)
-        if start.verdict == "run":
+        if start.verdict == "run" or start.previous is not None:
             announce(store, self.attempt.message_id, start.previous)
         return start
 
@@ -164,6 +169,18 @@ def open_observer(actor_name: str) -> ProgressObserver:
     return ProgressObserver(actor_name=actor_name, strict=settings.DEBUG or not is_in_job)
 
 
+def end_cancelled(observer: ProgressObserver) -> None:
+    """`Cancelled` has left a function that had this observer: end the delivery, if the observer is bound to one.
+
+    Raises:
+      SkipMessage: In place of `Cancelled`, which Dramatiq would log as an error and `Retries` try again.
+    """
+    delivery = _thread.delivery
+    if delivery is not None and delivery.observer is observer:
+        delivery.cancelled = True
+        raise SkipMessage(f"Message {delivery.attempt.message_id} was cancelled.")
+
+
 class ProgressMiddleware(Middleware):
     """Records the states of all messages of actors that were declared with `progress_actor`.
 
@@ -173,7 +190,7 @@ class ProgressMiddleware(Middleware):
     @property
     def actor_options(self) -> set[str]:
         """The options that `progress_actor` sets."""
-        return {TRACKED_OPTION}
+        return {TRACKED_OPTION, CANCELLABLE_OPTION}
 
     def after_consumer_thread_boot(self, broker: Broker, thread: ConsumerThread) -> None:
         """Remember that this thread moves delayed messages to their queues."""
@@ -204,6 +221,7 @@ class ProgressMiddleware(Middleware):
                 actor=message.actor_name,
                 queue=q_name(message.queue_name),
                 retries_left=count_retries_left(broker, message, actor),
+                cancellable=is_cancellable(actor),
                 delay=seconds,
                 due=due,
                 owner=owner,
@@ -251,7 +269,7 @@ class ProgressMiddleware(Middleware):
         if delivery is None:
             return
         if delivery.skipped:
-            delivery.finish(State.SKIPPED)
+            delivery.finish(State.CANCELLED if delivery.cancelled else State.SKIPPED)
         elif not delivery.retried:
             delivery.finish(State.DONE if delivery.exception is None else State.FAILED)
 
@@ -273,7 +291,7 @@ class ProgressMiddleware(Middleware):
         actor = tracked_actor(broker, message)
         if actor is None:
             return None
-        return Delivery(message, count_retries_left(broker, message, actor))
+        return Delivery(message, count_retries_left(broker, message, actor), cancellable=is_cancellable(actor))
 
     def _ensure_delivery(self, broker: Broker, message: MessageProxy) -> Delivery | None:
         # A middleware that is listed before this one may have ended the message before it came to us.
@@ -329,6 +347,11 @@ def tracked_actor(broker: Broker, message: AnyMessage) -> Actor[..., Any] | None
     """The message's actor, if it was declared with `progress_actor` on this broker."""
     actor = broker.actors.get(message.actor_name)
     return actor if actor is not None and actor.options.get(TRACKED_OPTION) else None
+
+
+def is_cancellable(actor: Actor[..., Any]) -> bool:
+    """Whether an actor can be cancelled."""
+    return bool(actor.options.get(CANCELLABLE_OPTION, True))
 
 
 def count_retries_left(broker: Broker, message: AnyMessage, actor: Actor[..., Any]) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +15,9 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, Final, Literal, TypeVar
 
-from .errors import InvalidReport
+from dramatiq.asyncio import get_event_loop_thread
+
+from .errors import Cancelled, InvalidReport
 from .progress import Number
 from .rate import RateEstimator
 from .recorder import get_recorder
@@ -61,6 +64,10 @@ class ProgressObserver:
 
     Values that cannot be shown never fail a job that would else have worked: they are left out, with one warning per
     message. A detached observer, and every one while ``settings.DEBUG`` is on, raises `InvalidReport` instead.
+
+    When the message is to be cancelled, reports raise `Cancelled`: once in the actor's own thread (the event loop's, of
+    an async one), so that it may clean up and even go on; in every other thread at each report, since it may get lost
+    there. Never while `Cancelled` is being handled, in an ``except`` or ``finally`` block.
     """
 
     __slots__ = (
@@ -68,6 +75,7 @@ class ProgressObserver:
         "_actor_name",
         "_attempt",
         "_attempt_number",
+        "_cancel_requested",
         "_clean",
         "_current",
         "_description",
@@ -76,6 +84,8 @@ class ProgressObserver:
         "_message_id",
         "_metadata",
         "_metadata_before",
+        "_own_thread",
+        "_raised",
         "_result",
         "_saved",
         "_start",
@@ -111,8 +121,13 @@ class ProgressObserver:
         self._estimator = RateEstimator(time.monotonic())
         # The fields as the store has them, by its own word.
         self._saved: dict[str, str] = {}
-        # Whether the next report has to tell the recorder; never, when there is nowhere to write.
+        # Whether the next report has more to do than to be noted: it tells the recorder, or learns of a cancel. Never,
+        # when there is nowhere to write.
         self._clean = attempt is not None
+        self._cancel_requested = False
+        # The actor's, and whether `Cancelled` was raised there.
+        self._own_thread = threading.get_ident()
+        self._raised = False
         # Held while a late start is on its way, so that the attempt does not end at the same time.
         self._starting = threading.Lock()
 
@@ -140,6 +155,11 @@ class ProgressObserver:
     def description(self) -> str:
         """What the actor is busy with, as last reported."""
         return self._description
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the message is to be cancelled, as far as this process knows; always False when detached."""
+        return self._cancel_requested
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -274,6 +294,8 @@ class ProgressObserver:
 
     def started(self, start: Start) -> None:
         """The store has counted the attempt."""
+        if start.verdict == "cancelled":
+            self.request_cancel()
         if start.verdict != "run" or self._attempt is None:
             self.release()
             return
@@ -295,7 +317,7 @@ class ProgressObserver:
     def collect(self) -> dict[str, str]:
         """The fields that differ from what is stored. A report that comes later tells the recorder again."""
         # Before the values are read: a report in between is then written twice rather than never.
-        self._clean = self._attempt is not None
+        self._attend()
         self._estimator.sample(self._current, time.monotonic())
         changed = {
             name: text for name, text in self._fields().items() if text != self._saved.get(name, self._initial(name))
@@ -325,7 +347,8 @@ class ProgressObserver:
     def release(self) -> None:
         """Write nothing more."""
         self._attempt = None
-        self._clean = False
+        # A thread that goes on all the same still hears of a cancel.
+        self._attend()
 
     def end(self) -> None:
         """Write nothing more, and wait for a late start that is on its way."""
@@ -336,11 +359,33 @@ class ProgressObserver:
         """Forget what threads of the parent process held when it forked."""
         self._lock = threading.RLock()
         self._starting = threading.Lock()
-        self._clean = self._attempt is not None
+        self._attend()
+
+    def request_cancel(self) -> None:
+        """The message is to be cancelled: reports raise `Cancelled` from now on."""
+        self._cancel_requested = True
+        # After the wish: a report that turns it off in between sees the wish.
+        self._clean = True
+
+    def _attend(self) -> None:
+        self._clean = self._attempt is not None or self._cancel_requested
 
     def _tell(self) -> None:
         self._clean = False
+        if self._cancel_requested:
+            self._clean = True
+            self._heed_cancel()
         get_recorder().changed(self)
+
+    def _heed_cancel(self) -> None:
+        if _is_handling_cancel():
+            return
+        loop_thread = get_event_loop_thread()
+        if threading.get_ident() in (self._own_thread, loop_thread and loop_thread.ident):
+            if self._raised:
+                return
+            self._raised = True
+        raise Cancelled(f"Message {self._message_id} is to be cancelled.")
 
     def _initial(self, name: str) -> str:
         return self._metadata_before if name == "metadata" else UNWRITTEN[name]
@@ -384,6 +429,21 @@ class ProgressObserver:
     def _named(self) -> str:
         name = self._actor_name or "an actor"
         return name if self._message_id is None else f"{name} (message {self._message_id})"
+
+
+def is_cancel(error: BaseException | None) -> bool:
+    """Whether an exception is `Cancelled`, or a group of nothing else (as `asyncio.TaskGroup` makes)."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Cancelled)[1] is None
+    return isinstance(error, Cancelled)
+
+
+def _is_handling_cancel() -> bool:
+    """Whether this thread or coroutine is in an ``except`` or ``finally`` block that `Cancelled` has led to."""
+    error = sys.exc_info()[1]
+    while error is not None and not is_cancel(error):
+        error = error.__context__
+    return error is not None
 
 
 _observer: ContextVar[ProgressObserver | None] = ContextVar("dramatiq_progress_observer", default=None)

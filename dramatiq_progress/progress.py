@@ -71,6 +71,8 @@ class Progress:
       queue_position: About where it stands in its queue among tracked messages, while `enqueued`; 1 is next.
       queue_length: How many tracked messages wait in that queue.
       elapsed: Seconds that the attempt has run, or ran; None before the first.
+      cancel_requested: Somebody wishes it to be cancelled, or it is.
+      cancellable: Whether its actor can be cancelled. Not part of the JSON.
       metadata: What the actor attached for the page.
       result: The public result of a message that is `done`, or what the user is told of one that ended otherwise.
       version: Increases with each change of the record.
@@ -94,6 +96,8 @@ class Progress:
     elapsed: float | None = None
     rate: float | None = None
     eta: float | None = None
+    cancel_requested: bool = False
+    cancellable: bool = True
     metadata: dict[str, Any] = field(default_factory=dict)
     result: Any = None
     version: int = 0
@@ -109,6 +113,11 @@ class Progress:
     def success(self) -> bool | None:
         """Whether it ended well; None while it has not ended."""
         return self.state is State.DONE if self.complete else None
+
+    @property
+    def can_cancel(self) -> bool:
+        """Whether a cancel would change anything: it has not ended, nobody asked before, and its actor allows it."""
+        return self.cancellable and not self.cancel_requested and not self.complete
 
     @property
     def percent(self) -> float | None:
@@ -141,8 +150,11 @@ class Progress:
         passing: dict[str, Any] = dict.fromkeys(CLOCKS - {"poll_after"})  # which is derived
         return replace(self, **passing, silence=0.0)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self, *, may_cancel: bool = False) -> dict[str, Any]:
         """The JSON object of the wire, as plain Python values.
+
+        Parameters:
+          may_cancel: Whether its reader may cancel the message.
 
         `complete`, `success`, `progress` and `result` are the keys of celery-progress 0.5, with its meaning.
         """
@@ -168,8 +180,8 @@ class Progress:
             "elapsed": self.elapsed,
             "rate": self.rate,
             "eta": self.eta,
-            "cancel_requested": False,
-            "can_cancel": False,
+            "cancel_requested": self.cancel_requested,
+            "can_cancel": may_cancel and self.can_cancel,
             "metadata": self.metadata,
             "version": self.version,
             "poll_after": self.poll_after,
@@ -218,6 +230,8 @@ class Progress:
             elapsed=_elapsed(state, record, now),
             rate=rate,
             eta=_time_left(current, total, rate, now - float(record.get("reported_at", now))),
+            cancel_requested="cancel_requested" in record,
+            cancellable=record.get("cancellable") != "0",
             metadata=_decoded(record, "metadata", {}),
             result=_result(state, record.get("result")),
             version=int(record["version"]),

@@ -59,6 +59,9 @@ class Source(Protocol):
     def forget_saved(self) -> None:
         """The store may have lost everything."""
 
+    def request_cancel(self) -> None:
+        """The message is to be cancelled."""
+
     def release(self) -> None:
         """Nothing that it reports from now on will be written."""
 
@@ -233,6 +236,8 @@ class Recorder:
         return list(self._running)
 
     def _settle(self, source: Source, report: Report, answer: ReportAnswer) -> None:
+        if report.attempt.to_cancel:
+            source.request_cancel()
         if answer == "refused":
             if source.open_attempt is not None:
                 logger.info("Message %s was taken over by another delivery.", report.attempt.message_id)

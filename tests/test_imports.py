@@ -21,6 +21,7 @@ ORDER = [
     {"recorder"},
     {"observer"},
     {"middleware", "requests"},
+    {"cancellation"},
     {"actors"},
     {"hub"},
     {"streams"},

@@ -19,9 +19,9 @@ import pytest
 import redis
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, multiple, precondition, rule, run_state_machine_as_test
 
-from dramatiq_progress import Progress, State
+from dramatiq_progress import Cancellation, CancelOutcome, Progress, State
 from dramatiq_progress.progress import DEFAULT_RESULTS
 from dramatiq_progress.stores.base import Attempt, Change, Report, Start
 from dramatiq_progress.stores.memory import MemoryStore
@@ -43,15 +43,22 @@ End = tuple[State, Fields, float]
 class Delivery:
     """One delivery of the message to a worker, with an `Attempt` for each store."""
 
-    def __init__(self, order: int, retries_left: int | None = 0, least: int = 1, age: float = 0.0) -> None:
-        self.order, self.retries_left, self.age = order, retries_left, age
+    def __init__(
+        self, order: int, retries_left: int | None = 0, least: int = 1, age: float = 0.0, cancellable: bool = True
+    ) -> None:
+        self.order, self.retries_left, self.age, self.cancellable = order, retries_left, age, cancellable
         options = {"least": least, "token": f"token-{order}", "began_at": time.monotonic() - age}
+        options |= {"cancellable": cancellable}
         self.attempts = [Attempt(ID, ACTOR, QUEUE, retries_left, **options) for _ in range(2)]
 
     def anew(self, seen: Progress, number: int = 0) -> Progress:
-        """This attempt as one that has reported nothing. Metadata stays; the version goes on from the higher one."""
+        """This attempt as one that has reported nothing.
+
+        Metadata stays, and the wish to cancel; the version goes on from the higher one.
+        """
         number, version = number or self.attempts[0].number, max(seen.version, self.attempts[0].version) + 1
         kept = {"attempt": number, "retries_left": self.retries_left, "metadata": seen.metadata, "version": version}
+        kept |= {"cancel_requested": seen.cancel_requested, "cancellable": self.cancellable}
         return replace(NOTHING, state=State.RUNNING, **kept)
 
 
@@ -72,6 +79,7 @@ ages = st.sampled_from([0.0, LONG_SECONDS])
 limits = st.sampled_from([None, 0, 3])
 numbers = {"current": st.integers(0, 10), "total": st.sampled_from([None, 10])}
 texts = {"description": st.sampled_from(["", "Reading"]), "metadata": st.sampled_from([{}, {"file": "a.csv"}])}
+permitted = st.sampled_from([True, True, False])
 reported = st.fixed_dictionaries({}, optional=numbers | texts)
 end_states = st.sampled_from([State.RETRYING, State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED])
 
@@ -90,33 +98,41 @@ class RecordMachine(RuleBasedStateMachine):
         self.orders, self.model = itertools.count(), Model()
         self.saved: tuple[Model, dict[str, str]] = (Model(), {})
 
-    @rule(origin=st.sampled_from(["new", "due", "late"]), delay=st.sampled_from([None, LONG_SECONDS]), left=limits)
-    def enqueue(self, origin: str, delay: float | None, left: int | None) -> None:
+    @rule(
+        origin=st.sampled_from(["new", "due", "late"]),
+        delay=st.sampled_from([None, LONG_SECONDS]),
+        left=limits,
+        cancellable=permitted,
+    )
+    def enqueue(self, origin: str, delay: float | None, left: int | None, cancellable: bool) -> None:
         """New: resets what has ended. Due: wakes what waits. Told late: makes a record where there is none."""
         seen, after = self.model.seen, self.model
         delay = None if origin == "due" else delay
         changes = {"state": State.ENQUEUED if delay is None else State.DELAYED, "retries_left": left}
-        changes |= {"attempt": seen.attempt, "version": seen.version + 1}
+        changes |= {"attempt": seen.attempt, "version": seen.version + 1, "cancellable": cancellable}
         if seen is NOTHING or (origin == "new" and seen.complete):
             after = Model(replace(NOTHING, **changes), latest=self.model.latest)
         elif origin == "due" and seen.state in (State.DELAYED, State.RETRYING):
             after = self.model._replace(seen=replace(seen, retry_in=None, **changes))
-        options = {"actor": ACTOR, "queue": QUEUE, "retries_left": left, "delay": delay}
+        options = {"actor": ACTOR, "queue": QUEUE, "retries_left": left, "cancellable": cancellable, "delay": delay}
         options |= {"due": origin == "due", "age": LONG_SECONDS if origin == "late" else 0.0}
         self.step(lambda store, _: store.enqueue(ID, **options), self.model.change(after), after, opens=origin == "new")
 
-    @rule(target=started, left=limits, least=st.sampled_from([1, 3]), age=ages)
-    def start(self, left: int | None, least: int, age: float) -> Any:
+    @rule(target=started, left=limits, least=st.sampled_from([1, 3]), age=ages, cancellable=permitted)
+    def start(self, left: int | None, least: int, age: float, cancellable: bool) -> Any:
         """The first time, for a retry, or while an older one is alive; told late when it has an age.
 
         Runs unseen when the message is done or skipped, or told late of one that was overtaken, and not at all when it
-        is cancelled. Opens one that failed.
+        is cancelled, or is to be. Opens one that failed.
         """
-        delivery, seen, after = Delivery(next(self.orders), left, least, age), self.model.seen, self.model
+        delivery = Delivery(next(self.orders), left, least, age, cancellable)
+        seen, after = self.model.seen, self.model
         unseen = {State.DONE: "unseen", State.SKIPPED: "unseen", State.CANCELLED: "cancelled"}
         answer = Start("unseen" if age and self.began_before_holder(delivery) else "run")
         answer = Start(unseen.get(seen.state, answer.verdict))
-        if answer.verdict == "run":
+        if answer.verdict == "run" and seen.cancel_requested:
+            answer, after = Start("cancelled", previous=seen.state), self.cancelled()
+        elif answer.verdict == "run":
             answer = Start("run", self.model.starts + 1, json.dumps(seen.metadata), self.model.change(after).previous)
             after = Model(delivery.anew(seen, max(seen.attempt + 1, least)), delivery, delivery, answer.deliveries)
         told: Told = lambda store, i: store.start(delivery.attempts[i], age=age)  # noqa: E731
@@ -136,8 +152,33 @@ class RecordMachine(RuleBasedStateMachine):
             known = max(seen.version, delivery.attempts[0].version)
             written = replace(seen, **fields, version=known + bool(fields))
             answer, after = "written", self.model._replace(seen=written)
-        told: Told = lambda store, i: store.report([Report(delivery.attempts[i], as_text(fields))])  # noqa: E731
-        self.step(told, [answer], after, opens=lost, reports=bool(fields))
+
+        def told(store: Any, i: int) -> Any:
+            return store.report([Report(delivery.attempts[i], as_text(fields))]), delivery.attempts[i].to_cancel
+
+        self.step(told, ([answer], seen.cancel_requested), after, opens=lost, reports=bool(fields))
+
+    # One that has ended would be asked most of the time, and nothing comes of it.
+    @precondition(lambda self: self.model.seen is not NOTHING and not self.model.seen.complete)
+    @rule()
+    def cancel(self) -> None:
+        """What waits is cancelled; what runs is to be, and whoever reports is told."""
+        seen, after, outcome = self.model.seen, self.model, CancelOutcome.REQUESTED
+        if not seen.cancellable:
+            outcome = CancelOutcome.NOT_CANCELLABLE
+        elif seen.state is not State.RUNNING:
+            outcome, after = CancelOutcome.CANCELLED, self.cancelled()
+        elif not seen.cancel_requested:
+            after = self.model._replace(seen=replace(seen, cancel_requested=True, version=seen.version + 1))
+        answer = Cancellation(outcome, seen.state)
+        self.step(lambda store, _: store.cancel(ID), answer, after)
+
+    def cancelled(self) -> Model:
+        """The message, cancelled without an attempt that heard of it."""
+        told = {"state": State.CANCELLED, "result": DEFAULT_RESULTS[State.CANCELLED], "cancel_requested": True}
+        version = self.model.seen.version + 1
+        shown = replace(self.model.seen, **told, retries_left=0, retry_in=None, version=version)
+        return self.model._replace(seen=shown, starts=0)
 
     @rule(delivery=started, end=st.tuples(end_states, reported, ages))
     def finish(self, delivery: Delivery, end: End) -> None:
@@ -169,15 +210,19 @@ class RecordMachine(RuleBasedStateMachine):
     def end(self, delivery: Delivery, end: End, base: Progress | None, began: bool = True, opens: bool = False) -> None:
         """An attempt ends; `base` is its record until then, with the new version, and None when it is refused."""
         (state, fields, age), after = end, self.model
+        told_state = state
         retry_in = 2 * LONG_SECONDS if state is State.RETRYING else None
         if began and state is State.DONE:
             fields = fields | {"result": {"rows": 10}}
         if base is not None:
+            if base.cancel_requested and state in (State.RETRYING, State.FAILED):
+                state = State.CANCELLED
             left = 0 if state.is_final else base.retries_left
+            left_to_retry = retry_in - age if retry_in and state is State.RETRYING else None
             told_user = {"result": DEFAULT_RESULTS.get(state)} | fields
-            shown = replace(base, **told_user, state=state, retries_left=left, retry_in=retry_in and retry_in - age)
+            shown = replace(base, **told_user, state=state, retries_left=left, retry_in=left_to_retry)
             after = Model(shown, delivery, delivery) if began else self.model._replace(seen=shown, starts=0)
-        how = {"state": state, "fields": as_text(fields), "retry_in": retry_in, "began": began, "age": age}
+        how = {"state": told_state, "fields": as_text(fields), "retry_in": retry_in, "began": began, "age": age}
         told: Told = lambda store, i: store.finish(delivery.attempts[i], **how)  # noqa: E731
         self.step(told, self.model.change(after), after, opens=opens, reports=bool(fields))
 
@@ -253,5 +298,5 @@ def test_a_record_obeys_its_fences_and_guards_in_any_order(valkey: str, settings
     settings.DRAMATIQ_PROGRESS = {"LOST_AFTER": 24 * 3600.0}
     run_state_machine_as_test(
         lambda: RecordMachine(f"{valkey}/9"),
-        settings=hypothesis_settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True),
+        settings=hypothesis_settings(max_examples=300, stateful_step_count=40, deadline=None, derandomize=True),
     )

@@ -14,7 +14,15 @@ from django.core.exceptions import ImproperlyConfigured
 from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
 
-from dramatiq_progress import Progress, State, StoreUnavailable, aget_progress, get_progress
+from dramatiq_progress import (
+    Cancellation,
+    CancelOutcome,
+    Progress,
+    State,
+    StoreUnavailable,
+    aget_progress,
+    get_progress,
+)
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.base import Attempt, Report, Start
 from dramatiq_progress.stores.memory import MemoryStore
@@ -51,6 +59,9 @@ class Record:
 
     def finish(self, attempt: Attempt, state: State, **options: Any) -> bool:
         return self.store.finish(attempt, state=state, **options)
+
+    def cancel(self) -> Cancellation:
+        return self.store.cancel(self.id)
 
     def read(self) -> Progress:
         progress = self.store.read([self.id])[0]
@@ -454,6 +465,162 @@ def test_a_store_that_lost_a_record_learns_again_whose_it_is(store: Store) -> No
     assert {each.read().owner for each in (by_start, by_report, by_finish)} == {"somebody"}
 
 
+# Cancelling
+
+
+@pytest.fixture
+def asked(record: Record) -> Attempt:
+    """A running attempt, whose message somebody wishes to be cancelled."""
+    record.enqueue()
+    attempt = record.run()
+    record.report(attempt, current="3", total="9")
+    assert record.cancel() == Cancellation(CancelOutcome.REQUESTED, State.RUNNING)
+    return attempt
+
+
+@pytest.mark.parametrize("waiting", [State.ENQUEUED, State.DELAYED, State.RETRYING])
+def test_one_that_waits_is_cancelled_at_once_and_skipped_when_it_comes(record: Record, waiting: State) -> None:
+    record.enqueue(delay=600 if waiting is State.DELAYED else None)
+    if waiting is State.RETRYING:
+        record.finish(record.run(), waiting, retry_in=600.0, fields={"current": "5"})
+    before = record.read()
+    assert record.cancel() == Cancellation(CancelOutcome.CANCELLED, waiting)
+
+    cancelled = record.read()
+    assert (cancelled.state, cancelled.result) == (State.CANCELLED, "The task was cancelled.")
+    assert (cancelled.cancel_requested, cancelled.can_cancel, cancelled.retry_in) == (True, False, None)
+    assert (cancelled.current, cancelled.elapsed, cancelled.attempt) == (before.current, before.elapsed, before.attempt)
+    assert cancelled.version == before.version + 1
+    record.enqueue(due=True)
+    assert record.start() == Start("cancelled")
+    assert record.read().without_clocks() == cancelled.without_clocks()
+
+
+def test_one_that_runs_is_told_with_the_answer_to_its_next_write(record: Record) -> None:
+    attempt = record.run()
+    assert (record.report(attempt), attempt.to_cancel) == ("written", False)
+    assert record.read().can_cancel
+    assert record.cancel() == Cancellation(CancelOutcome.REQUESTED, State.RUNNING)
+    running = record.read()
+    assert (running.state, running.cancel_requested, running.can_cancel) == (State.RUNNING, True, False)
+    assert (record.report(attempt), attempt.to_cancel) == ("written", True)
+    assert record.finish(attempt, State.CANCELLED, fields={"current": "4"})
+    assert (record.read().state, record.read().current) == (State.CANCELLED, 4)
+
+
+@pytest.mark.parametrize("state", [State.DONE, State.SKIPPED])
+def test_one_that_ends_well_before_it_hears_of_a_cancel_has_ended_well(
+    record: Record, asked: Attempt, state: State
+) -> None:
+    assert record.finish(asked, state)
+    assert (record.read().state, record.read().cancel_requested) == (state, True)
+
+
+@pytest.mark.parametrize("retry_in", [None, 600.0])
+def test_one_that_fails_when_it_is_to_be_cancelled_is_not_tried_again(
+    record: Record, asked: Attempt, retry_in: float | None
+) -> None:
+    fields = {"current": "4", "result": '"Line 7 is broken."'}
+    assert record.finish(asked, State.RETRYING if retry_in else State.FAILED, retry_in=retry_in, fields=fields)
+    cancelled = record.read()
+    assert (cancelled.state, cancelled.current, cancelled.retry_in) == (State.CANCELLED, 4, None)
+    assert cancelled.result == "The task was cancelled."
+    record.enqueue(due=True)
+    assert record.start() == Start("cancelled")
+
+
+def test_a_second_cancel_is_answered_as_the_first_and_changes_nothing(record: Record) -> None:
+    attempt = record.run()
+    record.cancel()
+    version = record.read().version
+    assert record.cancel() == Cancellation(CancelOutcome.REQUESTED, State.RUNNING)
+    assert record.read().version == version
+    record.finish(attempt, State.CANCELLED)
+    version = record.read().version
+    assert record.cancel() == Cancellation(CancelOutcome.CANCELLED, State.CANCELLED)
+    assert record.read().version == version
+
+
+@pytest.mark.parametrize("state", [State.DONE, State.FAILED, State.SKIPPED])
+def test_one_that_has_ended_is_not_cancelled(record: Record, state: State) -> None:
+    record.ended(state)
+    before = record.read()
+    assert record.cancel() == Cancellation(CancelOutcome.FINISHED, state)
+    assert record.read().without_clocks() == before.without_clocks()
+    assert not before.can_cancel
+
+
+def test_an_unknown_message_cannot_be_cancelled(record: Record) -> None:
+    assert record.cancel() == Cancellation(CancelOutcome.NOT_FOUND)
+    assert record.store.read([record.id]) == [None]
+
+
+@pytest.mark.parametrize("known_from", ["enqueue", "start", "report", "finish"])
+def test_what_its_actor_forbids_is_not_cancelled(record: Record, known_from: str) -> None:
+    """Whichever write it is that makes the record."""
+    attempt = record.attempt(cancellable=False)
+    if known_from == "enqueue":
+        record.enqueue(cancellable=False)
+    elif known_from == "finish":
+        assert record.finish(attempt, State.RETRYING, retry_in=60.0)
+    elif known_from == "report":
+        attempt.number = 1
+        assert record.report(attempt) == "renewed"
+    else:
+        record.store.start(attempt)
+    before = record.read()
+    assert record.cancel() == Cancellation(CancelOutcome.NOT_CANCELLABLE, before.state)
+    assert record.read().without_clocks() == before.without_clocks()
+    assert not before.can_cancel and not before.cancel_requested
+
+
+def test_one_that_was_lost_is_cancelled_when_it_is_delivered_again(record: Record, asked: Attempt) -> None:
+    before = record.read()
+    assert record.start() == Start("cancelled", previous=State.RUNNING)
+    cancelled = record.read()
+    assert (cancelled.state, cancelled.current, cancelled.attempt) == (State.CANCELLED, 3, before.attempt)
+    # The worker that was taken for dead, and lives.
+    assert (record.report(asked, current="4"), asked.to_cancel) == ("refused", True)
+    assert not record.finish(asked, State.DONE)
+    assert record.read() == cancelled
+
+
+def test_an_attempt_that_was_overtaken_is_told_too(record: Record) -> None:
+    old, new = record.run(), record.run()
+    record.cancel()
+    assert (record.report(old), old.to_cancel) == ("refused", True)
+    assert (record.report(new), new.to_cancel) == ("written", True)
+
+
+def test_a_start_that_is_told_late_does_not_cancel_one_that_began_after_it(record: Record, asked: Attempt) -> None:
+    late = record.attempt()
+    assert record.store.start(late, age=600.0) == Start("unseen")
+    assert record.read().state is State.RUNNING
+
+
+def test_a_message_that_was_cancelled_and_is_sent_again_is_not_to_be_cancelled(record: Record) -> None:
+    record.enqueue(cancellable=True)
+    record.cancel()
+    record.enqueue()
+    assert (record.read().state, record.read().cancel_requested) == (State.ENQUEUED, False)
+    attempt = record.run()
+    assert (record.report(attempt), attempt.to_cancel) == ("written", False)
+
+
+def test_a_record_that_went_back_to_an_older_attempt_keeps_the_wish(record: Record, asked: Attempt) -> None:
+    again = record.attempt()
+    again.number = asked.number + 1
+    assert (record.report(again), again.to_cancel) == ("renewed", True)
+
+
+def test_one_that_is_cancelled_leaves_the_line_and_nobody_else_does(store: Store, monkeypatch: Any) -> None:
+    monkeypatch.setattr("dramatiq_progress.stores.base.LINE_PATIENCE_SECONDS", 0)
+    for name in ("a", "b", "c"):
+        Record(store, name).enqueue()
+    Record(store, "b").cancel()
+    assert in_line(store, "a", "b", "c") == [(1, 2), (None, None), (2, 2)]
+
+
 # Redis and Valkey
 
 
@@ -476,6 +643,30 @@ def test_every_record_has_a_time_to_live(redis_store: Store, valkey: str) -> Non
         record.finish(fence, State.RETRYING, retry_in=7200.0)
         assert ttl() > 7 * 24 * 3600
         record.finish(fence, State.DONE)
+        assert 3000 < ttl() <= 3600
+
+
+def test_a_cancelled_record_is_kept_until_its_message_has_come(redis_store: Store, valkey: str) -> None:
+    record = Record(redis_store)
+    with client_of(valkey) as client:
+
+        def ttl() -> int:
+            return int(client.ttl(redis_store.key(record.id)))
+
+        record.enqueue(delay=7200)
+        record.cancel()
+        assert ttl() > 7 * 24 * 3600
+        record.start()
+        assert 3000 < ttl() <= 3600
+
+        record.enqueue()
+        client.expire(redis_store.key(record.id), 100)
+        record.cancel()
+        assert ttl() > 6 * 24 * 3600
+        record.enqueue()
+        record.run()
+        record.cancel()
+        record.start()
         assert 3000 < ttl() <= 3600
 
 

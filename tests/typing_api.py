@@ -7,11 +7,16 @@ from typing import Any, assert_type
 from dramatiq import Actor, Message, group
 
 from dramatiq_progress import (
+    Cancellation,
+    Cancelled,
+    CancelOutcome,
     Progress,
     ProgressObserver,
     State,
     UserFacingError,
+    acancel,
     aget_progress,
+    cancel,
     current_observer,
     get_progress,
     progress_actor,
@@ -28,10 +33,13 @@ def bare(progress_observer: ProgressObserver, path: str, limit: int = 5) -> int:
     progress_observer.set_metadata(file=path)
     progress_observer.set_result({"limit": limit})
     assert_type(progress_observer.total, int | float | None)
+    assert_type(progress_observer.cancel_requested, bool)
+    if limit == 0:
+        raise Cancelled
     return limit
 
 
-@progress_actor(max_retries=3, publish_result=True, throws=UserFacingError)
+@progress_actor(max_retries=3, publish_result=True, cancellable=False, throws=UserFacingError)
 def with_options(progress_observer: ProgressObserver, path: str) -> None: ...
 
 
@@ -71,4 +79,7 @@ async def read(message: Message[int]) -> None:
         assert_type(progress.state, State)
         assert_type(progress.percent, float | None)
         assert_type(progress.success, bool | None)
+        assert_type(progress.can_cancel, bool)
     assert_type(current_observer(), ProgressObserver | None)
+    assert_type(cancel(message.message_id), Cancellation)
+    assert_type((await acancel(message.message_id)).outcome, CancelOutcome)

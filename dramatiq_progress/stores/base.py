@@ -9,7 +9,9 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from dramatiq_progress.conf import configuration
@@ -17,10 +19,12 @@ from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.progress import Progress, State
 
 #: What each operation is called: a Lua script beside this module, a method in memory.py.
-OPERATIONS = ("enqueue", "start", "report", "finish", "join", "leave", "place")
+OPERATIONS = ("enqueue", "start", "report", "finish", "cancel", "join", "leave", "place")
 
 #: Messages that were in line so long before the one that has just started were purged from the broker.
 LINE_PATIENCE_SECONDS = 600
+#: Patience with all of them: one that leaves the line without its turn says nothing about those before it.
+NO_PURGE_SECONDS = 1e9
 
 logger = logging.getLogger(__name__)
 
@@ -38,24 +42,28 @@ class Attempt:
       actor: The actor's name.
       queue: The queue's name.
       retries_left: How many more attempts may follow a failure; None where Dramatiq has no limit.
+      cancellable: Whether its actor can be cancelled.
       token: Tells two attempts of the same number apart.
       least: The number is at least this, also when the store has lost its count: 1 and Dramatiq's retries.
       number: Which delivery this is, from 1; 0 until the store has counted it.
       version: The record's version, as the store said last.
       began_at: When it began, by `time.monotonic`.
       owner: Whose the message is (see owners.py); empty: nobody's.
+      to_cancel: The message is to be cancelled, as the store said last.
     """
 
     message_id: str
     actor: str
     queue: str
     retries_left: int | None = None
+    cancellable: bool = True
     least: int = 1
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     number: int = 0
     version: int = 0
     began_at: float = field(default_factory=time.monotonic)
     owner: str = field(default="", repr=False)
+    to_cancel: bool = False
 
 
 class Start(NamedTuple):
@@ -63,7 +71,8 @@ class Start(NamedTuple):
 
     `verdict` is ``run`` (the message is now `running`), ``unseen`` (the message had ended: the actor runs, and the
     record stays as it is) or ``cancelled`` (the worker skips the message). `deliveries` counts the starts since an
-    attempt ended, this one too; `metadata` is what earlier attempts attached, as JSON.
+    attempt ended, this one too; `metadata` is what earlier attempts attached, as JSON; `previous` is the state before,
+    if there was one and the start has changed it.
     """
 
     verdict: Literal["run", "unseen", "cancelled"]
@@ -80,6 +89,29 @@ class Change(NamedTuple):
 
     def __bool__(self) -> bool:
         return self.written
+
+
+class CancelOutcome(StrEnum):
+    """What came of the wish to cancel a message."""
+
+    CANCELLED = "cancelled"  #: It does not run, or not again; also when it was cancelled before.
+    REQUESTED = "requested"  #: It runs: its actor is told, and may end before it hears of it.
+    FINISHED = "finished"  #: It had ended: nothing has changed.
+    NOT_CANCELLABLE = "not_cancellable"  #: Its actor is declared so: nothing has changed.
+    NOT_FOUND = "not_found"  #: There is no record of it.
+
+
+class Cancellation(NamedTuple):
+    """The answer to a cancel: its outcome, and the state of the message before, None where there is no record.
+
+    It is true when the message is cancelled, or its actor is told to stop.
+    """
+
+    outcome: CancelOutcome
+    previous: State | None = None
+
+    def __bool__(self) -> bool:
+        return self.outcome in (CancelOutcome.CANCELLED, CancelOutcome.REQUESTED)
 
 
 class Call(NamedTuple):
@@ -177,6 +209,7 @@ class Store(ABC):
         actor: str,
         queue: str,
         retries_left: int | None,
+        cancellable: bool = True,
         delay: float | None = None,
         due: bool = False,
         owner: str = "",
@@ -192,7 +225,8 @@ class Store(ABC):
         state = State.ENQUEUED if delay is None else State.DELAYED
         ttl = configuration().unfinished_ttl + (delay or 0)
         origin = "late" if age else "due" if due else "new"
-        arguments = (origin, state, actor, queue, json.dumps(retries_left), _milliseconds(ttl), _seconds(age), owner)
+        about = (actor, queue, json.dumps(retries_left), _flag(cancellable))
+        arguments = (origin, state, *about, _milliseconds(ttl), _seconds(age), owner)
         calls = [Call("enqueue", self.key(message_id), arguments)]
         # A call of its own: record and line may live on two nodes of a cluster.
         join = Call("join", self.line_key(queue), (message_id, _milliseconds(ttl), _seconds(age)))
@@ -209,14 +243,14 @@ class Store(ABC):
 
         It clears what the attempt before reported, unless there were more than ``MAX_DELIVERIES``.
         """
-        ttl = _milliseconds(configuration().unfinished_ttl)
-        identity = (attempt.token, attempt.actor, attempt.queue, json.dumps(attempt.retries_left))
-        limits = (str(attempt.least), str(configuration().max_deliveries))
-        arguments = (*identity, ttl, _seconds(age), *limits, attempt.owner)
+        wanted = configuration()
+        ttl, finished_ttl = _milliseconds(wanted.unfinished_ttl), _milliseconds(wanted.finished_ttl)
+        when = (ttl, _seconds(age), str(attempt.least), str(wanted.max_deliveries), finished_ttl)
+        arguments = (attempt.token, *_about(attempt), *when, attempt.owner)
         calls = [Call("start", self.key(attempt.message_id), arguments), self._leave(attempt)]
         verdict, number, version, deliveries, metadata, previous = self._first(calls)
         if verdict != "run":
-            return Start(verdict)
+            return Start(verdict, previous=_state(previous))
         attempt.number, attempt.version = int(number), int(version)
         return Start("run", int(deliveries), metadata, _state(previous))
 
@@ -251,12 +285,26 @@ class Store(ABC):
         ttl = _milliseconds(own_ttl + (retry_in or 0))
         delay = "" if retry_in is None else _seconds(retry_in)
         lost_after = _seconds(configuration().lost_after)
-        how = (state, delay, "1" if began else "0", str(attempt.least), lost_after, ttl, _seconds(age))
+        how = (state, delay, _flag(began), str(attempt.least), lost_after, ttl, _seconds(age))
         arguments = (*_identity(attempt), *how, *_flat(fields or {}))
         calls = [Call("finish", self.key(attempt.message_id), arguments)]
         if not attempt.number:
             calls.append(self._leave(attempt))
         return _change(self._first(calls))
+
+    def cancel(self, message_id: str) -> Cancellation:
+        """Cancel a message that waits, and have the actor of one that runs told with its next report.
+
+        A `lost` one is cancelled when its next delivery comes, or when its worker turns out to live. Nothing is kept
+        for later: when this raises, there was no cancel.
+        """
+        ttl = _milliseconds(configuration().unfinished_ttl)
+        outcome, before, queue = self._first([Call("cancel", self.key(message_id), (ttl,))])
+        previous = _state(before)
+        if outcome == CancelOutcome.CANCELLED and previous is State.ENQUEUED:
+            with suppress(StoreUnavailable):  # It leaves the line when it comes, else.
+                self._call([Call("leave", self.line_key(queue), (message_id, _seconds(NO_PURGE_SECONDS)))])
+        return Cancellation(CancelOutcome(outcome), previous)
 
     def read(self, message_ids: Sequence[str]) -> list[Progress | None]:
         """The progress of each message, None where there is no record.
@@ -315,8 +363,9 @@ def _progress(message_id: str, record: Mapping[str, str], **known: Any) -> Progr
 def _take_answer(attempt: Attempt, answer: Any) -> ReportAnswer:
     if isinstance(answer, Exception):
         return "failed"
-    what, version = answer
+    what, version, to_cancel = answer
     attempt.version = max(attempt.version, int(version))
+    attempt.to_cancel = bool(int(to_cancel))
     return cast(ReportAnswer, what)
 
 
@@ -330,17 +379,23 @@ def _state(text: str) -> State | None:
 
 
 def _identity(attempt: Attempt) -> tuple[str, ...]:
-    # Eight values, in the order in which report.lua and finish.lua (and memory.py) take them.
+    # Nine values, in the order in which report.lua and finish.lua (and memory.py) take them.
     return (
         str(attempt.number),
         attempt.token,
         str(attempt.version),
-        attempt.actor,
-        attempt.queue,
-        json.dumps(attempt.retries_left),
+        *_about(attempt),
         _seconds(time.monotonic() - attempt.began_at),
         attempt.owner,
     )
+
+
+def _about(attempt: Attempt) -> tuple[str, ...]:
+    return (attempt.actor, attempt.queue, json.dumps(attempt.retries_left), _flag(attempt.cancellable))
+
+
+def _flag(value: bool) -> str:
+    return "1" if value else "0"
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:

@@ -1,14 +1,17 @@
 #!lua flags=allow-oom
--- An attempt ends: in a final state, or in retrying. A full store takes it all the same (allow-oom).
+-- An attempt ends: in a final state, or in retrying. A full store takes it all the same (allow-oom). One that fails while
+-- its message is to be cancelled is not tried again: it is cancelled.
 -- KEYS: record. ARGV: attempt (0: its start never reached the store), token, version, actor, queue, retries_left,
--- seconds since it began, owner (or empty), state, seconds until the next attempt (or empty), whether it began (0, 1), the attempt's
--- least number, seconds after which a silent message is lost, time to live in ms, age in s, then field, value, …
+-- cancellable (0, 1), seconds since it began, owner (or empty), state, seconds until the next attempt (or empty), whether
+-- it began (0, 1), the attempt's least number, seconds after which a silent message is lost, time to live in ms, age in s,
+-- then field, value, …
 -- Answers {what became of it, the state before}.
 local record = KEYS[1]
-local attempt, token, version, actor, queue, retries_left, running_for, owner = unpack(ARGV, 1, 8)
-local state, delay, began, least, lost_after, ttl, age = unpack(ARGV, 9, 15)
+local attempt, token, version, actor, queue, retries_left, cancellable, running_for, owner = unpack(ARGV, 1, 9)
+local state, delay, began, least, lost_after, ttl, age = unpack(ARGV, 10, 16)
 
-local before = redis.call('HMGET', record, 'state', 'attempt', 'token', 'heartbeat', 'started_at', 'version')
+local before = redis.call('HMGET', record, 'state', 'attempt', 'token', 'heartbeat', 'started_at', 'version',
+  'cancel_requested')
 local ended = before[1] == 'done' or before[1] == 'failed' or before[1] == 'cancelled' or before[1] == 'skipped'
 local latest = tonumber(before[2] or 0)
 -- The start was written, and only its answer lost.
@@ -35,14 +38,20 @@ end
 if lost and before[5] and now - running_for < tonumber(before[5]) then return {'refused', before[1] or ''} end
 if lost then
   -- The store never had this attempt, or lost it; what it came to is worth keeping.
-  redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at', 'result')
+  redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at', 'result', 'cancellable')
   redis.call('HSET', record, 'attempt', attempt, 'token', token, 'actor', actor, 'queue', queue,
     'retries_left', retries_left, 'started_at', string.format('%.6f', now - running_for))
+  if cancellable == '0' then redis.call('HSET', record, 'cancellable', '0') end
   if owner ~= '' then redis.call('HSETNX', record, 'owner', owner) end
 end
 if tonumber(before[6] or 0) < tonumber(version) then redis.call('HSET', record, 'version', version) end
 redis.call('HDEL', record, 'retry_at', 'deliveries')
-redis.call('HSET', record, 'state', state, 'ended_at', string.format('%.6f', now - age), unpack(ARGV, 16))
+redis.call('HSET', record, 'state', state, 'ended_at', string.format('%.6f', now - age), unpack(ARGV, 17))
+if before[7] and (state == 'retrying' or state == 'failed') then
+  redis.call('HDEL', record, 'result')
+  redis.call('HSET', record, 'state', 'cancelled')
+  delay = ''
+end
 if delay ~= '' then redis.call('HSET', record, 'retry_at', string.format('%.6f', now - age + delay)) end
 redis.call('HINCRBY', record, 'version', 1)
 redis.call('PEXPIRE', record, ttl)

@@ -20,14 +20,14 @@ Record = dict[str, str]
 #: The fields of one life of a message; attempt and version go on through all of them.
 LIFE_FIELDS = (
     *("token", "current", "total", "description", "rate", "reported_at", "metadata", "result"),
-    *("started_at", "ended_at", "heartbeat", "deliveries"),
+    *("started_at", "ended_at", "heartbeat", "deliveries", "cancel_requested"),
 )
 #: What one attempt reported.
 ATTEMPT_FIELDS = ("current", "total", "description", "rate", "reported_at", "result")
 
 
 class _Writer(NamedTuple):
-    """How an attempt shows itself: the first eight arguments of report and finish."""
+    """How an attempt shows itself: the first nine arguments of report and finish."""
 
     attempt: str
     token: str
@@ -35,6 +35,7 @@ class _Writer(NamedTuple):
     actor: str
     queue: str
     retries_left: str
+    cancellable: str
     running_for: str
     owner: str
 
@@ -56,6 +57,7 @@ class _Writer(NamedTuple):
         _drop(record, ATTEMPT_FIELDS)
         record |= {"attempt": self.attempt, "token": self.token, "actor": self.actor, "queue": self.queue}
         record |= {"retries_left": self.retries_left, "started_at": _seconds(self.began_at)}
+        _set_cancellable(record, self.cancellable)
         _own(record, self.owner)
 
 
@@ -92,6 +94,7 @@ class MemoryStore(Store):
             "start": self._start,
             "report": self._report,
             "finish": self._finish,
+            "cancel": self._cancel,
             "join": self._join,
             "leave": self._leave_line,
             "place": self._place,
@@ -120,6 +123,7 @@ class MemoryStore(Store):
         actor: str,
         queue: str,
         retries_left: str,
+        cancellable: str,
         ttl: str,
         age: str,
         owner: str,
@@ -141,6 +145,7 @@ class MemoryStore(Store):
         _drop(record, ("retry_at",))
         record |= {"state": state, "actor": actor, "queue": queue, "retries_left": retries_left}
         record["enqueued_at"] = _seconds(time.time() - float(age))
+        _set_cancellable(record, cancellable)
         _own(record, owner)
         self._written(key, record, ttl)
         return "written", before or ""
@@ -152,45 +157,55 @@ class MemoryStore(Store):
         actor: str,
         queue: str,
         retries_left: str,
+        cancellable: str,
         ttl: str,
         age: str,
         least: str,
         limit: str,
+        finished_ttl: str,
         owner: str,
     ) -> tuple[str, int, int, int, str, str]:
         record = self._record(key)
         before = record.get("state")
         if before in (State.DONE, State.SKIPPED):
-            return "unseen", 0, 0, 0, "", str(before)
+            return "unseen", 0, 0, 0, "", ""
         if before == State.CANCELLED:
-            return "cancelled", 0, 0, 0, "", str(before)
+            self._expire(key, finished_ttl)
+            return "cancelled", 0, 0, 0, "", ""
         if before == State.RUNNING and record["token"] == token:
             numbers = _number(record, "attempt"), _number(record, "version"), _number(record, "deliveries")
             return "run", *numbers, record.get("metadata", "{}"), before
         now = time.time()
         if float(age) and now - float(age) < float(record.get("started_at", "-inf")):
-            return "unseen", 0, 0, 0, "", before or ""
+            return "unseen", 0, 0, 0, "", ""
+        if "cancel_requested" in record:
+            _drop(record, ("deliveries",))
+            record |= {"state": State.CANCELLED, "ended_at": record.get("heartbeat", _seconds(now))}
+            self._written(key, record, finished_ttl)
+            return "cancelled", 0, 0, 0, "", before or ""
         deliveries = _increment(record, "deliveries")
         _drop(record, ("result", "ended_at", "retry_at"))
         if not int(limit) or deliveries <= int(limit):
             _drop(record, ATTEMPT_FIELDS)
         record |= {"state": State.RUNNING, "token": token, "actor": actor, "queue": queue}
         record |= {"retries_left": retries_left, "started_at": _seconds(now - float(age)), "heartbeat": _seconds(now)}
+        _set_cancellable(record, cancellable)
         attempt = max(_number(record, "attempt") + 1, int(least))
         record["attempt"] = str(attempt)
         _own(record, owner)
         version = self._written(key, record, ttl)
         return "run", attempt, version, deliveries, record.get("metadata", "{}"), before or ""
 
-    def _report(self, key: str, *arguments: str) -> tuple[str, int]:
-        writer, (ttl, *fields) = _Writer(*arguments[:8]), arguments[8:]
+    def _report(self, key: str, *arguments: str) -> tuple[str, int, int]:
+        writer, (ttl, *fields) = _Writer(*arguments[:9]), arguments[9:]
         record = self._record(key)
+        to_cancel = int("cancel_requested" in record)
         lost = not record or _number(record, "attempt") < int(writer.attempt)
         if not lost and (record["state"] != State.RUNNING or not writer.holds(record)):
-            return "refused", 0
+            return "refused", 0, to_cancel
         if lost:
             if writer.is_overtaken(record):
-                return "refused", 0
+                return "refused", 0, to_cancel
             writer.renew(record)
             _drop(record, ("ended_at", "retry_at"))
             record["state"] = State.RUNNING
@@ -199,10 +214,10 @@ class MemoryStore(Store):
         if fields:
             record |= {"reported_at": now, **_pairs(fields)}
         version = self._written(key, record, ttl, raises_version=lost or bool(fields))
-        return "renewed" if lost else "written", version
+        return "renewed" if lost else "written", version, to_cancel
 
     def _finish(self, key: str, *arguments: str) -> tuple[str, str]:
-        writer, (state, delay, began, least, lost_after, ttl, age, *fields) = _Writer(*arguments[:8]), arguments[8:]
+        writer, (state, delay, began, least, lost_after, ttl, age, *fields) = _Writer(*arguments[:9]), arguments[9:]
         record = self._record(key)
         before = record.get("state")
         latest = _number(record, "attempt")
@@ -230,10 +245,35 @@ class MemoryStore(Store):
         now = time.time() - float(age)
         _drop(record, ("retry_at", "deliveries"))
         record |= {"state": state, "ended_at": _seconds(now), **_pairs(fields)}
+        if "cancel_requested" in record and state in (State.RETRYING, State.FAILED):
+            _drop(record, ("result",))
+            record["state"], delay = State.CANCELLED, ""
         if delay:
             record["retry_at"] = _seconds(now + float(delay))
         self._written(key, record, ttl)
         return "written", before or ""
+
+    def _cancel(self, key: str, ttl: str) -> tuple[str, str, str]:
+        record = self._record(key)
+        if not record:
+            return "not_found", "", ""
+        before, queue = record["state"], record["queue"]
+        if before == State.CANCELLED:
+            return "cancelled", before, queue
+        if _has_ended(before):
+            return "finished", before, queue
+        if record.get("cancellable") == "0":
+            return "not_cancellable", before, queue
+        if "cancel_requested" in record:
+            return "requested", before, queue
+        if before != State.RUNNING:
+            record.setdefault("ended_at", _seconds(time.time()))
+            _drop(record, ("retry_at", "deliveries"))
+            record["state"] = State.CANCELLED
+        record["cancel_requested"] = "1"
+        left = self._expires_at[key] - time.monotonic()
+        self._written(key, record, str(max(int(ttl), int(left * 1000))))
+        return ("requested" if before == State.RUNNING else "cancelled"), before, queue
 
     def _join(self, key: str, message_id: str, ttl: str, age: str) -> str:
         self._lines.setdefault(key, {})[message_id] = time.time() - float(age)
@@ -261,11 +301,14 @@ class MemoryStore(Store):
     def _written(self, key: str, record: Record, ttl: str, *, raises_version: bool = True) -> int:
         version = _increment(record, "version") if raises_version else _number(record, "version")
         self._records[key] = record
-        self._expires_at[key] = time.monotonic() + int(ttl) / 1000
+        self._expire(key, ttl)
         if raises_version:
             for listener in list(self._listeners):
                 listener.on_change(key.removeprefix(self.prefix))
         return version
+
+    def _expire(self, key: str, ttl: str) -> None:
+        self._expires_at[key] = time.monotonic() + int(ttl) / 1000
 
     def _sweep(self) -> None:
         now = time.monotonic()
@@ -291,6 +334,12 @@ def _increment(record: Record, name: str) -> int:
     number = _number(record, name) + 1
     record[name] = str(number)
     return number
+
+
+def _set_cancellable(record: Record, cancellable: str) -> None:
+    _drop(record, ("cancellable",))
+    if cancellable == "0":
+        record["cancellable"] = "0"
 
 
 def _has_ended(state: str | None) -> bool:

@@ -1,14 +1,20 @@
 #!lua
 -- A worker begins with a message: the attempt is counted, and its token becomes the fence.
--- KEYS: record. ARGV: token, actor, queue, retries_left, time to live in ms, age in s, the least number of the attempt,
--- how many deliveries are allowed (0: any number), owner (or empty).
--- Answers {verdict, attempt, version, deliveries, metadata, the state before}.
+-- KEYS: record. ARGV: token, actor, queue, retries_left, cancellable (0, 1), time to live in ms, age in s, the least
+-- number of the attempt, how many deliveries are allowed (0: any number), time to live of a finished record in ms, owner
+-- (or empty).
+-- Answers {verdict, attempt, version, deliveries, metadata, the state before}; where nothing has changed, no state.
 local record = KEYS[1]
-local token, actor, queue, retries_left, ttl, age, least, limit, owner = unpack(ARGV)
+local token, actor, queue, retries_left, cancellable, ttl, age, least, limit, finished_ttl, owner = unpack(ARGV)
 
-local before, known, started_at = unpack(redis.call('HMGET', record, 'state', 'token', 'started_at'))
-if before == 'done' or before == 'skipped' then return {'unseen', 0, 0, 0, '', before} end
-if before == 'cancelled' then return {'cancelled', 0, 0, 0, '', before} end
+local before, known, started_at, cancel_requested =
+  unpack(redis.call('HMGET', record, 'state', 'token', 'started_at', 'cancel_requested'))
+if before == 'done' or before == 'skipped' then return {'unseen', 0, 0, 0, '', ''} end
+if before == 'cancelled' then
+  -- It has come, and is skipped: nothing is waited for any longer.
+  redis.call('PEXPIRE', record, finished_ttl)
+  return {'cancelled', 0, 0, 0, '', ''}
+end
 
 if before == 'running' and known == token then
   -- The answer to this very start was lost on its way, and it is told again.
@@ -19,9 +25,20 @@ end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 -- Told late, and another delivery has begun since: the later one wins.
-if tonumber(age) > 0 and started_at and now - age < tonumber(started_at) then return {'unseen', 0, 0, 0, '', before} end
+if tonumber(age) > 0 and started_at and now - age < tonumber(started_at) then return {'unseen', 0, 0, 0, '', ''} end
+if cancel_requested then
+  -- Its worker was lost before it had heard of the wish. The attempt ended with its last sign of life.
+  redis.call('HDEL', record, 'deliveries')
+  redis.call('HSET', record, 'state', 'cancelled', 'ended_at',
+    redis.call('HGET', record, 'heartbeat') or string.format('%.6f', now))
+  redis.call('HINCRBY', record, 'version', 1)
+  redis.call('PEXPIRE', record, finished_ttl)
+  -- For streams: see report.lua.
+  redis.pcall('PUBLISH', record, '')
+  return {'cancelled', 0, 0, 0, '', before}
+end
 local deliveries = redis.call('HINCRBY', record, 'deliveries', 1)
-redis.call('HDEL', record, 'result', 'ended_at', 'retry_at')
+redis.call('HDEL', record, 'result', 'ended_at', 'retry_at', 'cancellable')
 -- One that is given up reports nothing more: what it came to stays.
 if tonumber(limit) == 0 or deliveries <= tonumber(limit) then
   redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at')
@@ -29,6 +46,7 @@ end
 redis.call('HSET', record, 'state', 'running', 'token', token, 'actor', actor, 'queue', queue,
   'retries_left', retries_left, 'started_at', string.format('%.6f', now - age),
   'heartbeat', string.format('%.6f', now))
+if cancellable == '0' then redis.call('HSET', record, 'cancellable', '0') end
 local attempt = math.max((redis.call('HGET', record, 'attempt') or 0) + 1, tonumber(least))
 redis.call('HSET', record, 'attempt', attempt)
 if owner ~= '' then redis.call('HSETNX', record, 'owner', owner) end

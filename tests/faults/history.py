@@ -57,6 +57,7 @@ class History:
     Attributes:
       openings: When a message was sent again on purpose, after its end.
       ends: What a reader saw of each message when all was healed.
+      cancelled: Messages that were to be cancelled; they may have ended before they heard of it.
       given_up: Messages that were to be failed for killing their workers.
       gone: Messages that may have no record: they had ended when the store lost its records.
       eternal_keys: Keys of the store that never expire.
@@ -66,6 +67,7 @@ class History:
     deeds: list[Deed] = field(default_factory=list)
     openings: list[tuple[float, str]] = field(default_factory=list)
     ends: dict[str, Progress | None] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
     given_up: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
     eternal_keys: list[str] = field(default_factory=list)
@@ -139,7 +141,8 @@ def _said_done_too_early(history: History) -> Iterator[str]:
 def _harmed(history: History) -> Iterator[str]:
     for deed in history.deeds:
         # Actors fail on purpose with Planned, and a worker that stops interrupts them with Shutdown.
-        if deed.what == "failed" and deed.why not in ("Planned", "Shutdown"):
+        wanted = {"Planned", "Shutdown"} | ({"Cancelled"} if deed.message_id in history.cancelled else set())
+        if deed.what == "failed" and deed.why not in wanted:
             yield f"{deed.message_id}: the actor was harmed by {deed.why}"
 
 
@@ -167,5 +170,8 @@ def _differs_from_ledger(history: History, progress: Progress, deeds: list[Deed]
     elif progress.id in history.given_up:
         if progress.state is not State.FAILED or ended:
             yield f"{progress.id}: was to be given up, and is {_shown(progress)}, its actor at {ended}"
+    elif progress.id in history.cancelled:
+        if progress.state is not State.CANCELLED or ended:
+            yield f"{progress.id}: was to be cancelled, and is {_shown(progress)}, its actor at {ended}"
     elif ended or not any(deed.what == "failed" for deed in deeds):
         yield f"{progress.id}: {_shown(progress)}, and its actor {[deed.what for deed in deeds]}"

@@ -18,7 +18,7 @@ import pytest
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
 
-from dramatiq_progress import Progress, State, StoreUnavailable
+from dramatiq_progress import Progress, State, StoreUnavailable, cancel
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.redis import RedisStore
@@ -136,6 +136,11 @@ class Scene:
     def open_again(self, message: dramatiq.Message[Any]) -> None:
         """Tell the judge that a message that has ended is about to be sent again, on purpose."""
         self.history.openings.append((time.monotonic(), message.message_id))
+
+    def cancel(self, message: dramatiq.Message[Any]) -> None:
+        """Cancel a message, as a page would; the judge is told."""
+        self.history.cancelled.add(message.message_id)
+        assert cancel(message.message_id)
 
     def deliver_again(self, message: dramatiq.Message[Any]) -> None:
         """Put a copy of a message into its queue, as a broker does that believes its worker dead."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import functools
 import json
@@ -77,6 +78,19 @@ async def asynchronous(progress_observer: ProgressObserver) -> None:
     """Runs on the event loop of the worker."""
     progress_observer.set_progress(1, 1)
     note(progress_observer.message_id, "ended", current=1)
+
+
+@progress_actor(max_retries=3)
+async def report_for_ever(progress_observer: ProgressObserver) -> None:
+    """Runs on the event loop of the worker, until something is raised."""
+    note(progress_observer.message_id, "began")
+    try:
+        while True:
+            progress_observer.increment_progress()
+            await asyncio.sleep(0.005)
+    except BaseException as error:
+        note(progress_observer.message_id, "failed", why=type(error).__name__)
+        raise
 
 
 @progress_actor(max_retries=0)

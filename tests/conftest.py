@@ -18,6 +18,7 @@ from tests import servers, topologies
 from tests.store_server import Server
 
 pytest_plugins = [
+    "tests.axe",
     "tests.bars",
     "tests.browser",
     "tests.people",

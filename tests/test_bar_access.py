@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests import npm
+from tests.axe import Found
 from tests.bars import OpenBar, answer, expect_state, part
 from tests.looks import LOOKS, NEVER, Look, open_looks
 from tests.scripted_site import ScriptedSite
-
-AXE = "axe-core@4.14.1"
-#: Asks for a contrast of 7:1, which is more than is promised.
-AXE_LEAVES = ["color-contrast-enhanced"]
 
 SCHEMES = ["light", "dark"]
 DIRECTIONS = ['lang="en"', 'lang="ar" dir="rtl"']
@@ -23,44 +20,29 @@ DIRECTIONS = ['lang="en"', 'lang="ar" dir="rtl"']
 # ---- axe ----
 
 
-@pytest.fixture(scope="session")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core."""
-    return (npm.install(AXE, tmp_path_factory.mktemp("axe")) / "axe.min.js").read_text()
-
-
-RUN_AXE = """async (leaves) => {
-  const rules = axe.getRules().map(({ ruleId }) => [ruleId, { enabled: !leaves.includes(ruleId) }]);
-  const { violations, incomplete, passes } = await axe.run(document, { rules: Object.fromEntries(rules) });
-  const brief = (found) => found.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]);
-  return [brief(violations), brief(incomplete), brief(passes)];
-}"""
-
-
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("root", DIRECTIONS, ids=["ltr", "rtl"])
-def test_axe_finds_nothing_in_any_state(axe: str, site: ScriptedSite, page: Page, scheme: Any, root: str) -> None:
-    """With every rule that it has, and nothing that it leaves to a person to judge."""
+def test_axe_finds_nothing_in_any_state(
+    run_axe: Callable[[Page], Found], site: ScriptedSite, page: Page, scheme: Any, root: str
+) -> None:
+    """And leaves nothing to a person to judge."""
     page.emulate_media(color_scheme=scheme)
     # axe takes a page that names no background for a white one.
     open_looks(page, site, root=root, style="<style>body { background: Canvas; color: CanvasText }</style>")
     page.clock.resume()
-    page.evaluate(axe)
-    violations, incomplete, passes = page.evaluate(RUN_AXE, AXE_LEAVES)
-    assert violations == []
-    assert incomplete == []
+    found = run_axe(page)
+    assert found.violations == {}
+    assert found.incomplete == {}
     # It has looked into the shadow roots, at every bar.
-    assert len(dict(passes)["aria-progressbar-name"]) == len(LOOKS)
+    assert len(found.passes["aria-progressbar-name"]) == len(LOOKS)
 
 
-def test_axe_would_find_something(axe: str, open_bar: OpenBar, site: ScriptedSite) -> None:
+def test_axe_would_find_something(run_axe: Callable[[Page], Found], open_bar: OpenBar, site: ScriptedSite) -> None:
     site.say(answer("running", poll_after=NEVER))
     bar = open_bar(head="<style>dramatiq-progress::part(text) { color: #ddd }</style>")
     expect_state(bar, "running")
     part(bar, "track").evaluate("track => track.removeAttribute('aria-label')")
-    bar.page.evaluate(axe)
-    violations, *_ = bar.page.evaluate(RUN_AXE, AXE_LEAVES)
-    assert {"aria-progressbar-name", "color-contrast"} <= set(dict(violations))
+    assert {"aria-progressbar-name", "color-contrast"} <= set(run_axe(bar.page).violations)
 
 
 # ---- What a screen reader is told ----

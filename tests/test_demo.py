@@ -18,15 +18,17 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from playwright.sync_api import Page
 
 from example.servers import shown, without_password
+from tests.axe import Found
 from tests.servers import ROOT
 from tests.waiting import wait_until
 
@@ -385,6 +387,21 @@ def test_pages_open(running: Running, path: str) -> None:
     for address in re.findall(r'(?:src|href)="(/[^"]*)"', page):
         if "/progress/" not in address:
             running.download(address)
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1000), ("dark", 320)])
+def test_pages_keep_nobody_out(
+    running: Running, run_axe: Callable[[Page], Found], page: Page, scheme: Any, width: int
+) -> None:
+    """Neither by what axe finds nor by what hangs out of a narrow window."""
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 700})
+    for path in ("/", "/import/", "/export/", "/queue/", "/trouble/"):
+        page.goto(f"{running.url}{path}")
+        for summary in page.locator("summary").all():
+            summary.click()
+        assert (path, run_axe(page).violations) == (path, {})
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
 
 
 def test_a_form_without_its_token_is_refused(running: Running) -> None:

@@ -71,10 +71,13 @@ def may_cancel(request: HttpRequest, progress: Progress) -> bool:
     By default whoever may read a message that has an owner, and staff only where there is none. That anyone may read
     it who has the link lets nobody cancel it: then its owner and staff may. Not in an event loop's thread.
     """
-    permission = cancel_permission()
-    if permission is None:
-        permission = _cancel_by_default
-    return _ask(read_permission(), request, [progress]) == _ask(permission, request, [progress]) == [True]
+    return _may_cancel(request, [progress]) == [True]
+
+
+def cancellable(request: HttpRequest, messages: Sequence[Progress]) -> set[str]:
+    """The ids of those of some messages that this request may cancel, as they are now."""
+    asked = [progress for progress in messages if progress.can_cancel]
+    return {progress.id for progress, is_allowed in zip(asked, _may_cancel(request, asked), strict=True) if is_allowed}
 
 
 def readable(request: HttpRequest, found: Sequence[Progress | None]) -> list[Progress]:
@@ -111,6 +114,12 @@ def cancel_permission() -> Permission | None:
       ImproperlyConfigured: It cannot be imported, or is no function.
     """
     return _resolve("CANCEL_PERMISSION", configuration().cancel_permission)
+
+
+def _may_cancel(request: HttpRequest, messages: Sequence[Progress]) -> list[bool]:
+    permissions = (cancel_permission() or _cancel_by_default, read_permission())
+    answers = (_ask(permission, request, messages) for permission in permissions)
+    return [all(each) for each in zip(*answers, strict=True)]
 
 
 def _cancel_by_default(request: HttpRequest, progress: Progress) -> bool:

@@ -9,4 +9,5 @@ urlpatterns = [
     path("", views.listing, name="list"),
     path("stream/", views.stream, name="stream"),
     path("<str:message_id>/", views.detail, name="detail"),
+    path("<str:message_id>/cancel/", views.cancel, name="cancel"),
 ]

@@ -1,6 +1,6 @@
 """The JSON that bars poll or are told of: one message, all of a page in one answer, or a stream of them.
 
-It reads records and writes nothing.
+All but `cancel` read records and write nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response
-from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_GET, require_safe
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from django.views.decorators.http import require_GET, require_POST, require_safe
 
+from .cancellation import CancelOutcome
+from .cancellation import cancel as cancel_message
 from .errors import StoreUnavailable
-from .permissions import readable
+from .permissions import cancellable, depends_on_who_asks, may_cancel, readable
 from .progress import CLOCKS, Progress
 from .recorder import get_recorder
 from .stores import get_store
@@ -37,6 +39,9 @@ MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MOST_IDS = 100
 LONGEST_QUERY = 8_000
 
+#: What stands in the query of one who wishes to know whether they may cancel a message that has no owner.
+CAN_CANCEL = "can_cancel"
+
 #: When to ask again after the store could not be reached.
 RETRY_AFTER_SECONDS = 2
 
@@ -46,8 +51,15 @@ AsyncView = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
 
 def _progress_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     # Exempt, so that a POST is told 405 and not that it lacks a token: nothing here changes anything.
-    @csrf_exempt
-    @require_safe
+    return csrf_exempt(require_safe(_answering(view)))
+
+
+def _cancel_view(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    # Also where the project has no CsrfViewMiddleware.
+    return csrf_protect(require_POST(_answering(view)))
+
+
+def _answering(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     @wraps(view)
     def answer(request: HttpRequest, **captured: str) -> HttpResponse:
         try:
@@ -86,11 +98,23 @@ def _answer_error(error: BadRequest | StoreUnavailable) -> HttpResponse:
 @_progress_view
 def detail(request: HttpRequest, message_id: str) -> HttpResponse:
     """The progress of one message as JSON (see docs/json.md); 404 when there is none, 503 without a store."""
-    found = _read(request, [message_id]) if MESSAGE_ID.fullmatch(message_id) else []
-    if not found:
-        return _answer({"error": "not_found"}, status=404)
-    message = found[0].as_dict()
-    return _answer_progress(request, message, [message])
+    messages = _shown(request, _read_one(request, message_id))
+    return _answer_progress(request, messages[0], messages) if messages else _answer_not_found()
+
+
+@_cancel_view
+def cancel(request: HttpRequest, message_id: str) -> HttpResponse:
+    """Cancel a message, and answer its progress; 404 where there is none that this request may cancel, 409 for an actor
+    that is declared with ``cancellable=False``."""
+    found = _read_one(request, message_id)
+    if not found or not may_cancel(request, found[0]):
+        return _answer_not_found()
+    outcome = cancel_message(message_id).outcome
+    if outcome is CancelOutcome.NOT_CANCELLABLE:
+        reason = f'The actor "{found[0].actor}" is declared with cancellable=False.'
+        return _answer({"error": "not_cancellable", "detail": reason}, status=409)
+    messages = _shown(request, _read_one(request, message_id), asks_to_cancel=True)
+    return _answer(messages[0]) if messages else _answer_not_found()
 
 
 @_progress_view
@@ -99,7 +123,7 @@ def listing(request: HttpRequest) -> HttpResponse:
     message_ids = _asked_for(request)
     found = _read(request, message_ids)
     known = {progress.id for progress in found}
-    messages = [progress.as_dict() for progress in found]
+    messages = _shown(request, found)
     unknown = [message_id for message_id in message_ids if message_id not in known]
     return _answer_progress(request, {"messages": messages, "unknown": unknown}, messages)
 
@@ -125,6 +149,18 @@ async def stream(request: HttpRequest) -> HttpResponseBase:
     response["X-Accel-Buffering"] = "no"
     response["Content-Encoding"] = "identity"
     return response
+
+
+def _read_one(request: HttpRequest, message_id: str) -> list[Progress]:
+    return _read(request, [message_id]) if MESSAGE_ID.fullmatch(message_id) else []
+
+
+def _shown(request: HttpRequest, found: Sequence[Progress], *, asks_to_cancel: bool = False) -> list[dict[str, Any]]:
+    """Messages as this request is to see them."""
+    asks_to_cancel = asks_to_cancel or CAN_CANCEL in request.GET
+    # A poll that need not know who asks reads no session for this.
+    may_be_cancelled = cancellable(request, [each for each in found if asks_to_cancel or depends_on_who_asks(each)])
+    return [progress.as_dict(may_cancel=progress.id in may_be_cancelled) for progress in found]
 
 
 def _read(request: HttpRequest, message_ids: Sequence[str]) -> list[Progress]:
@@ -174,6 +210,10 @@ def _without_clocks(content: dict[str, Any]) -> dict[str, Any]:
     if isinstance(messages, list):
         return {**content, "messages": [_without_clocks(each) for each in messages]}
     return {key: value for key, value in content.items() if key not in CLOCKS}
+
+
+def _answer_not_found() -> HttpResponse:
+    return _answer({"error": "not_found"}, status=404)
 
 
 def _answer(content: dict[str, Any], *, status: int = 200) -> JsonResponse:

@@ -89,6 +89,25 @@ def test_a_rule_of_the_page_wins_however_weak(open_bar: OpenBar, site: ScriptedS
     expect(bar).to_have_css("display", "flex")
 
 
+@pytest.mark.parametrize("host", ["<div>{}</div>", '<div><template shadowrootmode="open">{}</template></div>'])
+def test_where_no_stylesheet_arrives_a_bar_is_plain_and_not_broken(site: ScriptedSite, page: Page, host: str) -> None:
+    """By `adoptedStyleSheets`, which a policy that forbids style elements lets pass."""
+    site.page_headers = {"Content-Security-Policy": policies.header(policies.STRICT)}
+    site.say(answer("running", current=25, total=100, poll_after=NEVER))
+    script = '<script type="module" src="/static/dramatiq_progress/dramatiq-progress.js"></script>'
+    bar = '<dramatiq-progress src="/progress/m1/"></dramatiq-progress>'
+    site.html = f"<!doctype html><meta charset=utf-8>{script}<body>{host.format(bar)}"
+    page.goto(site.url)
+    plain = page.locator("dramatiq-progress")
+    expect(part(plain, "text")).to_have_text("25 of 100. Importing")
+    expect(part(plain, "track")).to_have_css("height", "8px")
+    expect(part(plain, "fill")).to_have_css("background-color", "rgb(37, 99, 235)")
+    assert _share(plain) == pytest.approx(0.25, abs=0.001)
+    # Read aloud, and not seen a second time.
+    expect(part(plain, "status")).to_have_css("clip-path", "inset(50%)")
+    expect(part(plain, "status")).to_have_css("position", "fixed")
+
+
 def test_in_a_shadow_root_of_the_page_the_stylesheet_is_linked_once_more(site: ScriptedSite, page: Page) -> None:
     """The styles of a page end where a shadow root begins, also under a policy that forbids style elements."""
     site.page_headers = {"Content-Security-Policy": policies.header(policies.STRICT)}

@@ -345,6 +345,14 @@ function part(name, attributes = {}, children = [], tag = "div") {
   return element;
 }
 
+// Weaker than the page's stylesheet, where that arrives.
+const plain = new CSSStyleSheet();
+plain.replaceSync(`
+  [part=track] { height: 8px; background: #8884 }
+  [part=fill] { height: 8px; background: #2563eb }
+  [part=status] { position: fixed; clip-path: inset(50%) }
+`);
+
 function show(element, text) {
   element.textContent = text;
   element.hidden = !text;
@@ -568,7 +576,9 @@ export class DramatiqProgress extends Bar(HTMLElement) {
   constructor() {
     super();
     const line = part("line", {}, [this.#text, this.#remaining, this.#percent]);
-    this.attachShadow({ mode: "open" }).append(line, this.#track, this.#note, this.#status);
+    const root = this.attachShadow({ mode: "open" });
+    root.append(line, this.#track, this.#note, this.#status);
+    root.adoptedStyleSheets = [plain];
   }
 
   get src() {

@@ -21,6 +21,7 @@ pytest_plugins = [
     "tests.axe",
     "tests.bars",
     "tests.browser",
+    "tests.django_site",
     "tests.people",
     "tests.rabbitmq",
     "tests.steps",

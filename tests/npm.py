@@ -8,9 +8,9 @@ from pathlib import Path
 from tests.servers import find_program
 
 
-def install(package: str, folder: Path) -> Path:
-    """Install a package, given as ``name@version``, below a folder; returns where it is."""
+def install(package: str, folder: Path, *others: str) -> Path:
+    """Install a package and some others, given as ``name@version``, below a folder; returns where the first one is."""
     options = ("--silent", "--no-save", "--no-audit", "--no-fund")
-    command = [find_program("npm"), "install", *options, "--prefix", str(folder), package]
+    command = [find_program("npm"), "install", *options, "--prefix", str(folder), package, *others]
     subprocess.run(command, check=True, capture_output=True)
     return folder / "node_modules" / package.rpartition("@")[0]

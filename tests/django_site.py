@@ -1,0 +1,76 @@
+"""A Django site in this process: the pages that a test writes, and the store that it holds in its hand."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import pytest
+from django.contrib.staticfiles.handlers import StaticFilesHandler
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
+from django.urls import include, path
+from dramatiq.brokers.stub import StubBroker
+
+from dramatiq_progress import progress_actor
+from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.stores import Store
+
+ServeShop = Callable[[str, Mapping[str, str], Mapping[str, str]], str]
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve_shop(memory_store: Store, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServeShop]:
+    """Serves a project called `shop`: the code of its views, addresses by view, templates by name. Gives its URL.
+
+    `shop.tasks.import_rows` is an actor whose messages wait, until the test does with them in the store what it wants.
+    """
+    broker = StubBroker(middleware=[ProgressMiddleware()])
+    servers: list[tuple[ThreadedWSGIServer, threading.Thread]] = []
+
+    def serve(views: str, addresses: Mapping[str, str], templates: Mapping[str, str]) -> str:
+        tasks = _module(monkeypatch, "shop.tasks")
+        tasks.import_rows = progress_actor(broker=broker, actor_name="import_rows")(lambda path: None)
+        made = _module(monkeypatch, "shop.views")
+        exec(compile(views, "views.py", "exec"), vars(made))  # noqa: S102 - the documentation's own code
+        urls = _module(monkeypatch, "shop.urls")
+        urls.urlpatterns = [path("progress/", include("dramatiq_progress.urls"))]
+        urls.urlpatterns += [path(where, vars(made)[_view(name)], name=name) for name, where in addresses.items()]
+        settings.ROOT_URLCONF = "shop.urls"
+        loaders = [("django.template.loaders.locmem.Loader", dict(templates))]
+        settings.TEMPLATES = [
+            {"BACKEND": "django.template.backends.django.DjangoTemplates", "OPTIONS": {"loaders": loaders}}
+        ]
+        server = ThreadedWSGIServer(("127.0.0.1", 0), _QuietHandler)
+        server.set_app(StaticFilesHandler(WSGIHandler()))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_port}"
+
+    monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
+    yield serve
+    for server, thread in servers:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    broker.close()
+
+
+def _module(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
+    made = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, made)
+    return made
+
+
+def _view(name: str) -> str:
+    # The name of an address is its view's, but for what is a word of Python's.
+    return {"import": "follow"}.get(name, name)

@@ -1,0 +1,258 @@
+"""The recipes of docs/pages.md, as they stand there, with the real libraries in a real browser."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, Request, expect
+
+from dramatiq_progress import State
+from dramatiq_progress.stores import Store
+from tests import npm
+from tests.bars import expect_state, part
+from tests.django_site import ServeShop
+from tests.servers import ROOT
+from tests.streaming_site import begin, report
+
+HTMX = {"htmx2": "htmx.org@2.0.11", "htmx4": "htmx.org@4.0.1"}
+PACKAGES = [
+    *(f"{name}@npm:{package}" for name, package in HTMX.items()),
+    "idiomorph@0.8.0",
+    "react@19.3.1",
+    "react-dom@19.3.1",
+    "esbuild@0.28.2",
+]
+
+ADDRESSES = {"start": "start/", "import": "import/<str:message_id>/"}
+HOME = "def home(request):\n    return render(request, 'home.html')\n"
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the packages."""
+    return npm.install("@hotwired/turbo@8.0.23", tmp_path_factory.mktemp("npm"), *PACKAGES).parents[1]
+
+
+def recipe(section: str) -> dict[str, str]:
+    """The code of a section by the name of its file, which the first line gives."""
+    text = (ROOT / "docs" / "pages.md").read_text()
+    body = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```\w+\n(.*?)```", body, re.DOTALL)
+    return {re.findall(r"[\w.]+\.\w+", block.partition("\n")[0])[0]: block for block in blocks}
+
+
+def give(page: Page, address: str, file: Path) -> None:
+    """Have a library where the page wants it."""
+    page.route(f"**/static/{address}", lambda route: route.fulfill(path=file, content_type="text/javascript"))
+
+
+class Asked:
+    """The paths that a page has asked for."""
+
+    def __init__(self, page: Page) -> None:
+        self.paths: list[str] = []
+        page.on("request", self._note)
+
+    def _note(self, request: Request) -> None:
+        self.paths.append("/" + request.url.split("/", 3)[3])
+
+    def settle(self, page: Page) -> int:
+        """How many requests for progress there were, when all have been sent."""
+        page.evaluate("fetch('/after-all-others/')")
+        return len([path for path in self.paths if path.startswith("/progress/")])
+
+
+def bar_of(page: Page) -> Locator:
+    return page.locator("dramatiq-progress")
+
+
+def id_of(bar: Locator) -> str:
+    """The message that a bar is of."""
+    return str(bar.get_attribute("src")).split("/")[2]
+
+
+def post(page: Page, url: str) -> None:
+    """As a form of the page that is not shown in the recipe."""
+    page.goto(f"{url}/progress/")
+    page.evaluate(
+        "document.body.innerHTML = '<form method=post action=/start/><input name=path>'; document.forms[0].submit()"
+    )
+    page.wait_for_url("**/import/*/")
+
+
+def test_plain_django(serve_shop: ServeShop, memory_store: Store, page: Page) -> None:
+    code = recipe("Plain Django")
+    url = serve_shop(code["views.py"], ADDRESSES, code)
+    post(page, url)
+    bar = bar_of(page)
+    expect_state(bar, "enqueued")
+    attempt = begin(memory_store, id_of(bar))
+    expect_state(bar, "running")
+    report(memory_store, attempt, 2500)
+    page.reload()
+    expect(bar.get_by_role("progressbar", name="Import")).to_have_attribute("aria-valuenow", "25")
+    memory_store.finish(attempt, state=State.DONE, fields={"result": '"All there"'})
+    expect(part(bar, "note")).to_have_text("All there")
+
+
+@pytest.mark.parametrize("version", HTMX)
+def test_htmx(serve_shop: ServeShop, memory_store: Store, page: Page, modules: Path, version: str) -> None:
+    code = recipe("htmx")
+    addresses = {"shop": "", "start": "start/", "rows": "rows/"}
+    url = serve_shop(code["views.py"], addresses, {**code, "rows.html": "<p>Rows</p>"})
+    give(page, "htmx.min.js", modules / version / "dist" / "htmx.min.js")
+    asked = Asked(page)
+    page.goto(url)
+    expect(page.get_by_text("Rows")).to_be_visible()
+    bar = bar_of(page)
+    for state in (State.DONE, State.FAILED):
+        page.get_by_role("button", name="Import").click()
+        expect_state(bar, "enqueued")
+        attempt = begin(memory_store, id_of(bar))
+        expect_state(bar, "running")
+        memory_store.finish(attempt, state=state)
+        expect_state(bar, state.value)
+    settled = asked.settle(page)
+    assert asked.paths.count("/rows/") == 2  # at first, and when the first import was done
+    page.evaluate("document.getElementById('import').replaceChildren()")
+    assert asked.settle(page) == settled
+
+
+def test_htmx_settles_the_attributes_of_a_bar_with_an_id(
+    serve_shop: ServeShop, memory_store: Store, page: Page, modules: Path
+) -> None:
+    """htmx 2 lets new content begin with the attributes of the old, and takes them away after a while."""
+    code = recipe("htmx")
+    code["bar.html"] = code["bar.html"].replace("label=", 'id="bar" label=')
+    url = serve_shop(code["views.py"], {"shop": "", "start": "start/", "rows": "rows/"}, {**code, "rows.html": ""})
+    give(page, "htmx.min.js", modules / "htmx2" / "dist" / "htmx.min.js")
+    page.goto(url)
+    bar = bar_of(page)
+    page.get_by_role("button", name="Import").click()
+    expect_state(bar, "enqueued")
+    first = id_of(bar)
+    memory_store.finish(begin(memory_store, first), state=State.DONE)
+    expect_state(bar, "done")
+    page.get_by_role("button", name="Import").click()
+    expect(bar).not_to_have_attribute("src", f"/progress/{first}/")
+    expect(bar).not_to_have_class(re.compile("htmx"))
+    expect_state(bar, "enqueued")
+    expect(bar).to_have_attribute("indeterminate", "")
+
+
+def test_a_morph_of_htmx_keeps_a_bar_with_an_id(
+    serve_shop: ServeShop, memory_store: Store, page: Page, modules: Path
+) -> None:
+    code = recipe("htmx")
+    morphed = (
+        "{% load dramatiq_progress static %}<!doctype html><title>Morph</title>{% dramatiq_progress_script %}"
+        "<script src=\"{% static 'htmx.min.js' %}\"></script><script src=\"{% static 'idiomorph-ext.js' %}\"></script>"
+        '<body hx-ext="morph"><button hx-get="/" hx-target="body" hx-swap="morph:innerHTML">Again</button>'
+        '<p>{% now "u" %}</p>{% dramatiq_progress "m1" id="bar" %}'
+    )
+    attempt = begin(memory_store)
+    report(memory_store, attempt, 2500)
+    url = serve_shop(code["views.py"], {"shop": ""}, {"shop.html": morphed})
+    give(page, "htmx.min.js", modules / "htmx2" / "dist" / "htmx.min.js")
+    give(page, "idiomorph-ext.js", modules / "idiomorph" / "dist" / "idiomorph-ext.js")
+    page.goto(url)
+    bar = bar_of(page)
+    expect_state(bar, "running")
+    bar.evaluate("bar => { window.first = bar }")
+    stamp = page.locator("p").inner_text()
+    page.get_by_role("button", name="Again").click()
+    expect(page.locator("p")).not_to_have_text(stamp)
+    assert bar.evaluate("bar => bar === window.first")
+    expect_state(bar, "running")
+    report(memory_store, attempt, 5000)
+    expect(bar.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "50")
+
+
+def test_turbo(serve_shop: ServeShop, memory_store: Store, page: Page, modules: Path) -> None:
+    code = recipe("Turbo")
+    views = recipe("Plain Django")["views.py"] + HOME
+    home = (
+        "{% load dramatiq_progress static %}<!doctype html><title>Home</title>{% dramatiq_progress_script %}"
+        '<script type="module" src="{% static \'turbo.js\' %}"></script><body>At home'
+    )
+    url = serve_shop(views, {**ADDRESSES, "home": ""}, {**code, "home.html": home})
+    give(page, "turbo.js", modules / "@hotwired" / "turbo" / "dist" / "turbo.es2017-esm.js")
+    asked = Asked(page)
+    post(page, url)
+    bar = bar_of(page)
+    expect_state(bar, "enqueued")
+    attempt = begin(memory_store, id_of(bar))
+    report(memory_store, attempt, 2500)
+    expect_state(bar, "running")
+    page.evaluate("window.sameDocument = true")
+
+    page.get_by_role("link", name="Home").click()
+    expect(page.get_by_text("At home")).to_be_visible()
+    left = asked.settle(page)
+    page.go_back()
+    expect_state(bar, "running")
+    expect(bar).to_have_count(1)
+    expect(bar.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "25")
+    assert asked.settle(page) > left
+
+    bar.evaluate("bar => { window.first = bar; bar.dataset.mine = 'here' }")
+    page.evaluate("Turbo.session.refresh(location.href)")
+    # The morph takes away what the server did not write.
+    expect(bar).not_to_have_attribute("data-mine", "here")
+    assert bar.evaluate("bar => bar === window.first")
+    expect_state(bar, "running")
+    expect(bar.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "25")
+
+    memory_store.finish(attempt, state=State.DONE, fields={"result": '"/"'})
+    expect(page.get_by_text("At home")).to_be_visible()
+    assert page.evaluate("window.sameDocument")
+
+
+REACT = """
+  import { StrictMode } from "react";
+  import { createRoot } from "react-dom/client";
+  import { Import } from "./import.jsx";
+
+  const root = createRoot(document.getElementById("root"));
+  window.render = (messageId) => root.render(<StrictMode>{messageId && <Import messageId={messageId} />}</StrictMode>);
+"""
+
+
+def test_react(serve_shop: ServeShop, memory_store: Store, page: Page, modules: Path, tmp_path: Path) -> None:
+    code = recipe("React")
+    (tmp_path / "import.jsx").write_text(code["import.jsx"])
+    (tmp_path / "page.jsx").write_text(REACT)
+    (tmp_path / "node_modules").symlink_to(modules)
+    bundle = tmp_path / "page.js"
+    command = [str(modules / ".bin" / "esbuild"), "page.jsx", "--bundle", "--jsx=automatic", f"--outfile={bundle}"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    home = (
+        "{% load dramatiq_progress static %}<!doctype html><title>React</title>{% dramatiq_progress_script %}"
+        "<body><div id=root></div><script src=\"{% static 'page.js' %}\"></script>"
+    )
+    url = serve_shop("from django.shortcuts import render\n" + HOME, {"home": ""}, {"home.html": home})
+    give(page, "page.js", bundle)
+    attempts = [begin(memory_store, message_id) for message_id in ("m1", "m2")]
+    asked = Asked(page)
+    page.goto(url)
+    page.evaluate("render('m1')")
+    bar = bar_of(page)
+    expect_state(bar, "running")
+    expect(page.get_by_text("You may leave this page.")).to_be_visible()
+    bar.evaluate("bar => { window.first = bar }")
+    page.evaluate("render('m2')")
+    expect(bar).to_have_attribute("src", "/progress/m2/")
+    assert bar.evaluate("bar => bar === window.first")
+    report(memory_store, attempts[1], 5000)
+    expect(bar.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "50")
+    memory_store.finish(attempts[1], state=State.DONE)
+    expect(page.get_by_text("It has ended.")).to_be_visible()
+    page.evaluate("render('m1')")
+    expect_state(bar, "running")
+    page.evaluate("render('')")
+    expect(bar).to_have_count(0)
+    settled = asked.settle(page)
+    assert asked.settle(page) == settled

@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from dramatiq_progress.fallback import markup
+from dramatiq_progress.progress import Progress, State
 from tests.axe import Found
-from tests.bars import OpenBar, answer, expect_state, part
+from tests.bars import HEAD, OpenBar, answer, expect_state, part
 from tests.looks import LOOKS, NEVER, Look, open_looks
 from tests.scripted_site import ScriptedSite
 
 SCHEMES = ["light", "dark"]
+#: axe takes a page that names no background for a white one.
+ON_CANVAS = "<style>body { background: Canvas; color: CanvasText }</style>"
 DIRECTIONS = ['lang="en"', 'lang="ar" dir="rtl"']
 
 
@@ -27,8 +31,7 @@ def test_axe_finds_nothing_in_any_state(
 ) -> None:
     """And leaves nothing to a person to judge."""
     page.emulate_media(color_scheme=scheme)
-    # axe takes a page that names no background for a white one.
-    open_looks(page, site, root=root, style="<style>body { background: Canvas; color: CanvasText }</style>")
+    open_looks(page, site, root=root, style=ON_CANVAS)
     page.clock.resume()
     found = run_axe(page)
     assert found.violations == {}
@@ -43,6 +46,33 @@ def test_axe_would_find_something(run_axe: Callable[[Page], Found], open_bar: Op
     expect_state(bar, "running")
     part(bar, "track").evaluate("track => track.removeAttribute('aria-label')")
     assert {"aria-progressbar-name", "color-contrast"} <= set(run_axe(bar.page).violations)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_axe_finds_nothing_where_there_is_no_javascript(
+    run_axe: Callable[[Page], Found], site: ScriptedSite, page: Page, scheme: Any
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    show_fallback(site, page, 'lang="en"', list(State))
+    found = run_axe(page)
+    assert found.violations == found.incomplete == {}
+    assert any("1,200 of 5,000" in html for html in found.passes["color-contrast"])
+
+
+def show_fallback(site: ScriptedSite, page: Page, root: str, states: list[State]) -> None:
+    """What the template tag has in a bar, in a page whose module does not come."""
+    said = [
+        Progress(id="m1", actor="work", queue="default", state=each, current=1200, total=5000, description="Importing")
+        for each in states
+    ]
+    bars = "".join(f"<dramatiq-progress>{markup(each, label=each.state)}</dramatiq-progress>" for each in said)
+    # A browser with JavaScript, as axe needs one, waits for the module before it shows what is there without.
+    style = f"{ON_CANVAS}<style>dramatiq-progress > * {{ animation-delay: 0s }}</style>"
+    head = HEAD.replace('lang="en"', root)
+    page.route("**/dramatiq-progress.js", lambda route: route.abort())
+    site.html = f"{head}<title>Bars</title>{style}<main><h1>Bars</h1>{bars}</main>"
+    page.goto(site.url)
+    expect(page.get_by_role("progressbar").first).to_be_visible()
 
 
 # ---- What a screen reader is told ----
@@ -314,6 +344,35 @@ def test_nothing_is_cut_off_or_covered(site: ScriptedSite, page: Page, width: in
     for look in [*LOOKS, *LONG]:
         assert (look.name, _bar(page, look).evaluate(MISFITS)) == (look.name, [])
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+
+
+#: Whether the first letter stands to the left of the second, and where the line ends, as parts of the bar's width.
+ENDS = """(element) => {
+  const bar = element.getRootNode().host ?? element.parentElement;
+  const { left, right } = bar.getBoundingClientRect();
+  const letter = (at) => {
+    const range = document.createRange();
+    range.setStart(element.firstChild, at);
+    range.setEnd(element.firstChild, at + 1);
+    return range.getBoundingClientRect();
+  };
+  const last = element.textContent.length - 1;
+  return [letter(0).left < letter(last).left, Math.abs(right - letter(last).right) < 1];
+}"""
+
+
+def test_english_in_a_page_from_the_right_is_read_from_the_left_and_stands_at_the_right(
+    open_bar: OpenBar, site: ScriptedSite, page: Page
+) -> None:
+    site.say(answer("running", poll_after=NEVER))
+    bar = open_bar('dir="rtl"')
+    expect(part(bar, "text")).to_have_text("1,200 of 5,000. Importing")
+    assert part(bar, "text").evaluate(ENDS) == [True, True]
+    show_fallback(site, page, 'lang="ar" dir="rtl"', [State.DONE])
+    assert page.locator("dramatiq-progress > span").evaluate(ENDS) == [True, True]
+    show_fallback(site, page, 'lang="ar" dir="rtl"', [State.RUNNING])
+    is_from_the_left, _ = page.locator("dramatiq-progress > span").evaluate(ENDS)
+    assert is_from_the_left
 
 
 # ---- No motion ----

@@ -29,6 +29,8 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from .convoy import Convoy
+
 #: What says that a server cannot be reached, or is not (or no longer) the one to write to; any other error is its
 #: answer to one command.
 UNREACHABLE = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, ClusterDownError, OSError)
@@ -98,8 +100,12 @@ class OneServer(Servers):
         self.client = make_client()
         self.address = address
         self.watchers = watchers
+        self._convoy = Convoy(self._exchange)
 
     def send(self, requests: Sequence[Request]) -> list[Any]:
+        return self._convoy.send(requests)
+
+    def _exchange(self, requests: Sequence[Request]) -> list[Any]:
         try:
             return _pipeline(self.client, requests)
         except (RedisError, OSError) as error:

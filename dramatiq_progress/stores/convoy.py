@@ -1,0 +1,115 @@
+"""Requests of many threads in one round trip: whoever finds a way free takes along all that wait.
+
+One thread alone waits for nobody. Of eight that end their messages at about the same time, the first ones go, and the
+next takes the others along: a round trip costs far more processor time than a request in it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+Request = TypeVar("Request")
+
+#: Sends all in one round trip, and returns the answer of each; what went wrong on the way is an answer too.
+Exchange = Callable[[Sequence[Request]], list[Any]]
+
+#: How many round trips of a process are under way at the same time: with one, a thread would wait for half of another's
+#: before its own, which a distant server makes long.
+WAYS = 2
+#: A thread that has waited so long goes by itself: whoever was to take it along may have been interrupted.
+PATIENCE_SECONDS = 2.0
+
+
+class _Parcel(Generic[Request]):
+    """What one thread sends.
+
+    Attributes:
+      answers: Those that it got.
+      ready: Locked until there are answers, or until it is the one to go.
+      goes: Its thread has a way.
+      is_left: Its thread waits no longer.
+    """
+
+    __slots__ = ("answers", "goes", "is_left", "ready", "requests")
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.requests = requests
+        self.answers: list[Any] | None = None
+        self.goes = self.is_left = False
+        self.ready = threading.Lock()
+        self.ready.acquire()
+
+
+class Convoy(Generic[Request]):
+    """Carries the requests of all threads of a process; those of one thread stay in order and together.
+
+    A thread may be interrupted anywhere, as Dramatiq's time limits do it. Requests that it took along are then sent
+    again, and may come to the server twice; so may those of a thread that lost its patience.
+
+    Parameters:
+      exchange: Sends requests and returns the answer of each. It may be called by several threads at once.
+    """
+
+    def __init__(self, exchange: Exchange[Request]) -> None:
+        self._exchange = exchange
+        self._mutex = threading.Lock()
+        self._free_ways = WAYS
+        self._waiting: deque[_Parcel[Request]] = deque()
+
+    def send(self, requests: Sequence[Request]) -> list[Any]:
+        """The answer of each request."""
+        mine = _Parcel(requests)
+        try:
+            with self._mutex:
+                if self._free_ways > 0:
+                    self._free_ways -= 1
+                    mine.goes = True
+                else:
+                    self._waiting.append(mine)
+            if not mine.goes and not mine.ready.acquire(timeout=PATIENCE_SECONDS):
+                self._lose_patience(mine)
+            if mine.answers is None:
+                self._go(mine)
+            return mine.answers or []
+        finally:
+            self._leave(mine)
+
+    def _lose_patience(self, mine: _Parcel[Request]) -> None:
+        with self._mutex:
+            if not mine.goes:
+                # One way more than there are: the one that it takes has never been given back.
+                mine.goes = True
+                if mine in self._waiting:
+                    self._waiting.remove(mine)
+
+    def _go(self, mine: _Parcel[Request]) -> None:
+        with self._mutex:
+            parcels = [mine, *self._waiting]
+            self._waiting.clear()
+        try:
+            answers = iter(self._exchange([request for parcel in parcels for request in parcel.requests]))
+            for parcel in parcels:
+                parcel.answers = [next(answers) for _ in parcel.requests]
+        finally:
+            with self._mutex:
+                for parcel in parcels[1:]:
+                    if parcel.answers is None:
+                        self._waiting.append(parcel)
+                    else:
+                        parcel.ready.release()
+
+    def _leave(self, mine: _Parcel[Request]) -> None:
+        with self._mutex:
+            mine.is_left = True
+            if not mine.goes:
+                return
+            while self._waiting:
+                following = self._waiting.popleft()
+                if not following.is_left:
+                    following.goes = True
+                    following.ready.release()
+                    return
+            self._free_ways = min(self._free_ways + 1, WAYS)

@@ -4,7 +4,7 @@
 PYTHON ?=
 VENV := .venv
 
-.PHONY: demo test soak bench pictures messages lint types check clean
+.PHONY: demo test soak bench load pictures messages lint types check clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(VENV)/bin/python -m example.demo
@@ -19,10 +19,20 @@ soak: $(VENV)/test.stamp
 	sh tools/system-packages.sh
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(VENV)/bin/pytest tests/faults/test_soak.py $(PYTEST_ARGS)
 
-# Measures what progress costs, side by side with what people use today, in an environment of its own.
-bench:
-	sh tools/make-venv.sh $(VENV)-bench bench $(PYTHON)
+# Measures what progress costs, side by side with what people use today, in environments of its own: a second one has
+# another Python, where this machine has it. About ten minutes.
+bench: bench-environments
 	$(VENV)-bench/bin/python -m benchmarks $(QUESTIONS)
+
+# Holds 10,000 streams on one uvicorn process.
+load: bench-environments
+	$(VENV)-bench/bin/python -m benchmarks.streams_load
+
+.PHONY: bench-environments
+bench-environments:
+	sh tools/system-packages.sh wrk
+	sh tools/make-venv.sh $(VENV)-bench bench $(PYTHON)
+	second=$$(sh tools/find-python.sh 3.13) || exit 0; sh tools/make-venv.sh $(VENV)-bench-second bench "$$second"
 
 # Writes the texts of dramatiq_progress/texts.py into each language's django.po, and compiles it.
 messages: $(VENV)/test.stamp
@@ -47,4 +57,4 @@ $(VENV)/%.stamp: pyproject.toml tools/make-venv.sh
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench .nox .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build example/var
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-bench-second .nox .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build example/var

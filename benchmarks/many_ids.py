@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from benchmarks.measuring import compare, report, seconds, store
+from benchmarks.serving import WSGI_SERVERS, getting, serving
 
 MESSAGES = 100
 REQUESTS = 500
@@ -13,13 +14,12 @@ REQUESTS = 500
 def main() -> None:
     with store(), ExitStack() as stack:
         from benchmarks.running import running
-        from benchmarks.serving import getting, gunicorn
 
         ids = [f"{i:08x}-9f3b-4d2e-8a51-0c6f2b7d1e94" for i in range(MESSAGES)]
         for i, message_id in enumerate(ids):
             stack.enter_context(running(message_id)).set_progress(1200 + i, 5000, "Importing rows")
-        port = stack.enter_context(gunicorn("--worker-class", "gthread", "--threads", "4"))
-        get = stack.enter_context(getting(port))
+        server = stack.enter_context(serving(WSGI_SERVERS["gunicorn"]))
+        get = stack.enter_context(getting(server.port))
 
         def milliseconds(path: str) -> float:
             get(path)

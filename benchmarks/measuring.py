@@ -25,7 +25,8 @@ class Row:
       question: Its number and words.
       unit: What the figures are in.
       figures: What each side measured, a figure for each round.
-      ratio: Of the medians, the first side by the second; or the one figure itself, when there is one side.
+      ratio: Of the medians, the first side by the second; or the one figure itself, when there is one side. None where
+        nothing could be measured.
       bar: What the ratio is held against; `at_most` says from which side.
     """
 
@@ -37,13 +38,15 @@ class Row:
     bar_unit: str = "times"
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         medians = [statistics.median(figures) for figures in self.figures.values()]
+        if not medians:
+            return None
         return medians[0] / medians[1] if len(medians) > 1 else medians[0]
 
     @property
     def is_met(self) -> bool | None:
-        if self.bar is None:
+        if self.bar is None or self.ratio is None:
             return None
         return self.ratio <= self.bar if self.at_most else self.ratio >= self.bar
 
@@ -52,7 +55,8 @@ class Row:
         sides = "; ".join(f"{side} {_spread(figures)} {self.unit}" for side, figures in self.figures.items())
         verdict = {True: "met", False: "**not met**", None: ""}[self.is_met]
         bar = "" if self.bar is None else f"{'≤' if self.at_most else '≥'} {self.bar:,g} {self.bar_unit}"
-        return f"| {self.question} | {sides} | {self.ratio:,.3g} {self.bar_unit} | {bar} | {verdict} |"
+        ratio = "not measured" if self.ratio is None else f"{self.ratio:,.3g} {self.bar_unit}".rstrip()
+        return f"| {self.question} | {sides} | {ratio} | {bar.rstrip()} | {verdict} |"
 
 
 def compare(question: str, unit: str, sides: Mapping[str, Measure], **bar: object) -> Row:

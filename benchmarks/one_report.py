@@ -8,20 +8,14 @@ OURS, THEIRS = 1_000_000, 2_000
 
 
 def main() -> None:
-    with store() as url:
-        from celery import Celery
+    with store():
         from celery_progress.backend import ProgressRecorder
 
+        from benchmarks.celery_app import reporting
         from benchmarks.running import running
 
-        app = Celery("benchmark", broker="memory://", backend=url)
-
-        @app.task(bind=True)
-        def task(self: object) -> None:
-            pass
-
-        task.push_request(id="one-report")
-        recorder = ProgressRecorder(task)
+        reporting.push_request(id="one-report")
+        recorder = ProgressRecorder(reporting)
 
         def set_progress() -> float:
             with running() as observer:

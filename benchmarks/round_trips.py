@@ -1,76 +1,100 @@
-"""3. How often a process talks to the store while its actors report as fast as they can, as the server counts it."""
+"""3. How often a process talks to the store while its actors report as fast as they can.
+
+The server counts the calls of scripts. Round trips are counted where they leave the process, since the server counts
+reads of its sockets, and reads a pipeline of 100 reports in several pieces.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
-from benchmarks.measuring import compare, report, store
+from benchmarks.measuring import ROUNDS, Row, report, store
 
 SECONDS = 5.0
+#: One in each interval, and a tenth for the one that is under way at the beginning.
+AT_MOST = 1.1
+
+
+class Counters(NamedTuple):
+    """What happened in `SECONDS`."""
+
+    round_trips: int
+    scripts: int
+
+
+@contextmanager
+def counted_round_trips() -> Iterator[list[int]]:
+    """A list that gets the number of commands of each round trip of this process to the store."""
+    from dramatiq_progress.stores import get_store
+
+    servers = get_store()._servers  # type: ignore[attr-defined]
+    send, found = servers.send, []
+
+    def counting(requests: Sequence[object]) -> object:
+        found.append(len(requests))
+        return send(requests)
+
+    servers.send = counting
+    try:
+        yield found
+    finally:
+        del servers.send
+
+
+def script_calls(client: Any) -> int:
+    commands = client.info("commandstats")
+    return sum(each["calls"] for name, each in commands.items() if name.startswith("cmdstat_eval"))
+
+
+def counted_while_reporting(client: Any, actors: int) -> Counters:
+    """What it costs that so many actors report as fast as they can."""
+    from benchmarks.running import running
+    from dramatiq_progress import ProgressObserver
+
+    stopping = threading.Event()
+
+    def work(observer: ProgressObserver) -> None:
+        current = 0
+        while not stopping.is_set():
+            current += 1
+            observer.set_progress(current)
+
+    with ExitStack() as stack:
+        observers = [stack.enter_context(running()) for _ in range(actors)]
+        threads = [threading.Thread(target=work, args=[each]) for each in observers]
+        before = script_calls(client)
+        with counted_round_trips() as round_trips:
+            for thread in threads:
+                thread.start()
+            time.sleep(SECONDS)
+            found = Counters(len(round_trips), script_calls(client) - before)
+        stopping.set()
+        for thread in threads:
+            thread.join()
+    return found
 
 
 def main() -> None:
     with store() as url:
         import redis
 
-        from benchmarks.running import running
         from dramatiq_progress.conf import configuration
-        from dramatiq_progress.recorder import get_recorder
 
         intervals = SECONDS / configuration().flush_interval
         with redis.Redis.from_url(url) as client:
-
-            def counted(actors: int) -> tuple[float, float]:
-                """Reads of the server's socket, and script calls for each actor; both in a flush interval."""
-                stopping = threading.Event()
-
-                def work(observer: object) -> None:
-                    current = 0
-                    while not stopping.is_set():
-                        current += 1
-                        observer.set_progress(current)  # type: ignore[attr-defined]
-
-                with ExitStack() as stack:
-                    observers = [stack.enter_context(running()) for _ in range(actors)]
-                    threads = [threading.Thread(target=work, args=[each]) for each in observers]
-                    before = figures()
-                    for thread in threads:
-                        thread.start()
-                    time.sleep(SECONDS)
-                    after = figures()
-                    stopping.set()
-                    for thread in threads:
-                        thread.join()
-                # The two looks at the figures are reads themselves.
-                return (after[0] - before[0] - 1) / intervals, (after[1] - before[1]) / intervals / actors
-
-            def figures() -> tuple[int, int]:
-                calls = client.info("commandstats")
-                scripts = sum(each["calls"] for name, each in calls.items() if name.startswith("cmdstat_eval"))
-                return int(client.info("stats")["total_reads_processed"]), scripts
-
             for actors in (1, 10, 100):
-                found: list[tuple[float, float]] = []
-
-                def round_trips(actors: int = actors, found: list[tuple[float, float]] = found) -> float:
-                    found.append(counted(actors))
-                    return found[-1][0]
-
-                title = f"{actors} reporting actors"
-                trips = compare(f"3. round trips in a flush interval, {title}", "", {"process": round_trips}, bar=1.1)
-                scripts = iter([each[1] for each in found])
-                calls = compare(
-                    f"3. script calls of an actor in a flush interval, {title}",
-                    "",
-                    {"actor": lambda scripts=scripts: next(scripts)},  # type: ignore[misc]
-                    bar=1.1,
+                found = [counted_while_reporting(client, actors) for _ in range(ROUNDS)]
+                of_process = [each.round_trips / intervals for each in found]
+                of_actor = [each.scripts / intervals / actors for each in found]
+                title = f"in a flush interval, {actors} reporting actors"
+                report(
+                    Row(f"3. round trips {title}", "", {"process": of_process}, bar=AT_MOST, bar_unit=""),
+                    Row(f"3. script calls of an actor {title}", "", {"actor": of_actor}, bar=AT_MOST, bar_unit=""),
                 )
-                for row in (trips, calls):
-                    row.bar_unit = ""
-                report(trips, calls)
-        get_recorder().stop()
 
 
 if __name__ == "__main__":

@@ -1,30 +1,51 @@
-"""A real web server for the views, and a client that keeps its connection."""
+"""Real web servers for the views, each with one worker, and a client that keeps its connection."""
 
 from __future__ import annotations
 
 import http.client
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import NamedTuple
+
+from benchmarks.processes import process
+
+#: A WSGI server by its name: the options after its module, up to the port.
+WSGI_SERVERS = {
+    "gunicorn": "gunicorn --worker-class gthread --threads 4 --log-level error benchmarks.wsgi --bind 127.0.0.1:{port}",
+    "granian": "granian --interface wsgi --blocking-threads 4 --no-access-log --log-level error "
+    "benchmarks.wsgi:application --host 127.0.0.1 --port {port}",
+}
+START_SECONDS = 30
+
+
+class Server(NamedTuple):
+    """A server that answers; `pid` is that of its first process."""
+
+    port: int
+    pid: int
 
 
 @contextmanager
-def gunicorn(*options: str) -> Iterator[int]:
-    """Django's WSGI application in one gunicorn worker process; gives its port."""
+def serving(command: str) -> Iterator[Server]:
+    """A server as a module of Python with its options, in which ``{port}`` is filled in."""
+    port = free_port()
+    with process(sys.executable, "-m", *command.format(port=port).split()) as pid:
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(port):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{command} does not answer")
+            time.sleep(0.05)
+        yield Server(port, pid)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--log-level", "error", *options]
-    with subprocess.Popen([*command, "benchmarks.wsgi"]) as server:
-        try:
-            while not _answers(port):
-                time.sleep(0.05)
-            yield port
-        finally:
-            server.terminate()
+        return int(probe.getsockname()[1])
 
 
 def _answers(port: int) -> bool:
@@ -32,17 +53,20 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+Answer = tuple[http.client.HTTPResponse, bytes]
+
+
 @contextmanager
-def getting(port: int) -> Iterator[Callable[[str], bytes]]:
-    """A function that gets a path over one connection."""
+def getting(port: int) -> Iterator[Callable[..., Answer]]:
+    """A function that gets a path, with headers, over one connection: the response and its body."""
     with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
 
-        def get(path: str) -> bytes:
-            connection.request("GET", path)
+        def get(path: str, **headers: str) -> Answer:
+            connection.request("GET", path, headers={name.replace("_", "-"): text for name, text in headers.items()})
             response = connection.getresponse()
             body = response.read()
-            if response.status != 200:
+            if response.status not in (200, 304):
                 raise RuntimeError(f"{path}: {response.status} {body[:200]!r}")
-            return body
+            return response, body
 
         yield get

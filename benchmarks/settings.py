@@ -1,17 +1,33 @@
-"""The Django settings of the benchmarks; the store is chosen by each of them."""
+"""The Django settings of the benchmarks: the benchmark chooses the store and the broker, by environment."""
 
 import os
+from typing import Any
 
 SECRET_KEY = "only for benchmarks"  # noqa: S105
 USE_TZ = True
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "benchmarks.urls"
 INSTALLED_APPS = ["django_dramatiq", "dramatiq_progress", "celery_progress"]
-DRAMATIQ_BROKER = {
-    "BROKER": "dramatiq.brokers.stub.StubBroker",
-    "OPTIONS": {},
-    "MIDDLEWARE": ["dramatiq.middleware.Retries", "dramatiq_progress.middleware.ProgressMiddleware"],
-}
+
 STORE_URL = os.environ.get("BENCH_STORE_URL", "")
-DRAMATIQ_PROGRESS = {"OPTIONS": {"url": STORE_URL}} if STORE_URL else {}
-CELERY_RESULT_BACKEND = STORE_URL
+BROKER_URL = os.environ.get("BENCH_BROKER_URL", "")
+CELERY_BROKER_URL = BROKER_URL or "memory://"
+PROGRESS_MIDDLEWARE = "dramatiq_progress.middleware.ProgressMiddleware"
+
+DRAMATIQ_BROKER = {
+    "BROKER": "dramatiq.brokers.redis.RedisBroker" if BROKER_URL else "dramatiq.brokers.stub.StubBroker",
+    "OPTIONS": {"url": BROKER_URL} if BROKER_URL else {},
+    "MIDDLEWARE": [
+        "dramatiq.middleware.AgeLimit",
+        "dramatiq.middleware.TimeLimit",
+        "dramatiq.middleware.Callbacks",
+        "dramatiq.middleware.Pipelines",
+        "dramatiq.middleware.Retries",
+        # Plain Dramatiq is measured without any of this package.
+        *([] if os.environ.get("BENCH_PLAIN") else [PROGRESS_MIDDLEWARE]),
+    ],
+}
+# A machine that is kept busy by all this must not look like an outage.
+DRAMATIQ_PROGRESS: dict[str, Any] = {"OPTIONS": {"url": STORE_URL, "socket_timeout": 5.0}} if STORE_URL else {}
+if "BENCH_LOST_AFTER" in os.environ:
+    DRAMATIQ_PROGRESS["LOST_AFTER"] = float(os.environ["BENCH_LOST_AFTER"])

@@ -1,13 +1,19 @@
-"""1. What one step of `track()` adds to a loop in the actor's thread, against tqdm that writes to nowhere."""
+"""1. What one step of `track()` adds to a loop in the actor's thread, against tqdm that writes to nowhere.
+
+Measured by this Python and, in a process of its own, by that of the second environment that `make bench` makes.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
+from pathlib import Path
 
-from benchmarks.measuring import compare, report, seconds, store
+from benchmarks.measuring import Row, compare, report, seconds, store
 
 STEPS = 5_000_000
+SECOND_ENVIRONMENT = Path(__file__).parent.parent / ".venv-bench-second"
 
 
 def loop(iterable: object) -> None:
@@ -16,6 +22,15 @@ def loop(iterable: object) -> None:
 
 
 def main() -> None:
+    measure()
+    other = SECOND_ENVIRONMENT / "bin" / "python"
+    if other.exists():
+        subprocess.run([other, "-c", "from benchmarks.track_step import measure; measure()"], check=True)
+    else:
+        report(Row("1. one step of track(), Python 3.13: this machine does not have it", "ns", {}))
+
+
+def measure() -> None:
     with store():
         from tqdm import tqdm
 

@@ -1,5 +1,19 @@
-"""The URLs that the servers of the benchmarks answer."""
+"""The URLs that the servers of the benchmarks answer: ours, celery-progress's, and one that does nothing."""
 
+from django.http import HttpRequest, HttpResponse
 from django.urls import include, path
 
-urlpatterns = [path("progress/", include("dramatiq_progress.urls"))]
+#: What an answer of ours is about as long as.
+CONSTANT = b"{" + b"x" * 600 + b"}"
+
+
+def constant(request: HttpRequest, message_id: str) -> HttpResponse:
+    """The same bytes for everybody: what Django and the server cost by themselves."""
+    return HttpResponse(CONSTANT, content_type="application/json")
+
+
+urlpatterns = [
+    path("progress/", include("dramatiq_progress.urls")),
+    path("celery-progress/", include("celery_progress.urls")),
+    path("constant/<str:message_id>/", constant),
+]

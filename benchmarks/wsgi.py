@@ -1,5 +1,7 @@
-"""The WSGI application of the benchmarks."""
+"""The WSGI application of the benchmarks, with the Celery application that celery-progress's view asks."""
 
 from django.core.wsgi import get_wsgi_application
 
 application = get_wsgi_application()
+
+from benchmarks import celery_app  # noqa: E402, F401 - Django first

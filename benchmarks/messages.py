@@ -1,0 +1,124 @@
+"""7. Messages that do nothing: how many a second one worker process works through, and one thread sends.
+
+The messages are sent first. Then a worker starts, and is timed from the first look that finds some of them done to the
+one that finds all done, so that its start is not counted. Broker and progress (or Celery's results) live in one
+Valkey. Each side has eight threads; Celery's prefork has one child.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from benchmarks.measuring import Row, compare, report, store
+from benchmarks.processes import cpu_seconds, process
+
+MESSAGES = 4_000
+THREADS = 8
+LOOK_SECONDS = 0.005
+PATIENCE_SECONDS = 120
+
+DRAMATIQ = "dramatiq django_dramatiq.setup benchmarks.tasks --processes 1"
+CELERY = "celery --app benchmarks.celery_app worker --loglevel ERROR --without-gossip --without-mingle --pool"
+#: The queue of Dramatiq's Redis broker, and what Celery's results are called.
+DRAMATIQ_MESSAGES = "dramatiq:default.msgs"
+
+
+class Side(NamedTuple):
+    """What sends and works: the kind for sending.py, the worker's command, and its environment."""
+
+    kind: str
+    worker: str
+    environment: dict[str, str]
+
+
+WIDE = {"dramatiq_queue_prefetch": "512"}
+PLAIN = {"BENCH_PLAIN": "1"}
+SIDES = {
+    "plain": Side("plain", f"{DRAMATIQ} --threads {THREADS}", PLAIN),
+    "progress": Side("progress", f"{DRAMATIQ} --threads {THREADS}", {}),
+    "plain, prefetch 512": Side("plain", f"{DRAMATIQ} --threads {THREADS}", PLAIN | WIDE),
+    "progress, prefetch 512": Side("progress", f"{DRAMATIQ} --threads {THREADS}", WIDE),
+    "Celery, threads": Side("celery", f"{CELERY} threads --concurrency {THREADS}", {}),
+    "Celery, prefork": Side("celery", f"{CELERY} prefork --concurrency 1", {}),
+}
+
+
+def main() -> None:
+    with store() as url:
+        import redis
+
+        os.environ["BENCH_BROKER_URL"] = url
+        cpu: dict[str, list[float]] = {name: [] for name in SIDES}
+        sends: dict[str, list[float]] = {}
+        sends_cpu: dict[str, list[float]] = {}
+        with redis.Redis.from_url(url) as client:
+
+            def measured(name: str) -> float:
+                client.flushdb()
+                side = SIDES[name]
+                sent = send(side)
+                sends.setdefault(side.kind, []).append(sent["per_second"])
+                sends_cpu.setdefault(side.kind, []).append(sent["cpu"])
+                per_second, cost = worked(side, partial(left, client, side.kind))
+                cpu[name].append(cost)
+                return per_second
+
+            found = compare("", "messages/s", {name: partial(measured, name) for name in SIDES}).figures
+
+    def row(what: str, unit: str, figures: dict[str, list[float]], ours: str, other: str, **bar: Any) -> None:
+        report(Row(f"7. {what}", unit, {ours: figures[ours], other: figures[other]}, **bar))
+
+    for prefetch, bar in (("", 0.9), (", prefetch 512", 0.6)):
+        plain, ours = "plain" + prefetch, "progress" + prefetch
+        row("no-op messages worked through", "messages/s", found, ours, plain, bar=bar, at_most=False)
+        row("worker's processor time for a message", "µs", cpu, ours, plain, bar=1.6)
+    for other in ("Celery, threads", "Celery, prefork"):
+        row("no-op messages worked through", "messages/s", found, "progress", other, bar=2, at_most=False)
+    row("messages sent", "messages/s", sends, "progress", "plain", bar=0.6, at_most=False)
+    row("messages sent", "messages/s", sends, "progress", "celery")
+    row("sender's processor time for a message", "µs", sends_cpu, "progress", "plain", bar=1.6)
+
+
+def send(side: Side) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.sending", side.kind, str(MESSAGES)]
+    environment = os.environ | side.environment
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+    return dict(json.loads(output))
+
+
+def left(client: Any, kind: str) -> int:
+    """How many messages are not done."""
+    if kind != "celery":
+        return int(client.hlen(DRAMATIQ_MESSAGES))
+    # A task that is done has left its result.
+    results = sum(1 for _ in client.scan_iter("celery-task-meta-*", count=10_000))
+    return MESSAGES - results
+
+
+def worked(side: Side, messages_left: Callable[[], int]) -> tuple[float, float]:
+    """Messages a second, and the processor time of one in µs, of a worker of its own."""
+    with process(sys.executable, "-m", *side.worker.split(), **side.environment) as pid:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+
+        def look_until(enough: int) -> tuple[int, float, float]:
+            """How many messages are left as soon as there are so few, and the time and the processor time by then."""
+            while (left := messages_left()) > enough:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"{side.worker}: {left:,} messages are left after {PATIENCE_SECONDS} s")
+                time.sleep(LOOK_SECONDS)
+            return left, time.perf_counter(), cpu_seconds(pid)
+
+        done, began, used_before = look_until(MESSAGES - 1)
+        _, ended, used = look_until(0)
+    return done / (ended - began), (used - used_before) / done * 1e6
+
+
+if __name__ == "__main__":
+    main()

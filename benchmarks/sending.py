@@ -1,0 +1,36 @@
+"""Sends messages as fast as one thread can, in a process of its own, and prints how that went; see messages.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+
+def main() -> None:
+    kind, messages = sys.argv[1], int(sys.argv[2])
+    send = sender(kind)
+    send()  # what the first one loads and connects is not counted
+    began, cpu_began = time.perf_counter(), time.process_time()
+    for _ in range(messages - 1):
+        send()
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu_began
+    print(json.dumps({"per_second": (messages - 1) / seconds, "cpu": cpu / (messages - 1) * 1e6}))
+
+
+def sender(kind: str) -> Callable[[], object]:
+    import django
+
+    django.setup()
+    if kind == "celery":
+        from benchmarks.celery_app import noop
+
+        return noop.delay
+    from benchmarks.tasks import actor
+
+    return actor.send
+
+
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from dramatiq_progress.fallback import markup
@@ -271,6 +273,16 @@ def test_in_forced_colours_every_bar_is_told_by_the_colours_of_the_system(
         assert (colors["outlineStyle"], colors["outlineColor"]) == ("solid", text)
         for color in [color for name, color in colors["marks"] if name == "fill"] + [colors["sign"] or text]:
             assert page.evaluate(CONTRAST, [color, [ground]]) >= 3
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_in_forced_colours_the_length_is_seen_without_javascript(site: ScriptedSite, page: Page, scheme: Any) -> None:
+    page.emulate_media(forced_colors="active", color_scheme=scheme)
+    show_fallback(site, page, 'lang="en"', [State.RUNNING])
+    picture = Image.open(io.BytesIO(page.locator("progress").screenshot())).convert("L")
+    filled, empty = (picture.getpixel((int(picture.width * share), picture.height // 2)) for share in (0.1, 0.5))
+    assert {filled, empty} == {0, 255}
+    assert (filled == 0) == (scheme == "light")
 
 
 # ---- Large text and little room ----

@@ -47,6 +47,8 @@ class Delivery:
         self, order: int, retries_left: int | None = 0, least: int = 1, age: float = 0.0, cancellable: bool = True
     ) -> None:
         self.order, self.retries_left, self.age, self.cancellable = order, retries_left, age, cancellable
+        #: Its record was lost and it wrote a new one, whose beginning is late by as long as that write was on its way.
+        self.has_renewed = False
         options = {"least": least, "token": f"token-{order}", "began_at": time.monotonic() - age}
         options |= {"cancellable": cancellable}
         self.attempts = [Attempt(ID, ACTOR, QUEUE, retries_left, **options) for _ in range(2)]
@@ -147,6 +149,7 @@ class RecordMachine(RuleBasedStateMachine):
             return
         if (lost := self.has_lost(delivery)) and not self.began_before_holder(delivery):
             renewed = replace(delivery.anew(seen), **fields)
+            delivery.has_renewed = True
             answer, after = "renewed", Model(renewed, delivery, delivery, self.model.starts)
         elif delivery is self.model.holder and seen.state is State.RUNNING:
             known = max(seen.version, delivery.attempts[0].version)
@@ -188,6 +191,7 @@ class RecordMachine(RuleBasedStateMachine):
             return
         if (lost := self.has_lost(delivery)) and not self.began_before_holder(delivery):
             base = delivery.anew(seen)
+            delivery.has_renewed = True
         elif not lost and delivery is self.model.holder and seen.state in (State.RUNNING, State.RETRYING):
             base = replace(seen, version=max(seen.version, delivery.attempts[0].version) + 1)
         self.end(delivery, end, base, opens=lost)
@@ -257,10 +261,11 @@ class RecordMachine(RuleBasedStateMachine):
         return self.model.holder is not None and delivery.age > self.model.holder.age
 
     def is_left_out(self, delivery: Delivery) -> bool:
-        """A zombie whose number, counted before a loss, is higher than that of the one that has just overtaken it."""
+        """It lost its record, and no clock can tell whether it or the one that began last is the later one."""
         latest = self.model.latest
-        is_zombie = self.has_lost(delivery) and latest is not None and delivery.order < latest.order
-        return is_zombie and not self.began_before_holder(delivery)
+        if latest is None or delivery is latest or not self.has_lost(delivery) or self.began_before_holder(delivery):
+            return False
+        return delivery.order < latest.order or (latest.has_renewed and delivery.age == latest.age)
 
     def step(self, told: Told, answer: Any, after: Model, opens: bool = False, reports: bool = False) -> None:
         """Tell both stores. What `opens` may leave a final state; what `reports` may lower the percentage."""

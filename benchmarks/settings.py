@@ -29,5 +29,7 @@ DRAMATIQ_BROKER = {
 }
 # A machine that is kept busy by all this must not look like an outage.
 DRAMATIQ_PROGRESS: dict[str, Any] = {"OPTIONS": {"url": STORE_URL, "socket_timeout": 5.0}} if STORE_URL else {}
+# As celery-progress has it: whoever knows the id may read.
+DRAMATIQ_PROGRESS["PERMISSION"] = "dramatiq_progress.permissions.anyone_with_link"
 if "BENCH_LOST_AFTER" in os.environ:
     DRAMATIQ_PROGRESS["LOST_AFTER"] = float(os.environ["BENCH_LOST_AFTER"])

@@ -3,6 +3,7 @@
 from .actors import progress_actor
 from .cancellation import Cancellation, CancelOutcome, acancel, cancel
 from .errors import Cancelled, DramatiqProgressError, InvalidReport, StoreUnavailable, UserFacingError
+from .links import progress_url
 from .observer import ProgressObserver, current_observer
 from .owners import owned_by
 from .progress import Progress, State
@@ -26,4 +27,5 @@ __all__ = [
     "get_progress",
     "owned_by",
     "progress_actor",
+    "progress_url",
 ]

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.apps import AppConfig
+from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import NoReverseMatch, reverse
+from django.utils.module_loading import import_string
 from dramatiq import broker as dramatiq_broker
 from dramatiq.middleware import AsyncIO, Pipelines, Retries
 
@@ -16,6 +18,7 @@ from .actors import is_asynchronous
 from .errors import StoreUnavailable
 from .middleware import ProgressMiddleware
 from .permissions import cancel_permission, read_permission
+from .requests import OwnerMiddleware
 from .stores import get_store
 
 Messages = list[checks.CheckMessage]
@@ -101,6 +104,29 @@ def check_settings(app_configs: Apps, **kwargs: Any) -> Messages:
     except ImproperlyConfigured as error:
         return [checks.Error(str(error), id="dramatiq_progress.E003")]
     return []
+
+
+@checks.register("dramatiq_progress", deploy=True)
+def check_owners(app_configs: Apps, **kwargs: Any) -> Messages:
+    """Whether requests can send messages that belong to nobody; a hint, since a site may want that."""
+    if any(_is_owner_middleware(path) for path in settings.MIDDLEWARE):
+        return []
+    return [
+        checks.Info(
+            "Messages may be sent without an owner: whoever knows the id of one may read its progress.",
+            hint='Add "dramatiq_progress.requests.OwnerMiddleware" to MIDDLEWARE, or see that all is sent inside '
+            "owned_by(request), or set PERMISSION; then silence this.",
+            id="dramatiq_progress.I001",
+        )
+    ]
+
+
+def _is_owner_middleware(path: str) -> bool:
+    try:
+        found = import_string(path)
+    except ImportError:
+        return False  # the server says so when it starts
+    return isinstance(found, type) and issubclass(found, OwnerMiddleware)
 
 
 @checks.register("dramatiq_progress", deploy=True)

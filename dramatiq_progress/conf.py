@@ -31,6 +31,8 @@ class Configuration:
         that Dramatiq's brokers take.
       max_deliveries: How often a message is started before it is failed, when no attempt comes to an end (its
         worker is killed each time). 0: as often as the broker delivers it.
+      max_streams: How many streams a process has at the most; one more is refused, and its bars poll. 0: any number.
+      max_streams_per_client: How many of them are one client's, by the address that the server says. 0: any number.
       permission: Who may read a message: a function of request and `Progress`, its dotted path, or a tuple of one of
         these and a third argument for it. None: `dramatiq_progress.permissions.owner_or_staff`.
       cancel_permission: Who may cancel one, likewise. None: see `dramatiq_progress.permissions.may_cancel`.
@@ -45,6 +47,8 @@ class Configuration:
     finished_ttl: float = 3600.0
     unfinished_ttl: float = 7 * 24 * 3600.0
     max_deliveries: int = 5
+    max_streams: int = 10_000
+    max_streams_per_client: int = 100
     permission: Any = None
     cancel_permission: Any = None
 
@@ -61,8 +65,9 @@ class Configuration:
                 raise _improper(name.upper(), value, "a number of seconds")
             if not SHORTEST_SECONDS <= value <= LONGEST_SECONDS:
                 raise _improper(name.upper(), value, f"from {SHORTEST_SECONDS} to {LONGEST_SECONDS:,} seconds")
-        if type(self.max_deliveries) is not int or self.max_deliveries < 0:
-            raise _improper("MAX_DELIVERIES", self.max_deliveries, "a whole number, 0 for no limit")
+        for name in ("max_deliveries", "max_streams", "max_streams_per_client"):
+            if type(value := getattr(self, name)) is not int or value < 0:
+                raise _improper(name.upper(), value, "a whole number, 0 for no limit")
         for name in ("permission", "cancel_permission"):
             if not _is_permission(given := getattr(self, name)):
                 raise _improper(

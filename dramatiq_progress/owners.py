@@ -76,7 +76,7 @@ class _Request:
         self.is_asked_for_all = is_asked_for_all
 
     def owner(self) -> str:
-        return _beside_event_loop(lambda: _hashed(_identity_of_request(self._request)))
+        return beside_event_loop(lambda: _hashed(_identity_of_request(self._request)))
 
 
 _sender: ContextVar[_Sender | None] = ContextVar("dramatiq_progress_sender", default=None)
@@ -172,7 +172,7 @@ def _sender_for(whom: Any) -> _Sender:
         return _Request(whom, is_asked_for_all=True)
     if not hasattr(whom, "is_authenticated"):
         raise TypeError(f"owned_by() takes a request, a user or None, not {type(whom).__name__}.")
-    identity = _beside_event_loop(lambda: _identity_of_user(whom))
+    identity = beside_event_loop(lambda: _identity_of_user(whom))
     if identity is None:
         raise ValueError(
             "owned_by() was given a user who is anonymous or not saved. Give it the request: its session tells "
@@ -221,7 +221,7 @@ def _has_followers(message: Message[Any] | MessageProxy) -> bool:
     return bool(message.options.get("pipe_target") or message.options.get("group_completion_callbacks"))
 
 
-def _beside_event_loop(find_out: Callable[[], T]) -> T:
+def beside_event_loop(find_out: Callable[[], T]) -> T:
     """Ask sessions and users, which are in the database; Django forbids that in a thread that runs an event loop."""
     try:
         asyncio.get_running_loop()

@@ -17,6 +17,7 @@ from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
 from .conf import SETTING_NAME, configuration
+from .links import linked_ids
 from .owners import owners_of
 from .progress import Progress
 
@@ -61,7 +62,10 @@ def is_staff(request: HttpRequest) -> bool:
 
 
 def may_read(request: HttpRequest, progress: Progress) -> bool:
-    """Whether ``DRAMATIQ_PROGRESS["PERMISSION"]`` lets this request read a message. Not in an event loop's thread."""
+    """Whether this request may read a message: by ``DRAMATIQ_PROGRESS["PERMISSION"]``, or by a signed link.
+
+    Not in an event loop's thread.
+    """
     return bool(readable(request, [progress]))
 
 
@@ -69,7 +73,8 @@ def may_cancel(request: HttpRequest, progress: Progress) -> bool:
     """Whether ``DRAMATIQ_PROGRESS["CANCEL_PERMISSION"]`` lets this request cancel a message that it may read.
 
     By default whoever may read a message that has an owner, and staff only where there is none. That anyone may read
-    it who has the link lets nobody cancel it: then its owner and staff may. Not in an event loop's thread.
+    it who has the link lets nobody cancel it: then its owner and staff may. A signed link never counts. Not in an event
+    loop's thread.
     """
     return _may_cancel(request, [progress]) == [True]
 
@@ -84,17 +89,22 @@ def readable(request: HttpRequest, found: Sequence[Progress | None]) -> list[Pro
     """Those of some messages that this request may read. Not in an event loop's thread."""
     there = [progress for progress in found if progress is not None]
     permission = read_permission()
-    allowed = _ask(permission, request, there)
-    if permission is not anyone_with_link and not (allowed and all(allowed) and len(there) == len(found)):
+    linked = linked_ids(request)
+    asked = [progress for progress in there if progress.id not in linked]
+    allowed = dict(zip([progress.id for progress in asked], _ask(permission, request, asked), strict=True))
+    shown = [progress for progress in there if allowed.get(progress.id, True)]
+    if permission is not anyone_with_link and len(shown) < max(1, len(found)):
         # Not there and not allowed are to be one answer, down to its headers: a session that was looked at leaves
         # `Vary: Cookie`, and one that has expired has its cookie taken away.
         owners_of(request)
-    return [progress for progress, is_allowed in zip(there, allowed, strict=True) if is_allowed]
+    return shown
 
 
-def depends_on_who_asks(progress: Progress) -> bool:
-    """Whether the permission to read this message may end with a session."""
+def depends_on_who_asks(request: HttpRequest, progress: Progress) -> bool:
+    """Whether it takes a session or a user to say if this message may be read. It asks for neither."""
     permission = read_permission()
+    if progress.id in linked_ids(request):
+        return False
     return permission is not anyone_with_link and (permission not in (owner, owner_or_staff) or bool(progress.owner))
 
 

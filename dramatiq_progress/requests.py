@@ -1,15 +1,21 @@
-"""Django middleware: one line that makes every tracked message of a site belong to whoever's request sent it."""
+"""Requests: the Django middleware by which they own what they send, and whoever asks, looked at again in a long one."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.contrib.auth import SESSION_KEY, get_user
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from .owners import sent_by
+
+#: For so long nobody looks at the same session again.
+FRESH_SECONDS = 20.0
 
 
 class OwnerMiddleware:
@@ -37,3 +43,90 @@ class OwnerMiddleware:
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         with sent_by(request):
             return cast(HttpResponseBase, await self.get_response(request))
+
+
+class _Asker(NamedTuple):
+    """A session and its user, as they were found."""
+
+    session: Any
+    user: Any
+    found_at: float
+
+
+class _Askers:
+    """What is known of sessions, so that the streams of one, which are many tabs, ask the database once for all."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # In the order in which they were found.
+        self._known: dict[tuple[type, str], _Asker] = {}
+
+    def find(self, key: tuple[type, str], look: Callable[[], tuple[Any, Any]]) -> _Asker:
+        now = time.monotonic()
+        with self._lock:
+            while self._known and now - next(iter(self._known.values())).found_at >= FRESH_SECONDS:
+                del self._known[next(iter(self._known))]
+            if found := self._known.get(key):
+                return found
+        asker = _Asker(*look(), now)
+        with self._lock:
+            self._known.pop(key, None)
+            self._known[key] = asker
+        return asker
+
+
+_askers = _Askers()
+
+
+def refreshed(request: HttpRequest) -> HttpRequest:
+    """A copy of a request that knows of its session and its user what is true now, or was `FRESH_SECONDS` ago.
+
+    A user who came with the session is found in it again, and is anonymous after a logout, a change of password or in
+    a session that has ended. One who came otherwise, as by a header, is read again by primary key.
+    """
+    again = _copied(request)
+    session, user = getattr(request, "session", None), getattr(request, "user", None)
+    if session is not None and session.session_key:
+        asker = _askers.find((type(session), session.session_key), lambda: _look_again(request))
+        _set_asker(again, asker.session, asker.user)
+    elif user is not None and user.is_authenticated:
+        _set_asker(again, session, _same_user(user))
+    return again
+
+
+def _look_again(request: HttpRequest) -> tuple[Any, Any]:
+    before, user = cast(Any, request).session, getattr(request, "user", None)
+    session = type(before)(before.session_key)
+    if user is None or not user.is_authenticated:
+        return session, user
+    if SESSION_KEY not in before:
+        return session, _same_user(user)
+    again = _copied(request)
+    cast(Any, again).session = session
+    return session, get_user(again)
+
+
+def _copied(request: HttpRequest) -> HttpRequest:
+    # Not copy.copy: what a request leaves out when it is pickled, the copy would lack.
+    made: HttpRequest = object.__new__(type(request))
+    made.__dict__.update(request.__dict__)
+    return made
+
+
+def _same_user(user: Any) -> Any:
+    if not hasattr(user, "_meta"):
+        return user
+    from django.contrib.auth.models import AnonymousUser
+
+    # Not type(user): that may be what Django wraps a user in.
+    found = user._meta.model._default_manager.filter(pk=user.pk).first()
+    return found if found is not None and found.is_active else AnonymousUser()
+
+
+def _set_asker(request: HttpRequest, session: Any, user: Any) -> None:
+    async def auser() -> Any:
+        return user
+
+    cast(Any, request).session = session
+    cast(Any, request).user = user
+    cast(Any, request).auser = auser

@@ -7,10 +7,11 @@ the server is told to stop; whoever is still interested comes again and is told 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from types import FrameType
 from typing import Any
 
@@ -19,6 +20,7 @@ from django.db import connections
 
 from .errors import StoreUnavailable
 from .hub import Hub, all_hubs, encode, get_hub
+from .places import Place
 from .progress import Progress
 
 #: How often something is sent, so that nothing in between takes the connection for dead.
@@ -28,11 +30,19 @@ LIFE_SECONDS = 300.0
 #: How soon a client comes again after its stream has ended; by chance, so that thousands do not come at once.
 RETRY_SECONDS = (0.5, 4.0)
 
+#: How often a stream asks whether its client may still read what it is told; by chance, so that thousands do not ask
+#: at once. With `requests.FRESH_SECONDS` a logout ends it within a minute.
+ASK_AGAIN_SECONDS = (25.0, 35.0)
+
 #: What tells a server to stop.
 SHUTDOWN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 #: What a request may know of messages: `views._read`, for this request.
 Read = Callable[[Sequence[str]], list[Progress]]
+#: Whether it still may: `views._goes_on`.
+GoesOn = Callable[[Sequence[Progress]], Awaitable[bool]]
+
+logger = logging.getLogger(__name__)
 
 
 class EventStream(AsyncIterator[bytes]):
@@ -46,21 +56,46 @@ class EventStream(AsyncIterator[bytes]):
       message_ids: What it watches.
       visible: Those of them that the client may know of, as `read` said.
       read: Says of a message that was not there before whether the client may know of it.
+      goes_on: Says again and again whether the client may still know of what it is told. If not, the stream ends, and
+        whoever comes again is asked anew.
+      place: One of the limited number of streams; it is given back at the end.
     """
 
     # 10,000 of these are to fit into one process.
-    __slots__ = ("_denied", "_ends_at", "_hidden", "_hub", "_is_closed", "_message_ids", "_news", "_read", "_waiter")
+    __slots__ = (
+        "_asks_at",
+        "_denied",
+        "_ends_at",
+        "_goes_on",
+        "_hidden",
+        "_hub",
+        "_is_closed",
+        "_message_ids",
+        "_news",
+        "_place",
+        "_read",
+        "_waiter",
+    )
 
-    def __init__(self, message_ids: Sequence[str], visible: Collection[str], read: Read) -> None:
+    def __init__(
+        self,
+        message_ids: Sequence[str],
+        visible: Collection[str],
+        read: Read,
+        goes_on: GoesOn | None = None,
+        place: Place | None = None,
+    ) -> None:
         self._message_ids = message_ids
         self._hidden = set(message_ids).difference(visible)
         self._denied: set[str] = set()
         self._read = read
+        self._goes_on = goes_on
+        self._place = place
         self._hub: Hub | None = None
         self._news: dict[str | None, None] = {}
         self._waiter: asyncio.Future[None] | None = None
         self._is_closed = False
-        self._ends_at = 0.0
+        self._ends_at = self._asks_at = 0.0
 
     def __aiter__(self) -> EventStream:
         return self
@@ -80,6 +115,8 @@ class EventStream(AsyncIterator[bytes]):
     def close(self) -> None:
         """Watch no longer. May be called from any thread, and twice."""
         self._is_closed = True
+        if self._place is not None:
+            self._place.give_back()
         hub, self._hub = self._hub, None
         if hub is not None:
             hub.leave(self, self._message_ids)
@@ -92,13 +129,16 @@ class EventStream(AsyncIterator[bytes]):
             raise StopAsyncIteration
         comment_at = hub.loop.time() + COMMENT_SECONDS
         while not (hub.is_closed or self._is_closed) and (now := hub.loop.time()) < self._ends_at:
-            if self._news:
+            if now >= self._asks_at:
+                if not await self._may_go_on(hub):
+                    break
+            elif self._news:
                 if piece := await self._take_news(hub):
                     return piece
             elif now >= comment_at:
                 return b":\n\n"
             else:
-                await self._wait(hub, min(comment_at, self._ends_at))
+                await self._wait(hub, min(comment_at, self._ends_at, self._asks_at))
         raise StopAsyncIteration
 
     async def _begin(self) -> bytes:
@@ -108,8 +148,27 @@ class EventStream(AsyncIterator[bytes]):
             raise StopAsyncIteration
         self._hub = hub = get_hub()
         self._ends_at = hub.loop.time() + LIFE_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        self._ask_later(hub)
         hub.watch(self, self._message_ids)
         return f"retry: {random.uniform(*RETRY_SECONDS) * 1000:.0f}\n\n".encode()  # noqa: S311 - no secret
+
+    def _ask_later(self, hub: Hub) -> None:
+        self._asks_at = hub.loop.time() + random.uniform(*ASK_AGAIN_SECONDS)  # noqa: S311 - no secret
+
+    async def _may_go_on(self, hub: Hub) -> bool:
+        self._ask_later(hub)
+        topics = [hub.topic(message_id) for message_id in self._message_ids if message_id not in self._hidden]
+        told = [topic.progress for topic in topics if topic.progress is not None]
+        if self._goes_on is None or not told:
+            return True
+        try:
+            return await self._goes_on(told)
+        except Exception:
+            # Whoever comes again is told what it is.
+            logger.exception("Whether a stream may go on cannot be found out; it ends.")
+            return False
+        finally:
+            await _free_thread()
 
     async def _wait(self, hub: Hub, deadline: float) -> None:
         self._waiter = hub.loop.create_future()

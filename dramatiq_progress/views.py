@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial, wraps
 from typing import Any
@@ -17,7 +16,7 @@ from django.core.exceptions import BadRequest, TooManyFieldsSent
 from django.core.handlers.asgi import ASGIRequest
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db.transaction import non_atomic_requests
-from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
@@ -26,25 +25,25 @@ from django.views.decorators.http import require_GET, require_POST, require_safe
 from .cancellation import CancelOutcome
 from .cancellation import cancel as cancel_message
 from .errors import StoreUnavailable
+from .links import LONGEST_QUERY, MESSAGE_ID, MOST_IDS
+from .owners import owners_of
 from .permissions import cancellable, depends_on_who_asks, may_cancel, readable
+from .places import Place, TooManyStreams, client_of
 from .progress import CLOCKS, Progress
 from .recorder import get_recorder
+from .requests import refreshed
 from .stores import get_store
 from .streams import EventStream
-
-#: What a message id in a URL may be; Dramatiq's own are UUIDs.
-MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-#: How many messages one request may ask for, and how many characters that takes at the most ("id=…&" and some more).
-MOST_IDS = 100
-LONGEST_QUERY = 8_000
 
 #: What stands in the query of one who wishes to know whether they may cancel a message that has no owner.
 CAN_CANCEL = "can_cancel"
 
-#: When to ask again after the store could not be reached.
+#: When to ask again after the store could not be reached, and for a stream after there were too many.
 RETRY_AFTER_SECONDS = 2
+STREAM_AGAIN_SECONDS = 30
 
+Refusal = BadRequest | StoreUnavailable | TooManyStreams
+REFUSALS = (BadRequest, StoreUnavailable, TooManyStreams)
 
 AsyncView = Callable[..., Coroutine[Any, Any, HttpResponseBase]]
 
@@ -64,7 +63,7 @@ def _answering(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]
     def answer(request: HttpRequest, **captured: str) -> HttpResponse:
         try:
             return view(request, **captured)
-        except (BadRequest, StoreUnavailable) as error:
+        except REFUSALS as error:
             return _answer_error(error)
 
     return answer
@@ -79,15 +78,19 @@ def _stream_view(view: AsyncView) -> AsyncView:
     async def answer(request: HttpRequest) -> HttpResponseBase:
         try:
             return await view(request)
-        except (BadRequest, StoreUnavailable) as error:
+        except REFUSALS as error:
             return _answer_error(error)
 
     return answer
 
 
-def _answer_error(error: BadRequest | StoreUnavailable) -> HttpResponse:
+def _answer_error(error: Refusal) -> HttpResponse:
     if isinstance(error, BadRequest):
         return _answer({"error": "bad_request", "detail": str(error)}, status=400)
+    if isinstance(error, TooManyStreams):
+        response = _answer({"error": "too_many_streams"}, status=429 if error.is_of_client else 503)
+        response["Retry-After"] = str(STREAM_AGAIN_SECONDS)
+        return response
     # Logged once, however many browsers ask.
     get_recorder().trouble(error)
     response = _answer({"error": "store_unavailable"}, status=503)
@@ -128,6 +131,13 @@ def listing(request: HttpRequest) -> HttpResponse:
     return _answer_progress(request, {"messages": messages, "unknown": unknown}, messages)
 
 
+@_progress_view
+def mine(request: HttpRequest) -> HttpResponse:
+    """The messages of this user or visitor that have not ended, or not long ago, newest first: a list without ids."""
+    messages = _shown(request, read_mine(request))
+    return _answer_progress(request, {"messages": messages, "unknown": []}, messages)
+
+
 @_stream_view
 async def stream(request: HttpRequest) -> HttpResponseBase:
     """The progress of each message named by an ``id``, now and whenever it changes, as Server-Sent Events.
@@ -138,10 +148,17 @@ async def stream(request: HttpRequest) -> HttpResponseBase:
         reason = "A stream needs an ASGI server, and this one speaks WSGI: ask the list instead."
         return _answer({"error": "not_implemented", "detail": reason}, status=501)
     message_ids = _asked_for(request)
+    # Before anything is read: what a flood of requests costs.
+    place = Place(client_of(request.META.get("REMOTE_ADDR") or ""))
     read = partial(_read, request)
     # What a client may know is found out once for all; what it is told is read after the stream has begun to watch.
-    visible = {progress.id for progress in await sync_to_async(read)(message_ids)}
-    events = EventStream(message_ids, visible, read)
+    try:
+        visible = {progress.id for progress in await sync_to_async(read)(message_ids)}
+    except BaseException:
+        # Whoever keeps the exception, as a log may, keeps all that is named here.
+        place.give_back()
+        raise
+    events = EventStream(message_ids, visible, read, partial(_goes_on, request), place)
     response = StreamingHttpResponse(events, content_type="text/event-stream")
     _keep_private(response)
     response["Cache-Control"] += ", no-transform"
@@ -157,9 +174,11 @@ def _read_one(request: HttpRequest, message_id: str) -> list[Progress]:
 
 def _shown(request: HttpRequest, found: Sequence[Progress], *, asks_to_cancel: bool = False) -> list[dict[str, Any]]:
     """Messages as this request is to see them."""
-    asks_to_cancel = asks_to_cancel or CAN_CANCEL in request.GET
+    asks_to_cancel = asks_to_cancel or CAN_CANCEL in _query_of(request)
     # A poll that need not know who asks reads no session for this.
-    may_be_cancelled = cancellable(request, [each for each in found if asks_to_cancel or depends_on_who_asks(each)])
+    may_be_cancelled = cancellable(
+        request, [each for each in found if asks_to_cancel or depends_on_who_asks(request, each)]
+    )
     return [progress.as_dict(may_cancel=progress.id in may_be_cancelled) for progress in found]
 
 
@@ -168,16 +187,42 @@ def _read(request: HttpRequest, message_ids: Sequence[str]) -> list[Progress]:
     return readable(request, get_store().read(message_ids))
 
 
-def _asked_for(request: HttpRequest) -> list[str]:
+def read_mine(request: HttpRequest) -> list[Progress]:
+    """The messages of whoever asks, newest first, without those whose record has expired.
+
+    Not in an event loop's thread.
+
+    Raises:
+      StoreUnavailable: The store cannot be reached.
+    """
+    owners = owners_of(request)
+    return [progress for progress in _read(request, get_store().owned(owners)) if progress.owner in owners]
+
+
+async def _goes_on(request: HttpRequest, messages: Sequence[Progress]) -> bool:
+    """Whether a stream's client may still read these messages. Where that depends on nobody, nobody is asked."""
+    asked = [progress for progress in messages if depends_on_who_asks(request, progress)]
+    return not asked or await sync_to_async(_may_still_read)(request, asked)
+
+
+def _may_still_read(request: HttpRequest, messages: Sequence[Progress]) -> bool:
+    return len(readable(refreshed(request), messages)) == len(messages)
+
+
+def _query_of(request: HttpRequest) -> QueryDict:
     # Before it is parsed: a query may be as long as the web server lets it.
     if (length := len(request.META.get("QUERY_STRING", ""))) > LONGEST_QUERY:
         raise BadRequest(
             f"The query has {length:,} characters, at most {LONGEST_QUERY:,} are read: ask for up to {MOST_IDS} ids."
         )
     try:
-        message_ids = list(dict.fromkeys(request.GET.getlist("id")))
+        return request.GET
     except TooManyFieldsSent as error:
         raise BadRequest(f"The query has too many fields: ask for up to {MOST_IDS} ids.") from error
+
+
+def _asked_for(request: HttpRequest) -> list[str]:
+    message_ids = list(dict.fromkeys(_query_of(request).getlist("id")))
     if not message_ids:
         raise BadRequest("There is no id: ask as in ?id=ONE&id=ANOTHER.")
     if len(message_ids) > MOST_IDS:
@@ -226,3 +271,5 @@ def _keep_private(response: HttpResponseBase) -> None:
     # No cache in between may answer in our place, nor keep what only this visitor may see. The bar keeps ETags itself.
     response["Cache-Control"] = "private, no-store"
     response["X-Content-Type-Options"] = "nosniff"
+    # The address of a signed link is all that it takes.
+    response["Referrer-Policy"] = "no-referrer"

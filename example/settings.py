@@ -50,6 +50,9 @@ DRAMATIQ_PROGRESS = {
     "OPTIONS": {"url": REDIS_URL},
 }
 
+# The site has no users, so a session's token is kept in a cookie, and nothing in the database.
+SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+
 # --- The rest is like any Django site ---
 
 # The site is for one's own machine: it is served on 127.0.0.1 only.
@@ -62,8 +65,11 @@ ROOT_URLCONF = "example.urls"
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.common.CommonMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    # Each message belongs to the visitor who sent it.
+    "dramatiq_progress.requests.OwnerMiddleware",
 ]
 TEMPLATES = [
     {

@@ -2,7 +2,7 @@
 
 from django.urls import include, path, register_converter
 
-from dramatiq_progress.views import MESSAGE_ID
+from dramatiq_progress.links import MESSAGE_ID
 
 from . import views
 

@@ -14,7 +14,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from dramatiq_progress.views import MESSAGE_ID
+from dramatiq_progress.links import MESSAGE_ID
 
 from . import tasks
 from .forms import ImportForm, PaceForm, QueueForm, TroubleForm

@@ -13,6 +13,7 @@ from dramatiq.middleware import Middleware, Pipelines, Retries
 
 from dramatiq_progress import progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.requests import OwnerMiddleware
 
 
 def run(*, deploy: bool = False) -> dict[str, str]:
@@ -29,8 +30,27 @@ def broker() -> Iterator[Callable[..., None]]:
     dramatiq.set_broker(before)
 
 
+@pytest.fixture(autouse=True)
+def owners(settings: Any) -> None:
+    settings.MIDDLEWARE = ["dramatiq_progress.requests.OwnerMiddleware"]
+
+
 def test_a_good_project_has_nothing_to_say(redis_store: Any) -> None:
     assert run(deploy=True) == {}
+
+
+def test_messages_without_an_owner_are_a_hint_at_deployment(redis_store: Any, settings: Any) -> None:
+    settings.MIDDLEWARE = ["django.middleware.common.CommonMiddleware", "nowhere.Middleware"]
+    assert run() == {}
+    [found] = checks.run_checks(tags=["dramatiq_progress"], include_deployment_checks=True)
+    assert (found.id, found.level) == ("dramatiq_progress.I001", checks.INFO)
+    assert '"dramatiq_progress.requests.OwnerMiddleware"' in str(found.hint)
+    settings.MIDDLEWARE = [f"{__name__}.OwnMiddleware"]
+    assert run(deploy=True) == {}
+
+
+class OwnMiddleware(OwnerMiddleware):
+    """One of a project's own."""
 
 
 @pytest.mark.parametrize(

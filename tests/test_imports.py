@@ -15,7 +15,7 @@ PACKAGE = Path(dramatiq_progress.__file__).parent
 
 #: A module may import those in the rows above its own, and its own package's.
 ORDER = [
-    {"errors", "conf", "signals", "polling", "owners"},
+    {"errors", "conf", "signals", "polling", "owners", "links"},
     {"progress"},
     {"stores", "rate", "values", "permissions"},
     {"recorder"},
@@ -23,7 +23,7 @@ ORDER = [
     {"middleware", "requests"},
     {"cancellation"},
     {"actors"},
-    {"hub"},
+    {"hub", "places"},
     {"streams"},
     {"views", "checks", "texts"},
     {"urls", "fallback"},

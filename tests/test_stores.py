@@ -621,6 +621,49 @@ def test_one_that_is_cancelled_leaves_the_line_and_nobody_else_does(store: Store
     assert in_line(store, "a", "b", "c") == [(1, 2), (None, None), (2, 2)]
 
 
+# The index of an owner
+
+
+def test_an_owner_has_an_index_newest_first(store: Store) -> None:
+    for name in ("first", "second"):
+        Record(store, name).enqueue(owner="somebody")
+    Record(store, "third").enqueue(owner="another")
+    Record(store, "fourth").enqueue(owner="somebody", delay=60)
+    Record(store, "zeroth").enqueue(owner="somebody", age=60.0)
+    Record(store, "nobodys").enqueue()
+    assert store.owned(["somebody"]) == ["fourth", "second", "first", "zeroth"]
+    assert store.owned(["another", "somebody", "nobody"]) == ["fourth", "third", "second", "first", "zeroth"]
+    assert store.owned([]) == store.owned(["nobody"]) == []
+
+
+def test_a_message_has_one_place_in_the_index(store: Store) -> None:
+    again, other = Record(store, "again"), Record(store, "other")
+    again.enqueue(owner="somebody", delay=60)
+    other.enqueue(owner="somebody")
+    again.enqueue(owner="somebody", due=True)
+    assert store.owned(["somebody"]) == ["other", "again"]
+    again.finish(again.run(), State.DONE)
+    again.enqueue(owner="somebody")
+    assert store.owned(["somebody"]) == ["again", "other"]
+
+
+def test_an_index_keeps_the_newest(store: Store, monkeypatch: Any) -> None:
+    monkeypatch.setattr("dramatiq_progress.stores.base.MOST_OWNED", 3)
+    for number in range(5):
+        Record(store, str(number)).enqueue(owner="somebody")
+    assert store.owned(["somebody"]) == ["4", "3", "2"]
+
+
+def test_an_index_goes_after_its_time_and_not_before_the_longest_delay(store: Store, settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"UNFINISHED_TTL": 0.05}
+    Record(store, "short").enqueue(owner="somebody")
+    wait_until(lambda: store.owned(["somebody"]) == [])
+    Record(store, "long").enqueue(owner="another", delay=60)
+    Record(store, "short").enqueue(owner="another")
+    wait_until(lambda: store.read(["short"]) == [None])
+    assert store.owned(["another"]) == ["short", "long"]
+
+
 # Redis and Valkey
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, assert_type
 
+from django.contrib.auth.models import User
+from django.http import HttpRequest
 from dramatiq import Actor, Message, group
 
 from dramatiq_progress import (
@@ -19,7 +22,9 @@ from dramatiq_progress import (
     cancel,
     current_observer,
     get_progress,
+    owned_by,
     progress_actor,
+    progress_url,
 )
 
 
@@ -83,3 +88,11 @@ async def read(message: Message[int]) -> None:
     assert_type(current_observer(), ProgressObserver | None)
     assert_type(cancel(message.message_id), Cancellation)
     assert_type((await acancel(message.message_id)).outcome, CancelOutcome)
+
+
+def owners(request: HttpRequest, user: User) -> None:
+    with owned_by(request), owned_by(user), owned_by(None):
+        message = bare.send("path")
+    assert_type(progress_url(message), str)
+    assert_type(progress_url(message.message_id, signed_for=timedelta(hours=1)), str)
+    assert_type(progress_url(message.message_id, signed_for=3600), str)

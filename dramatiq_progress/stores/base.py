@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -19,12 +19,15 @@ from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.progress import Progress, State
 
 #: What each operation is called: a Lua script beside this module, a method in memory.py.
-OPERATIONS = ("enqueue", "start", "report", "finish", "cancel", "join", "leave", "place")
+OPERATIONS = ("enqueue", "start", "report", "finish", "cancel", "join", "leave", "place", "own", "owned")
 
 #: Messages that were in line so long before the one that has just started were purged from the broker.
 LINE_PATIENCE_SECONDS = 600
 #: Patience with all of them: one that leaves the line without its turn says nothing about those before it.
 NO_PURGE_SECONDS = 1e9
+
+#: How many messages of one owner are known; the oldest go first.
+MOST_OWNED = 200
 
 logger = logging.getLogger(__name__)
 
@@ -202,6 +205,10 @@ class Store(ABC):
         """The key of the line of messages that wait in a queue. (A message id has no colon: see views.py.)"""
         return f"{self.prefix}queue:{queue}"
 
+    def owner_key(self, owner: str) -> str:
+        """The key of the index of an owner's messages."""
+        return f"{self.prefix}owner:{owner}"
+
     def enqueue(
         self,
         message_id: str,
@@ -232,6 +239,9 @@ class Store(ABC):
         join = Call("join", self.line_key(queue), (message_id, _milliseconds(ttl), _seconds(age)))
         if delay is None and not age:
             calls.append(join)
+        if owner and not due:
+            own = (message_id, _milliseconds(ttl), _seconds(age), str(MOST_OWNED))
+            calls.append(Call("own", self.owner_key(owner), own))
         change = _change(self._first(calls))
         if delay is None and age and change.written:
             # Only now is it known that the message has not had its turn meanwhile.
@@ -318,6 +328,17 @@ class Store(ABC):
             _progress(message_id, record, now=now, lost_after=lost_after, place=places.get(message_id))
             for message_id, (now, record) in zip(message_ids, found, strict=True)
         ]
+
+    def owned(self, owners: Collection[str]) -> list[str]:
+        """The ids of the messages of these owners, newest first, at most `MOST_OWNED`; some may have expired."""
+        if not owners:
+            return []
+        sent: dict[str, float] = {}
+        for answer in self._call([Call("owned", self.owner_key(owner), ()) for owner in owners]):
+            if isinstance(answer, Exception):
+                raise StoreUnavailable(f"{self!r}: {type(answer).__name__}: {answer}") from answer
+            sent |= {message_id: float(moment) for message_id, moment in zip(answer[::2], answer[1::2], strict=True)}
+        return sorted(sent, key=lambda message_id: sent[message_id], reverse=True)[:MOST_OWNED]
 
     def _places(self, message_ids: Sequence[str], records: Sequence[Mapping[str, str]]) -> dict[str, tuple[int, int]]:
         waiting = [

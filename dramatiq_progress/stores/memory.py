@@ -87,6 +87,8 @@ class MemoryStore(Store):
         self._expires_at: dict[str, float] = {}
         # The line of each queue: when each message came.
         self._lines: dict[str, dict[str, float]] = {}
+        # The index of each owner: when each message was sent.
+        self._indexes: dict[str, dict[str, float]] = {}
         self._listeners: list[Listener] = []
         self._swept_at = time.monotonic()
         self._operations: dict[str, Callable[..., Any]] = {
@@ -98,6 +100,8 @@ class MemoryStore(Store):
             "join": self._join,
             "leave": self._leave_line,
             "place": self._place,
+            "own": self._own,
+            "owned": self._owned,
         }
 
     def ping(self) -> None:
@@ -292,10 +296,23 @@ class MemoryStore(Store):
         ids = sorted(line, key=lambda each: (line[each], each))
         return (ids.index(message_id) if message_id in line else None), len(ids)
 
+    def _own(self, key: str, message_id: str, ttl: str, age: str, most: str) -> str:
+        index = self._index(key) | {message_id: time.time() - float(age)}
+        oldest_first = sorted(index, key=lambda each: (index[each], each))
+        self._indexes[key] = {each: index[each] for each in oldest_first[-int(most) :]}
+        self._expires_at[key] = max(self._expires_at.get(key, 0.0), time.monotonic() + int(ttl) / 1000)
+        return "written"
+
+    def _owned(self, key: str) -> list[str]:
+        newest_first = reversed(self._index(key).items())
+        return [text for message_id, moment in newest_first for text in (message_id, _seconds(moment))]
+
+    def _index(self, key: str) -> dict[str, float]:
+        self._forget_expired(key)
+        return self._indexes.get(key, {})
+
     def _record(self, key: str) -> Record:
-        expires_at = self._expires_at.get(key)
-        if expires_at is not None and expires_at <= time.monotonic():
-            self._forget(key)
+        self._forget_expired(key)
         return self._records.get(key, {})
 
     def _written(self, key: str, record: Record, ttl: str, *, raises_version: bool = True) -> int:
@@ -318,8 +335,15 @@ class MemoryStore(Store):
         for key in [key for key, moment in self._expires_at.items() if moment <= now]:
             self._forget(key)
 
+    def _forget_expired(self, key: str) -> None:
+        expires_at = self._expires_at.get(key)
+        if expires_at is not None and expires_at <= time.monotonic():
+            self._forget(key)
+
     def _forget(self, key: str) -> None:
-        del self._records[key], self._expires_at[key]
+        del self._expires_at[key]
+        self._records.pop(key, None)
+        self._indexes.pop(key, None)
 
 
 def _seconds(moment: float) -> str:

@@ -13,14 +13,18 @@ from django.http import HttpRequest
 from django.template.exceptions import TemplateSyntaxError
 from django.templatetags.static import static
 from django.urls import NoReverseMatch, reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from dramatiq import Message
 
+from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.fallback import markup, reading
+from dramatiq_progress.links import MESSAGE_ID
+from dramatiq_progress.owners import beside_event_loop
 from dramatiq_progress.progress import Progress
+from dramatiq_progress.recorder import get_recorder
 from dramatiq_progress.texts import page_texts
-from dramatiq_progress.views import MESSAGE_ID
+from dramatiq_progress.views import read_mine
 
 register = template.Library()
 
@@ -83,6 +87,33 @@ def _nonce_of_page(context: template.Context) -> Any:
     request = getattr(context, "request", None)
     found = (context.get("csp_nonce"), getattr(request, "csp_nonce", None), getattr(request, "_csp_nonce", None))
     return next((nonce for nonce in found if nonce is not None), None)
+
+
+@register.simple_tag(name="dramatiq_progress_mine", takes_context=True)
+def mine(context: template.Context, **attributes: str | bool | None) -> SafeString:
+    """``{% dramatiq_progress_mine %}``: a bar for each message of whoever asks that has not ended, or not long ago.
+
+    The newest comes first. It reads the store while the page is made; without an answer there are no bars.
+
+    Parameters:
+      attributes: Attributes of each bar, as ``{% dramatiq_progress %}`` takes them.
+
+    Raises:
+      ImproperlyConfigured: The template is rendered without its request.
+    """
+    request = getattr(context, "request", None) or context.get("request")
+    if request is None:
+        raise ImproperlyConfigured(
+            "{% dramatiq_progress_mine %} needs the request, to know who asks: render the template with it, as "
+            "render(request, ...) does."
+        )
+    try:
+        found = beside_event_loop(lambda: read_mine(request))
+    except StoreUnavailable as error:
+        get_recorder().trouble(error)
+        found = []
+    bars = format_html_join("\n", "{}", ((_bar_of_page(context, each, **attributes),) for each in found))
+    return format_html('<div class="dramatiq-progress-mine">{}</div>', bars)
 
 
 @register.simple_tag(name="dramatiq_progress", takes_context=True)

@@ -10,7 +10,7 @@ from typing import Any
 from playwright.sync_api import Page, expect
 
 from tests.bars import HEAD, NOT_FOUND, UNAVAILABLE, answer
-from tests.scripted_site import Reply, ScriptedSite
+from tests.scripted_site import LIST, Reply, ScriptedSite
 
 #: No second poll comes before a test is over.
 NEVER = 3600
@@ -38,7 +38,12 @@ class Look:
 
     @property
     def path(self) -> str:
-        return f"/progress/{self.name}/"
+        return f"{LIST}{self.name}/"
+
+    @property
+    def list_attribute(self) -> str:
+        """Where all that the server knows and says once is asked for together; trouble comes alone."""
+        return f'list="{LIST}"' if len(self.said) == 1 and isinstance(self.said[0], dict) else ""
 
 
 def _said(state: str, **values: Any) -> dict[str, Any]:
@@ -90,7 +95,7 @@ def open_looks(
     head = HEAD.replace('lang="en"', root)
     bars = "".join(
         f'<section id="{look.name}"><h2>{look.name}</h2><dramatiq-progress data-src="{escape(look.path)}" '
-        f'label="{look.name}" {look.attributes}></dramatiq-progress></section>'
+        f'label="{look.name}" {look.list_attribute} {look.attributes}></dramatiq-progress></section>'
         for look in looks
     )
     site.html = f"{head}<title>Looks</title>{style}<body><main><h1>Looks</h1>{bars}</main>"

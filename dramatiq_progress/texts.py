@@ -46,6 +46,16 @@ TEXTS = {
     "no": "no",
 }
 
+#: `TEXTS` of dramatiq-progress-cancel.js.
+CANCEL_TEXTS = {
+    "cancel": "Cancel",
+    "cancelling": "Cancel requested; waiting for the task to notice",
+    "cancelForbidden": "Not allowed. Reload the page and try again.",
+    "cancelGone": "There is nothing here that you may cancel.",
+    "cancelRefused": "This task cannot be cancelled.",
+    "cancelFailed": "The server could not be asked. Try again.",
+}
+
 #: What the server says itself, in English, as the result of a message that did not end well.
 RESULTS = (*DEFAULT_RESULTS.values(), GIVEN_UP)
 
@@ -73,7 +83,9 @@ def page_texts() -> dict[str, Any]:
 
     Numbers and times follow the texts: ``locale`` is the active language where there is any translation into it.
     """
-    said: dict[str, Any] = {name: translate(text) for name, text in TEXTS.items() if translate(text) != text}
+    said: dict[str, Any] = {
+        name: translate(text) for name, text in (TEXTS | CANCEL_TEXTS).items() if translate(text) != text
+    }
     results = [[text, translate(text)] for text in RESULTS if translate(text) != text]
     if results:
         said["results"] = results

@@ -25,7 +25,8 @@ def upload(request: HttpRequest) -> HttpResponse:
 
 def follow(request: HttpRequest, message_id: str) -> HttpResponse:
     """Show how far the import is."""
-    return render(request, "tests/import.html", {"message_id": message_id})
+    context = {"message_id": message_id, "with_button": "button" in request.GET}
+    return render(request, "tests/import.html", context)
 
 
 def follow_many(request: HttpRequest) -> HttpResponse:

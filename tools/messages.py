@@ -12,7 +12,7 @@ from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
-from dramatiq_progress.texts import CONTEXT, REFRESH, RESULTS, TEXTS
+from dramatiq_progress.texts import CANCEL_TEXTS, CONTEXT, REFRESH, RESULTS, TEXTS
 
 LOCALE = Path(__file__).resolve().parent.parent / "dramatiq_progress" / "locale"
 
@@ -32,7 +32,7 @@ msgstr ""
 def template() -> Catalog:
     """Every text that can be translated, with the names that it goes by."""
     made = Catalog()
-    for name, text in TEXTS.items():
+    for name, text in (TEXTS | CANCEL_TEXTS).items():
         made.add(text, context=CONTEXT, auto_comments=[name])
     for text in (*RESULTS, REFRESH):
         made.add(text, context=CONTEXT)

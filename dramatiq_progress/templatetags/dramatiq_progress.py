@@ -6,10 +6,12 @@ import json
 from typing import Any
 
 from django import template
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIRequest
 from django.forms.utils import flatatt
 from django.http import HttpRequest
+from django.middleware.csrf import get_token
 from django.template.exceptions import TemplateSyntaxError
 from django.templatetags.static import static
 from django.urls import NoReverseMatch, reverse
@@ -36,6 +38,7 @@ STYLESHEET = "dramatiq_progress/dramatiq-progress.css"
 SCRIPT = "dramatiq_progress/dramatiq-progress.js"
 STREAM = "dramatiq_progress/dramatiq-progress-stream.js"
 RESULT = "dramatiq_progress/dramatiq-progress-result.js"
+CANCEL = "dramatiq_progress/dramatiq-progress-cancel.js"
 
 #: Attributes of a bar that needs the module `RESULT`.
 RESULT_ATTRIBUTES = ("show-result", "download", "redirect", "swap", "retry")
@@ -131,6 +134,7 @@ def bar(
     request: HttpRequest | None = None,
     *,
     fallback: str | bool | None = True,
+    cancel: str | bool | None = None,
     **attributes: str | bool | None,
 ) -> SafeString:
     """``{% dramatiq_progress message_id %}``: the bar of one message.
@@ -140,6 +144,7 @@ def bar(
       request: Whom the page is for; the tag takes it from the template's context.
       fallback: What is seen without JavaScript: how far the message is now, as far as this request may know (one
         question to the store for each bar that is given no `Progress`), and a link to look again. False: nothing.
+      cancel: A button that cancels the message, for those who may; ``cancel_confirm="Stop the import?"`` asks before.
       attributes: Attributes of the element, with ``_`` for ``-``: ``show_result=True``, ``redirect=True``,
         ``download="Get the ZIP"``, ``label="Import"``, ``id="one"``. One that is False or None is left out;
         ``list=None`` makes a bar ask by itself, and not together with the others of the page. Under ASGI, in
@@ -147,7 +152,8 @@ def bar(
 
     Raises:
       TemplateSyntaxError: There is no such message id.
-      ImproperlyConfigured: The package's URLs are not included in the project's.
+      ImproperlyConfigured: The package's URLs are not included in the project's, or a button is wanted without a
+        request.
     """
     message_id = _message_id(message)
     named = {name.replace("_", "-"): value for name, value in attributes.items()}
@@ -155,11 +161,27 @@ def bar(
     named["src"] = _address("detail", message_id)
     if any(named.get(name) not in (None, False) for name in RESULT_ATTRIBUTES):
         named.setdefault("result-module", static(RESULT))
+    if cancel:
+        named |= {"cancel": _address("cancel", message_id), "cancel-module": static(CANCEL), **_csrf(request)}
     children = SafeString()
     if fallback:
         progress = reading(request, message if isinstance(message, Progress) else message_id)
         children = markup(progress, label=str(named.get("label") or named.get("aria-label") or ""))
     return format_html("<dramatiq-progress{}>{}</dramatiq-progress>", flatatt(named), children)
+
+
+def _csrf(request: HttpRequest | None) -> dict[str, str]:
+    """Where the button finds the CSRF token."""
+    if request is None:
+        raise ImproperlyConfigured(
+            "{% dramatiq_progress … cancel=True %} needs the request, for the CSRF token: render the template with it, "
+            "as render(request, ...) does."
+        )
+    # Also has the cookie sent with the page.
+    token = get_token(request)
+    # The cookie follows a login in another tab, which a token in the page does not.
+    is_hidden = settings.CSRF_USE_SESSIONS or settings.CSRF_COOKIE_HTTPONLY
+    return {"csrf": token} if is_hidden else {"csrf-cookie": settings.CSRF_COOKIE_NAME}
 
 
 def _message_id(message: object) -> str:

@@ -100,7 +100,17 @@ export interface Texts {
   results: [english: string, text: string][];
 }
 
-export const TEXTS: Texts;
+/** What the button that cancels says, where the page says otherwise than dramatiq-progress-cancel.js. */
+interface CancelTexts {
+  cancel: string;
+  cancelling: string;
+  cancelForbidden: string;
+  cancelGone: string;
+  cancelRefused: string;
+  cancelFailed: string;
+}
+
+export const TEXTS: Texts & Partial<CancelTexts>;
 
 type Place = HTMLElement | null | undefined;
 type Handler<Values extends unknown[]> = (this: ProgressBar, bar: Place, message: Place, ...values: Values) => void;
@@ -116,6 +126,17 @@ export interface ProgressBarOptions {
   streamModule?: string;
   /** The address of dramatiq-progress-result.js; without it, the file beside this module. */
   resultModule?: string;
+  /** Where a message is cancelled by POST: makes a button for those who may. */
+  cancel?: string;
+  /** The address of dramatiq-progress-cancel.js; without it, the file beside this module. */
+  cancelModule?: string;
+  /** Where the button goes. */
+  cancelElement?: HTMLElement | null;
+  /** What is asked before. */
+  cancelConfirm?: string;
+  /** The name of the cookie with Django's CSRF token; where scripts cannot read it, the token itself. */
+  csrfCookie?: string;
+  csrf?: string;
   /** `auto` uses the stream where there is one. */
   transport?: "auto" | "poll";
   progressBarId?: string;
@@ -125,7 +146,7 @@ export interface ProgressBarOptions {
   resultElementId?: string;
   resultElement?: HTMLElement | null;
   barColors?: Partial<Record<"progress" | "success" | "error" | "ignored" | BarState, string>>;
-  defaultMessages?: Partial<Texts> & { started?: string };
+  defaultMessages?: Partial<Texts & CancelTexts> & { started?: string };
   showResult?: boolean;
   redirect?: boolean;
   /** The link's text, or true for "Download". */
@@ -151,7 +172,7 @@ export interface ProgressBarOptions {
 /** What both bars have. */
 interface Bar {
   readonly state: BarState;
-  readonly texts: Texts;
+  readonly texts: Texts & Partial<CancelTexts>;
   /** The bar, the message and the result. */
   readonly elements: [Place, Place, Place];
   option(name: string): unknown;

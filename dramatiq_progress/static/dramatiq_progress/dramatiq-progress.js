@@ -444,6 +444,7 @@ const Bar = (Base) => class extends Base {
     if (view.finished) this.#leave();
     this.drawTrouble("");
     this.#draw(view.state);
+    this.#offerCancel(answer);
     if (isNews) this.#send("progress", answer);
     if (view.finished && this.shows(view)) this.#finish(view, answer);
   }
@@ -451,6 +452,7 @@ const Bar = (Base) => class extends Base {
   #miss(isOver, denied, response) {
     const state = this.#view ? "expired" : isOver ? "not-found" : "waiting";
     this.drawTrouble("");
+    this.#offerCancel(null);
     this.#draw(state, this.texts[denied ? "denied" : state], response);
   }
 
@@ -497,6 +499,12 @@ const Bar = (Base) => class extends Base {
   async #loadEnd(again = "") {
     const module = this.option("resultModule") || "./dramatiq-progress-result.js";
     if (ENDINGS.some((name) => this.option(name))) this.#end = (await import(module + again)).end;
+  }
+
+  /** A button, where the page wants one. */
+  #offerCancel(answer) {
+    const module = this.option("cancel") && (this.option("cancelModule") || "./dramatiq-progress-cancel.js");
+    if (module) import(module).then(({ offer }) => offer(this, answer), () => {});
   }
 
   async #finish(view, answer) {

@@ -73,17 +73,20 @@ class RedisSubscription(Subscription):
         pubsub.psubscribe(re.sub(r"([\\*?\[\]])", r"\\\1", self._prefix) + "*")
         heard_at = pinged_at = time.monotonic()
         while not self._closed.is_set():
+            asked_at = time.monotonic()
             message = pubsub.get_message(timeout=WAIT_SECONDS)
             now = time.monotonic()
             if message is not None:
                 heard_at = now
                 self._take(message)
-            elif now - heard_at > PING_INTERVAL_SECONDS + PING_LIMIT_SECONDS:
-                # A network that swallows everything closes no connection.
+            elif pinged_at <= heard_at:
+                if now - heard_at >= PING_INTERVAL_SECONDS:
+                    pinged_at = now
+                    pubsub.ping()
+            elif asked_at - pinged_at > PING_LIMIT_SECONDS:
+                # A network that swallows everything closes no connection. (Asked after the limit: in a process that is
+                # too busy to run this thread, the answer may have been there for long.)
                 raise TimeoutError(f"the store has been silent for {now - heard_at:.0f} s")
-            elif now - max(heard_at, pinged_at) >= PING_INTERVAL_SECONDS:
-                pinged_at = now
-                pubsub.ping()
 
     def _take(self, message: dict[str, Any]) -> None:
         if message["type"] == "pmessage":

@@ -97,7 +97,7 @@ def test_what_a_view_has_read_is_not_read_again_and_asked_for_permission(
     people: People, memory_store: Store, settings: Any
 ) -> None:
     [progress] = memory_store.read([people.send("owner")])
-    memory_store.close()
+    settings.DRAMATIQ_PROGRESS = {"STORE": "no.such.store"}
     request = RequestFactory().get("/")
     request.user = people.users["owner"]
     request.session = people.clients["owner"].session

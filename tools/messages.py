@@ -5,6 +5,7 @@ New texts are added to each .po with an empty translation, texts that are gone a
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from babel.messages.pofile import read_po, write_po
 from dramatiq_progress.texts import CANCEL_TEXTS, CONTEXT, REFRESH, RESULTS, TEXTS
 
 LOCALE = Path(__file__).resolve().parent.parent / "dramatiq_progress" / "locale"
+
+DATE = datetime(2026, 1, 1, tzinfo=UTC)
 
 #: In place of Babel's, which has dates and people in it.
 HEADER = """\
@@ -51,6 +54,8 @@ def write(path: Path, catalog: Catalog) -> None:
     write_po(out, catalog, width=120, omit_header=True)
     header = HEADER.format(language=path.parent.parent.name)
     path.write_bytes(header.encode() + out.getvalue())
+    # Else the .mo would differ each time.
+    catalog.creation_date = catalog.revision_date = DATE
     with path.with_suffix(".mo").open("wb") as file:
         write_mo(file, catalog)
 

@@ -28,14 +28,14 @@ export const TEXTS = {
   retry: "Try again",
   yes: "yes",
   no: "no",
-  // What the server itself says of an end: English, and the page's language.
+  // The server's English, and ours.
   results: [],
 };
 
 const ENGLISH = { ...TEXTS };
 let told;
 
-/** The page's language, as {% dramatiq_progress_script %} wrote it. A page may change it, and TEXTS, later. */
+/** From {% dramatiq_progress_script %}. Turbo may bring another, a page may change TEXTS. */
 function readTexts() {
   const { content } = document.querySelector("meta[name=dramatiq-progress-texts]") ?? {};
   if (content !== told) Object.assign(TEXTS, ENGLISH, JSON.parse((told = content) ?? "{}"));
@@ -57,8 +57,8 @@ const MISSING_STATUSES = [404, 410];
 const DENIED_STATUSES = [401, 403];
 const LISTED = /^([\w-]{1,64})\/$/;
 
-const LIVE_STATES = ["enqueued", "delayed", "running", "retrying", "lost"];
 const FINAL_STATES = ["done", "failed", "cancelled", "skipped"];
+const STATES = ["enqueued", "delayed", "running", "retrying", "lost", ...FINAL_STATES];
 const CELERY_STATES = {
   __proto__: null,
   PENDING: "enqueued",
@@ -88,7 +88,7 @@ function readAnswer(answer) {
 }
 
 function readState({ state, complete, success, progress }) {
-  if ([...LIVE_STATES, ...FINAL_STATES].includes(state)) return state;
+  if (STATES.includes(state)) return state;
   if (CELERY_STATES[state]) return CELERY_STATES[state];
   if (complete) return success ? "done" : "failed";
   return progress?.pending ? "enqueued" : "running";
@@ -338,8 +338,8 @@ class Poller {
   }
 }
 
-function part(name, attributes = {}, children = [], tag = "div") {
-  const element = document.createElement(tag);
+function part(name, attributes = {}, children = []) {
+  const element = document.createElement("div");
   for (const [key, value] of Object.entries({ part: name, ...attributes })) element.setAttribute(key, value);
   element.append(...children);
   return element;
@@ -418,7 +418,6 @@ const Bar = (Base) => class extends Base {
     });
   }
 
-  /** After a change of what it is told to do. */
   restart() {
     if (this.#isOn) this.start();
   }
@@ -429,7 +428,7 @@ const Bar = (Base) => class extends Base {
     clearTimeout(this.#countdown);
   }
 
-  /** Whether no listener and no time has changed that. */
+  /** Not, where a listener has stopped or turned it. */
   shows(view) {
     return this.#isOn && this.#view === view;
   }
@@ -495,7 +494,7 @@ const Bar = (Base) => class extends Base {
     return handler;
   }
 
-  /** What shows, links, follows or swaps in a result and links to another try: where the page wants that. */
+  /** Where the page wants more than words. */
   async #loadEnd(again = "") {
     const module = this.option("resultModule") || "./dramatiq-progress-result.js";
     if (ENDINGS.some((name) => this.option(name))) this.#end = (await import(module + again)).end;
@@ -517,7 +516,7 @@ const Bar = (Base) => class extends Base {
     const handler = isDone ? "onSuccess" : state === "skipped" ? "onIgnored" : "onTaskError";
     if (!this.#tell(handler, isDone ? result : text)) this.draw(state, text, view);
     else if (!isDone) return;
-    // A module that once did not come is not asked for again by every browser.
+    // Some browsers do not ask again for a module.
     if (!this.#end) await this.#loadEnd().catch(() => this.#loadEnd("?again").catch(() => {}));
     if (this.shows(view)) this.#end?.(this, view);
   }
@@ -629,23 +628,22 @@ export class DramatiqProgress extends Bar(HTMLElement) {
     const isLeft = state === "running" && eta > 0;
     show(this.#remaining, isLeft ? say(texts, "remaining", { time: formatDuration(eta, texts) }) : "");
     this.#drawLabel();
-    this.#look();
     this.#track.ariaValueText = this.#saidAloud();
-    queueMicrotask(() => this.#speak());
+    this.#look();
   }
 
   drawTrouble(text) {
     this.#isOffline = Boolean(text);
-    this.#look();
     show(this.#note, text);
-    queueMicrotask(() => this.#speak());
+    this.#look();
   }
 
-  /** Again, when a morph of the page has taken it away. */
+  /** Also when a morph has taken it away. */
   #look() {
     if (this.getAttribute("state") !== this.state) this.setAttribute("state", this.state);
     this.toggleAttribute("indeterminate", this.#percent.hidden);
     this.toggleAttribute("offline", this.#isOffline);
+    queueMicrotask(() => this.#speak());
   }
 
   #drawLabel() {

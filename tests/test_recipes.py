@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from django.template.loader import render_to_string
 from playwright.sync_api import Locator, Page, Request, expect
 
 from dramatiq_progress import State
@@ -209,6 +210,22 @@ def test_turbo(serve_shop: ServeShop, memory_store: Store, page: Page, modules: 
     memory_store.finish(attempt, state=State.DONE, fields={"result": '"/"'})
     expect(page.get_by_text("At home")).to_be_visible()
     assert page.evaluate("window.sameDocument")
+
+
+def test_a_bar_that_turbo_streams(serve_shop: ServeShop, memory_store: Store, page: Page, modules: Path) -> None:
+    code = recipe("Turbo")
+    home = (
+        "{% load dramatiq_progress static %}<!doctype html><title>Home</title>{% dramatiq_progress_script %}"
+        '<script type="module" src="{% static \'turbo.js\' %}"></script><body><div id=imports></div>'
+    )
+    views = "from django.shortcuts import render\n" + HOME
+    url = serve_shop(views, {"home": ""}, {**code, "home.html": home})
+    give(page, "turbo.js", modules / "@hotwired" / "turbo" / "dist" / "turbo.es2017-esm.js")
+    attempt = begin(memory_store)
+    page.goto(url)
+    stream = render_to_string("bar.turbo_stream.html", {"message_id": attempt.message_id})
+    page.evaluate("stream => Turbo.renderStreamMessage(stream)", stream)
+    expect_state(page.locator("#imports dramatiq-progress"), "running")
 
 
 REACT = """

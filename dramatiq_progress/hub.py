@@ -53,17 +53,32 @@ class Topic:
 
     Attributes:
       watchers: Who watches it.
-      event: The newest event, ready to send; None before the first reading.
+      event: The newest event, ready to send to those who may not cancel; None before the first reading.
+      reading: What that was made from.
       progress: What it says, without its clocks; None where there is no record.
     """
 
-    __slots__ = ("event", "progress", "told_at", "watchers")
+    __slots__ = ("_with_cancel", "event", "progress", "reading", "told_at", "watchers")
 
     def __init__(self) -> None:
         self.watchers: set[Watcher] = set()
         self.event: bytes | None = None
         self.progress: Progress | None = None
+        self.reading: Progress | None = None
         self.told_at = 0.0
+        self._with_cancel: bytes | None = None
+
+    def take(self, message_id: str, reading: Progress | None, now: float) -> None:
+        """This is the newest."""
+        self.reading, self.progress, self.told_at = reading, reading and reading.without_clocks(), now
+        self.event, self._with_cancel = encode(message_id, reading), None
+
+    def event_for(self, *, may_cancel: bool) -> bytes:
+        """The newest event, for one who may or may not cancel; empty before the first reading."""
+        if self.event is None or self.reading is None or not (may_cancel and self.reading.can_cancel):
+            return self.event or b""
+        self._with_cancel = self._with_cancel or encode(self.reading.id, self.reading, may_cancel=True)
+        return self._with_cancel
 
 
 class Hub:
@@ -253,7 +268,7 @@ class Hub:
         is_late = progress is not None and progress.eta is not None and now - topic.told_at >= CLOCK_SECONDS
         if topic.event is not None and still == topic.progress and not is_late:
             return
-        topic.progress, topic.event, topic.told_at = still, encode(message_id, progress), now
+        topic.take(message_id, progress, now)
         for watcher in topic.watchers:
             watcher.tell(message_id)
 
@@ -268,12 +283,12 @@ class Hub:
         self._tell_everybody()
 
 
-def encode(message_id: str, progress: Progress | None) -> bytes:
+def encode(message_id: str, progress: Progress | None, *, may_cancel: bool = False) -> bytes:
     """An event of a stream: the JSON of one message, or that there is none, in the words of the list."""
     if progress is None:
         return b"event: unknown\ndata: " + json.dumps({"unknown": [message_id]}).encode() + b"\n\n"
     # In ASCII, as JsonResponse has it, and so without any character that ends a line of an event stream.
-    return b"data: " + json.dumps(progress.as_dict(), cls=DjangoJSONEncoder).encode() + b"\n\n"
+    return b"data: " + json.dumps(progress.as_dict(may_cancel=may_cancel), cls=DjangoJSONEncoder).encode() + b"\n\n"
 
 
 #: One for each event loop, and a server has one loop in a process.

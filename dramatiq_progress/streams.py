@@ -11,7 +11,7 @@ import logging
 import random
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -37,8 +37,8 @@ ASK_AGAIN_SECONDS = (25.0, 35.0)
 #: What tells a server to stop.
 SHUTDOWN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-#: What a request may know of messages: `views._read`, for this request.
-Read = Callable[[Sequence[str]], list[Progress]]
+#: The messages that a request may know of, and whether it may cancel each: `views._read_for_stream`, for this request.
+Read = Callable[[Sequence[str]], Mapping[str, bool]]
 #: Whether it still may: `views._goes_on`.
 GoesOn = Callable[[Sequence[Progress]], Awaitable[bool]]
 
@@ -54,7 +54,7 @@ class EventStream(AsyncIterator[bytes]):
 
     Parameters:
       message_ids: What it watches.
-      visible: Those of them that the client may know of, as `read` said.
+      visible: Those of them that the client may know of, and whether it may cancel them, as `read` said.
       read: Says of a message that was not there before whether the client may know of it.
       goes_on: Says again and again whether the client may still know of what it is told. If not, the stream ends, and
         whoever comes again is asked anew.
@@ -70,6 +70,7 @@ class EventStream(AsyncIterator[bytes]):
         "_hidden",
         "_hub",
         "_is_closed",
+        "_may_cancel",
         "_message_ids",
         "_news",
         "_place",
@@ -80,7 +81,7 @@ class EventStream(AsyncIterator[bytes]):
     def __init__(
         self,
         message_ids: Sequence[str],
-        visible: Collection[str],
+        visible: Mapping[str, bool],
         read: Read,
         goes_on: GoesOn | None = None,
         place: Place | None = None,
@@ -88,6 +89,7 @@ class EventStream(AsyncIterator[bytes]):
         self._message_ids = message_ids
         self._hidden = set(message_ids).difference(visible)
         self._denied: set[str] = set()
+        self._may_cancel = _allowed(visible)
         self._read = read
         self._goes_on = goes_on
         self._place = place
@@ -201,16 +203,21 @@ class EventStream(AsyncIterator[bytes]):
                 # No such message, and one that this client may not know of, are the same answer.
                 piece += encode(message_id, None)
             else:
-                piece += topic.event or b""
+                piece += topic.event_for(may_cancel=message_id in self._may_cancel)
         return bytes(piece)
 
     async def _look_again(self, message_ids: Sequence[str]) -> None:
         """Messages have come to be that were not there when the stream began: the client may know of them, or not."""
         if message_ids:
-            visible = {progress.id for progress in await sync_to_async(self._read)(message_ids)}
+            visible = await sync_to_async(self._read)(message_ids)
             await _free_thread()
-            self._hidden -= visible
+            self._hidden -= visible.keys()
+            self._may_cancel |= _allowed(visible)
             self._denied.update(self._hidden.intersection(message_ids))
+
+
+def _allowed(visible: Mapping[str, bool]) -> frozenset[str]:
+    return frozenset(message_id for message_id, may_cancel in visible.items() if may_cancel)
 
 
 async def _free_thread() -> None:

@@ -150,10 +150,10 @@ async def stream(request: HttpRequest) -> HttpResponseBase:
     message_ids = _asked_for(request)
     # Before anything is read: what a flood of requests costs.
     place = Place(client_of(request.META.get("REMOTE_ADDR") or ""))
-    read = partial(_read, request)
+    read = partial(_read_for_stream, request)
     # What a client may know is found out once for all; what it is told is read after the stream has begun to watch.
     try:
-        visible = {progress.id for progress in await sync_to_async(read)(message_ids)}
+        visible = await sync_to_async(read)(message_ids)
     except BaseException:
         # Whoever keeps the exception, as a log may, keeps all that is named here.
         place.give_back()
@@ -174,12 +174,21 @@ def _read_one(request: HttpRequest, message_id: str) -> list[Progress]:
 
 def _shown(request: HttpRequest, found: Sequence[Progress], *, asks_to_cancel: bool = False) -> list[dict[str, Any]]:
     """Messages as this request is to see them."""
+    may_be_cancelled = _cancellable(request, found, asks_to_cancel=asks_to_cancel)
+    return [progress.as_dict(may_cancel=progress.id in may_be_cancelled) for progress in found]
+
+
+def _read_for_stream(request: HttpRequest, message_ids: Sequence[str]) -> dict[str, bool]:
+    """The ids of the messages that this request may know of, and whether it may cancel each."""
+    found = _read(request, message_ids)
+    may_be_cancelled = _cancellable(request, found)
+    return {progress.id: progress.id in may_be_cancelled for progress in found}
+
+
+def _cancellable(request: HttpRequest, found: Sequence[Progress], *, asks_to_cancel: bool = False) -> set[str]:
     asks_to_cancel = asks_to_cancel or CAN_CANCEL in _query_of(request)
     # A poll that need not know who asks reads no session for this.
-    may_be_cancelled = cancellable(
-        request, [each for each in found if asks_to_cancel or depends_on_who_asks(request, each)]
-    )
-    return [progress.as_dict(may_cancel=progress.id in may_be_cancelled) for progress in found]
+    return cancellable(request, [each for each in found if asks_to_cancel or depends_on_who_asks(request, each)])
 
 
 def _read(request: HttpRequest, message_ids: Sequence[str]) -> list[Progress]:

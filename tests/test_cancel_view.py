@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 import pytest
-from django.test import Client
+from django.test import AsyncClient, Client
 from django.urls import reverse
 from dramatiq.brokers.stub import StubBroker
 
-from dramatiq_progress import State, cancel, get_progress, progress_actor
+from dramatiq_progress import State, acancel, cancel, get_progress, progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.base import Attempt
@@ -166,6 +168,55 @@ def test_nobody_is_told_that_they_may_cancel_what_cannot_be(people: People, memo
     else:
         cancel(message_id)
     assert can_cancel(people, message_id, "can_cancel") == set()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_stream_says_the_same_as_a_poll(people: People, memory_store: Store) -> None:
+    """One event for all who may not cancel, and one for all who may."""
+    message_id = people.send("owner")
+    run(memory_store, message_id)
+
+    async def hear(name: str) -> list[Any]:
+        client = AsyncClient()
+        await client.aforce_login(people.users[name])
+        async with asyncio.timeout(30):
+            response = await client.get(f"/progress/stream/?id={message_id}")
+            pieces: Any = response.streaming_content  # type: ignore[attr-defined]
+            heard = []
+            while len(heard) < 2:
+                if (piece := await anext(pieces)).startswith(b"data: "):
+                    heard.append(json.loads(piece.removeprefix(b"data: ")))
+                    await acancel(message_id)
+            await asyncio.to_thread(response.close)
+            return heard
+
+    before = people.clients["owner"].get(f"/progress/{message_id}/").json()
+    first, then = asyncio.run(hear("owner"))
+    assert (first["can_cancel"], first["cancel_requested"]) == (before["can_cancel"], False) == (True, False)
+    assert (then["can_cancel"], then["cancel_requested"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "may"), [("staff", "", False), ("staff", "&can_cancel", True), ("another", "&can_cancel", False)]
+)
+@pytest.mark.django_db(transaction=True)
+def test_a_stream_of_a_message_of_nobody_says_so_to_those_who_ask(
+    people: People, name: str, query: str, may: bool
+) -> None:
+    message_id = people.send()
+
+    async def hear() -> Any:
+        client = AsyncClient()
+        await client.aforce_login(people.users[name])
+        async with asyncio.timeout(30):
+            response = await client.get(f"/progress/stream/?id={message_id}{query}")
+            pieces: Any = response.streaming_content  # type: ignore[attr-defined]
+            while not (piece := await anext(pieces)).startswith(b"data: "):
+                pass
+            await asyncio.to_thread(response.close)
+            return json.loads(piece.removeprefix(b"data: "))
+
+    assert asyncio.run(hear())["can_cancel"] == may
 
 
 def test_an_answer_changes_when_a_cancel_is_requested(people: People, memory_store: Store) -> None:

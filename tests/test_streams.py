@@ -333,7 +333,7 @@ def test_what_a_client_may_not_know_of_is_as_unknown(memory_store: Store) -> Non
     async def scenario() -> None:
         attempt = begin(memory_store)
         pieces = streams.EventStream(
-            ["m1", "m2"], [], lambda ids: [p for p in memory_store.read(ids) if p and p.id in may_know]
+            ["m1", "m2"], {}, lambda ids: {p.id: False for p in memory_store.read(ids) if p and p.id in may_know}
         )
         await anext(pieces)
         first = await anext(pieces)

@@ -225,6 +225,9 @@ def test_a_page_may_turn_to_another_language_while_it_lives(open_bar: OpenBar, s
             head,
         )
         expect(part(bar, "text")).to_have_text(text)
+    # Nothing of the languages before stays behind.
+    said = page.evaluate("import('/static/dramatiq_progress/dramatiq-progress.js').then(({ TEXTS }) => TEXTS)")
+    assert said == TEXTS | {"locale": "en", "results": []}
 
 
 def test_an_arabic_page_reads_from_the_right_in_a_project_s_own_words(

@@ -38,7 +38,9 @@ let told;
 /** From {% dramatiq_progress_script %}. Turbo may bring another, a page may change TEXTS. */
 function readTexts() {
   const { content } = document.querySelector("meta[name=dramatiq-progress-texts]") ?? {};
-  if (content !== told) Object.assign(TEXTS, ENGLISH, JSON.parse((told = content) ?? "{}"));
+  if (content === told) return;
+  for (const name in TEXTS) delete TEXTS[name];
+  Object.assign(TEXTS, ENGLISH, JSON.parse((told = content) ?? "{}"));
 }
 
 readTexts();

@@ -31,5 +31,7 @@ DRAMATIQ_BROKER = {
 DRAMATIQ_PROGRESS: dict[str, Any] = {"OPTIONS": {"url": STORE_URL, "socket_timeout": 5.0}} if STORE_URL else {}
 # As celery-progress has it: whoever knows the id may read.
 DRAMATIQ_PROGRESS["PERMISSION"] = "dramatiq_progress.permissions.anyone_with_link"
+# 10,000 that read, and some that do not.
+DRAMATIQ_PROGRESS["MAX_STREAMS"] = 0
 if "BENCH_LOST_AFTER" in os.environ:
     DRAMATIQ_PROGRESS["LOST_AFTER"] = float(os.environ["BENCH_LOST_AFTER"])

@@ -94,7 +94,7 @@ class Load:
         # What the first streams load, and the subscription, are none of a stream's own.
         first = await listen(self.server.port, [["message-0", EVERYBODYS]] * 100)
         for listener in first:
-            listener.transport.close()
+            listener.leave()
         before, cpu, began = resident_bytes(self.server.pid), cpu_seconds(self.server.pid), time.perf_counter()
         self.listeners = await listen(self.server.port, [[each.message_id, EVERYBODYS] for each in self.attempts])
         seconds = time.perf_counter() - began
@@ -156,7 +156,7 @@ class Load:
         kib = (resident_bytes(self.server.pid) - before) / 1024 / DEAF
         report(Row("streams: memory of one that never reads", "KiB", {"server": [kib]}, bar_unit="KiB"))
         for each in deaf:
-            each.transport.abort()
+            each.leave()
 
     async def finish_all(self) -> None:
         """All messages end, as fast as one process can say it."""

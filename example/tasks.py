@@ -8,7 +8,7 @@ import zipfile
 from django.urls import reverse
 from django.utils import timezone
 
-from dramatiq_progress import ProgressObserver, UserFacingError, progress_actor
+from dramatiq_progress import Cancelled, ProgressObserver, UserFacingError, progress_actor
 
 from .csv_file import CsvFile, batches
 from .models import Export, Import, Row
@@ -32,10 +32,15 @@ def import_rows(progress_observer: ProgressObserver, import_id: str, pause_secon
         source.row_count = sum(1 for _ in progress_observer.track(csv_file.rows(), description="Checking"))
 
         progress_observer.set_progress(0, source.row_count, "Importing")
-        for batch in batches(csv_file.rows(), BATCH_ROWS):
-            Row.objects.bulk_create(Row(source=source, line=line, values=values) for line, values in batch)
-            progress_observer.increment_progress(len(batch))
-            time.sleep(pause_seconds)
+        try:
+            for batch in batches(csv_file.rows(), BATCH_ROWS):
+                Row.objects.bulk_create(Row(source=source, line=line, values=values) for line, values in batch)
+                progress_observer.increment_progress(len(batch))
+                time.sleep(pause_seconds)
+        except Cancelled:
+            # Whoever cancels an import wants none of it.
+            source.rows.all().delete()
+            raise
 
         source.finished_at = timezone.now()
         source.save()

@@ -69,11 +69,16 @@ class Running:
 
     def post(self, path: str, fields: dict[str, str], file: tuple[str, bytes] | None = None) -> tuple[str, str]:
         """Fill in the form of a page and send it; gives the address and the text of the next page."""
-        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', self.get(path.replace("sample/", "")))
-        assert token is not None
-        body, content_type = encode_form({**fields, "csrfmiddlewaretoken": token.group(1)}, file)
+        token = self.token(path.replace("sample/", ""))
+        body, content_type = encode_form({**fields, "csrfmiddlewaretoken": token}, file)
         address, page = self.open(path, body, **{"Content-Type": content_type})
         return address, page.decode()
+
+    def token(self, path: str) -> str:
+        """What Django wants of the forms of a page."""
+        found = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', self.get(path))
+        assert found is not None
+        return found.group(1)
 
     def send(self, path: str, fields: dict[str, str], file: tuple[str, bytes] | None = None) -> str:
         """Fill in and send a form that starts a job; gives the address where its bar asks."""
@@ -301,6 +306,17 @@ import_rows(str(source.pk))
     environment = {"DJANGO_SETTINGS_MODULE": "example.settings", "EXAMPLE_VAR": str(running.var_dir)}
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ | environment, check=True)
     assert running.rows("twice.csv") == [["1", "2"], ["3", "4"]]
+
+
+def test_an_import_that_is_cancelled_leaves_no_row(running: Running) -> None:
+    content = b"a,b\n" + b"1,2\n" * 100_000
+    address = running.send("/import/", {"slowly": "on"}, ("unwanted.csv", content))
+    wait_until(lambda: running.rows("unwanted.csv"))
+    assert running.progress(address)["can_cancel"]
+    token = running.token("/import/")
+    running.open(f"{address}cancel/", urllib.parse.urlencode({"csrfmiddlewaretoken": token}).encode())
+    assert running.finished(address)[-1]["state"] == "cancelled"
+    assert running.rows("unwanted.csv") == []
 
 
 def test_no_file_and_a_file_too_big_are_told_on_the_form(running: Running) -> None:

@@ -153,7 +153,7 @@ def test_a_store_that_never_answers_is_asked_once(mute: socket.socket) -> None:
     store.close()
 
 
-def test_a_full_store_takes_the_end_of_a_message_all_the_same(server: Server) -> None:
+def test_a_full_store_takes_a_cancel_and_the_end_of_a_message_all_the_same(server: Server) -> None:
     server.start()
     store = get_store()
     attempt = Attempt("m1", "work", "default")
@@ -165,10 +165,12 @@ def test_a_full_store_takes_the_end_of_a_message_all_the_same(server: Server) ->
             store.enqueue("m2", actor="work", queue="default", retries_left=0)
         with pytest.raises(StoreUnavailable, match="OutOfMemory"):
             store.report([Report(attempt, {"current": "4"})])
+        assert store.cancel("m1")
         assert store.finish(attempt, state=State.DONE, fields={"current": "5"})
         client.config_set("maxmemory", "0")
     progress = get_progress("m1")
     assert progress is not None and (progress.state, progress.current) == (State.DONE, 5)
+    assert progress.cancel_requested
 
 
 def test_one_record_that_cannot_be_written_keeps_back_no_other(redis_store: RedisStore, valkey: str) -> None:

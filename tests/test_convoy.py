@@ -20,6 +20,7 @@ class Server:
         self.gate = threading.Event()
         self.trips: list[list[str]] = []
         self.interrupted = 0
+        self.is_gone = False
         self.convoy = Convoy(self.exchange)
 
     def exchange(self, requests: Sequence[str]) -> list[str]:
@@ -28,6 +29,8 @@ class Server:
         if "interrupt" in requests and not self.interrupted:
             self.interrupted += 1
             raise KeyboardInterrupt
+        if self.is_gone:
+            raise ConnectionError
         return [f"answer to {each}" for each in requests]
 
 
@@ -110,4 +113,15 @@ def test_a_thread_whose_turn_never_comes_goes_by_itself(server: Server, monkeypa
     with sending(server, *first, ["impatient"]) as got:
         wait_until(lambda: ["impatient"] in server.trips)
     assert got["impatient"] == ["answer to impatient"]
+    assert server.convoy.send(["next"]) == ["answer to next"]
+
+
+def test_those_who_wait_while_the_server_does_not_answer_are_told_and_do_not_try(server: Server) -> None:
+    server.is_gone = True
+    first = [[f"first {i}"] for i in range(WAYS)]
+    with sending(server, *first, ["later", "and"], ["last"]) as got:
+        pass
+    assert server.trips == first
+    assert [type(answer) for answer in got["later"] + got["last"] + got["first 0"]] == [ConnectionError] * 4
+    server.is_gone = False
     assert server.convoy.send(["next"]) == ["answer to next"]

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 Request = TypeVar("Request")
 
-#: Sends all in one round trip, and returns the answer of each; what went wrong on the way is an answer too.
+#: Sends all in one round trip, and returns the answer of each; raises where there is none, as without a server.
 Exchange = Callable[[Sequence[Request]], list[Any]]
 
 #: How many round trips of a process are under way at the same time: with one, a thread would wait for half of another's
@@ -49,6 +49,8 @@ class Convoy(Generic[Request]):
     A thread may be interrupted anywhere, as Dramatiq's time limits do it. Requests that it took along are then sent
     again, and may come to the server twice; so may those of a thread that lost its patience.
 
+    A server that does not answer costs each of them one time-out: who waits meanwhile is told of it, and does not try.
+
     Parameters:
       exchange: Sends requests and returns the answer of each. It may be called by several threads at once.
     """
@@ -60,7 +62,7 @@ class Convoy(Generic[Request]):
         self._waiting: deque[_Parcel[Request]] = deque()
 
     def send(self, requests: Sequence[Request]) -> list[Any]:
-        """The answer of each request."""
+        """The answer of each request; where there is none, the exception that says so is the answer of each."""
         mine = _Parcel(requests)
         try:
             with self._mutex:
@@ -93,6 +95,12 @@ class Convoy(Generic[Request]):
             answers = iter(self._exchange([request for parcel in parcels for request in parcel.requests]))
             for parcel in parcels:
                 parcel.answers = [next(answers) for _ in parcel.requests]
+        except Exception as error:
+            with self._mutex:
+                parcels += self._waiting
+                self._waiting.clear()
+            for parcel in parcels:
+                parcel.answers = [error] * len(parcel.requests)
         finally:
             with self._mutex:
                 for parcel in parcels[1:]:

@@ -100,16 +100,10 @@ class OneServer(Servers):
         self.client = make_client()
         self.address = address
         self.watchers = watchers
-        self._convoy = Convoy(self._exchange)
+        self._convoy: Convoy[Request] = Convoy(lambda requests: _pipeline(self.client, requests))
 
     def send(self, requests: Sequence[Request]) -> list[Any]:
         return self._convoy.send(requests)
-
-    def _exchange(self, requests: Sequence[Request]) -> list[Any]:
-        try:
-            return _pipeline(self.client, requests)
-        except (RedisError, OSError) as error:
-            return [error] * len(requests)
 
     def ping(self) -> None:
         self.client.ping()

@@ -11,7 +11,7 @@ from django.test import AsyncClient, Client
 from django.urls import reverse
 from dramatiq.brokers.stub import StubBroker
 
-from dramatiq_progress import State, acancel, cancel, get_progress, progress_actor
+from dramatiq_progress import State, acancel, cancel, get_progress, progress_actor, progress_url
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.base import Attempt
@@ -89,6 +89,16 @@ def test_not_allowed_and_not_there_are_one_answer(people: People, name: str, sen
     assert not_allowed == not_there
     assert (not_there[0], not_there[3]) == (404, b'{"error": "not_found"}')
     assert client.post(path("no:id")).content == not_there[3]
+
+
+def test_a_signed_link_lets_nobody_cancel(people: People) -> None:
+    message_id = people.send("owner")
+    query = progress_url(message_id, signed_for=60).partition("?")[2]
+    client = people.clients["another"]
+    answer = client.get(f"/progress/{message_id}/?{query}&can_cancel")
+    assert (answer.status_code, answer.json()["can_cancel"]) == (200, False)
+    assert client.post(f"{path(message_id)}?{query}").status_code == 404
+    assert state_of(message_id) is State.ENQUEUED
 
 
 @pytest.mark.parametrize("with_middleware", [True, False])

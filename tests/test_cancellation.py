@@ -34,6 +34,8 @@ from dramatiq_progress import (
 )
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.signals import state_changed
+from dramatiq_progress.stores import Store
+from dramatiq_progress.stores.redis import RedisStore
 from tests.faults import tasks
 from tests.faults.scene import Scene
 from tests.steps import when
@@ -48,9 +50,10 @@ Work = Callable[[ProgressObserver], Any]
 
 @pytest.fixture(autouse=True)
 def here(request: pytest.FixtureRequest, settings: Any) -> None:
-    """Progress lives in memory and signs of life are frequent, unless the test has a scene of its own."""
+    """Progress lives in memory unless the test says where, and signs of life are frequent."""
     if "scene" not in request.fixturenames:
-        request.getfixturevalue("memory_store")
+        if "redis_store" not in request.fixturenames:
+            request.getfixturevalue("memory_store")
         settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.2, "FLUSH_INTERVAL": 0.02}
 
 
@@ -424,6 +427,24 @@ def test_a_store_that_is_down_says_so_and_keeps_nothing_for_later(broker: StubBr
     with pytest.raises(ImproperlyConfigured):
         cancel(message.message_id)
     settings.DRAMATIQ_PROGRESS = good
+
+
+def test_one_that_was_cancelled_before_its_start_could_be_written_stops(
+    redis_store: Store, broker: StubBroker, settings: Any
+) -> None:
+    """The worker had lost the store, and whoever cancelled had not."""
+    good = settings.DRAMATIQ_PROGRESS
+    job = Job(broker, report_on)
+    message = job.actor.send()
+    settings.DRAMATIQ_PROGRESS = good | {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
+    with working(broker):
+        assert job.began.wait(30)
+        elsewhere = RedisStore(prefix=good["PREFIX"], **good["OPTIONS"])
+        assert elsewhere.cancel(message.message_id) == Cancellation(CancelOutcome.CANCELLED, State.ENQUEUED)
+        elsewhere.close()
+        settings.DRAMATIQ_PROGRESS = good
+        broker.join("default")
+    assert (read(message).state, job.starts, job.done) == (State.CANCELLED, 1, [])
 
 
 def test_a_detached_observer_is_never_cancelled() -> None:

@@ -84,9 +84,9 @@ class CancelButton {
     const isOffered = this.#isOpen && this.#may === true;
     const isWaiting = isRequested && !complete;
     const hadFocus = this.#button.matches(":focus");
-    const label = this.#bar.option("label");
+    const label = ["label", "ariaLabel"].map((name) => this.#bar.option(name)).find((each) => typeof each === "string");
     this.#button.textContent = this.#say("cancel");
-    if (typeof label === "string") this.#button.ariaLabel = `${this.#say("cancel")}: ${label}`;
+    if (label) this.#button.ariaLabel = `${this.#say("cancel")}: ${label}`;
     // Not `disabled`: a button that is loses the focus.
     this.#button.ariaDisabled = String(this.#isAsking);
     this.#button.hidden = !isOffered;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -101,7 +102,7 @@ def configuration() -> Configuration:
     if last is not None and last[0] is given and last[1] == given:
         return last[2]
     if not isinstance(given, dict):
-        raise ImproperlyConfigured(f"{SETTING_NAME} must be a dict, not {given!r}.")
+        raise ImproperlyConfigured(f"{SETTING_NAME} must be a dict, not {shown(given)}.")
     unknown = [key for key in given if key not in KEYS]
     if unknown:
         raise ImproperlyConfigured(
@@ -118,5 +119,17 @@ def _is_permission(given: object) -> bool:
     return given is None or callable(given) or (isinstance(given, str) and bool(given))
 
 
+def shown(value: object) -> str:
+    """A value of the settings as an error may say it."""
+    if isinstance(value, list | dict | set):
+        return f"a {type(value).__name__}"
+    return masked(repr(value))
+
+
+def masked(text: str) -> str:
+    """A text of an error, without the password of an address that somebody put into the wrong place."""
+    return re.sub(r"(?<=://)\S*@", "…@", text)
+
+
 def _improper(key: str, value: object, wanted: str) -> ImproperlyConfigured:
-    return ImproperlyConfigured(f'{SETTING_NAME}["{key}"] is {value!r}; it must be {wanted}.')
+    return ImproperlyConfigured(f'{SETTING_NAME}["{key}"] is {shown(value)}; it must be {wanted}.')

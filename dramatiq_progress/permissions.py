@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
-from .conf import SETTING_NAME, configuration
+from .conf import SETTING_NAME, configuration, masked
 from .links import linked_ids
 from .owners import owners_of
 from .progress import Progress
@@ -145,9 +145,10 @@ def _resolve(key: str, given: Any) -> Permission | None:
     try:
         found = import_string(path) if isinstance(path, str) else path
     except ImportError as error:
-        raise ImproperlyConfigured(f'{SETTING_NAME}["{key}"] is {path!r}, which cannot be imported: {error}') from error
+        said = f'{SETTING_NAME}["{key}"] is {path!r}, which cannot be imported: {error}'
+        raise ImproperlyConfigured(masked(said)) from None
     if not callable(found):
-        raise ImproperlyConfigured(f'{SETTING_NAME}["{key}"] is {path!r}, which is no function.')
+        raise ImproperlyConfigured(f'{SETTING_NAME}["{key}"] is {path!r:.80}, which is no function.')
     return _with_argument(found, arguments[0]) if arguments else found
 
 

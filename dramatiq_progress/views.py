@@ -62,6 +62,7 @@ def _answering(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]
     @wraps(view)
     def answer(request: HttpRequest, **captured: str) -> HttpResponse:
         try:
+            _query_of(request)
             return view(request, **captured)
         except REFUSALS as error:
             return _answer_error(error)
@@ -280,5 +281,7 @@ def _keep_private(response: HttpResponseBase) -> None:
     # No cache in between may answer in our place, nor keep what only this visitor may see. The bar keeps ETags itself.
     response["Cache-Control"] = "private, no-store"
     response["X-Content-Type-Options"] = "nosniff"
+    # Nor does another site get it as if it were an image or a script of its own.
+    response["Cross-Origin-Resource-Policy"] = "same-origin"
     # The address of a signed link is all that it takes.
     response["Referrer-Policy"] = "no-referrer"

@@ -32,7 +32,7 @@ def test_settings_are_read_live() -> None:
     [
         ({"FLUSH_INTERVALL": 1}, "has no key 'FLUSH_INTERVALL'. Its keys are STORE, OPTIONS, PREFIX"),
         ({"flush_interval": 1}, "has no key 'flush_interval'"),
-        ([], r"DRAMATIQ_PROGRESS must be a dict, not \[\]"),
+        ([], "DRAMATIQ_PROGRESS must be a dict, not a list"),
         ({"STORE": 5}, r'\["STORE"\] is 5; it must be the dotted path'),
         ({"OPTIONS": "redis://"}, r'\["OPTIONS"\] is \'redis://\'; it must be a dict'),
         ({"PREFIX": ""}, r'\["PREFIX"\] is \'\'; it must be a string of at least one'),

@@ -15,7 +15,7 @@ from dramatiq import broker as dramatiq_broker
 from dramatiq.broker import Broker
 from dramatiq.brokers.stub import StubBroker
 
-from dramatiq_progress.conf import SETTING_NAME, configuration
+from dramatiq_progress.conf import SETTING_NAME, configuration, masked
 from dramatiq_progress.progress import Progress
 
 from .base import Store
@@ -98,12 +98,12 @@ def _make(path: str, options: dict[str, Any], *, prefix: str) -> Store:
     try:
         store = import_string(path)(prefix=prefix, **options)
     except ImportError as error:
-        raise ImproperlyConfigured(f'{SETTING_NAME}["STORE"] is {path!r}, which cannot be imported: {error}') from error
+        said = f'{SETTING_NAME}["STORE"] is {path!r}, which cannot be imported: {error}'
+        raise ImproperlyConfigured(masked(said)) from None
     except (TypeError, ValueError) as error:
         names = ", ".join(sorted(options)) or "none"
-        raise ImproperlyConfigured(
-            f'{SETTING_NAME}["OPTIONS"] (given: {names}) does not fit {path}: {error}'
-        ) from error
+        said = f'{SETTING_NAME}["OPTIONS"] (given: {names}) does not fit {path}: {error}'
+        raise ImproperlyConfigured(masked(said)) from None
     if not isinstance(store, Store):
         raise ImproperlyConfigured(f'{SETTING_NAME}["STORE"] is {path!r}, which is no {Store.__qualname__}.')
     return store

@@ -127,7 +127,7 @@ def _cluster(*, url: str | None = None, startup_nodes: Sequence[Any] | None = No
     # RedisCluster connects when it is made, and leaves out silently what it does not know.
     if unknown := options.keys() - CLUSTER_OPTIONS - set(REDIS_ALLOWED_KEYS):
         raise TypeError(f"RedisCluster takes no {', '.join(sorted(unknown))}.")
-    in_url = parse_url(url) if url else {}
+    in_url = _read_url(url) if url else {}
     if "path" in in_url or "unix_socket_path" in options:
         raise ValueError("The nodes of a cluster are reached by host and port; a Unix socket leads to one server.")
     if database := (in_url.get("db") or options.pop("db", 0)):
@@ -146,7 +146,22 @@ def _cluster(*, url: str | None = None, startup_nodes: Sequence[Any] | None = No
     return Cluster(make_client, f"the cluster of {', '.join(named)}")
 
 
+def _read_url(url: str) -> dict[str, Any]:
+    try:
+        return dict(parse_url(url))
+    except ValueError as error:
+        if "port" not in str(error).lower():
+            raise
+        # Python says what it takes for a port, and that is a password when something in it has to be written otherwise.
+        raise ValueError(
+            '"url" cannot be read; write redis://user:password@host:6379/0, and in a password "%23" for "#", "%2F" for '
+            '"/", "%40" for "@".'
+        ) from None
+
+
 def _client(url: str | None, options: Mapping[str, Any]) -> redis.Redis:
+    if url:
+        _read_url(url)
     client = redis.Redis.from_url(url, **options) if url else redis.Redis(**options)
     _check(client)
     return client

@@ -1,0 +1,91 @@
+"""Every URL of the package, whoever asks, however they ask: what they are answered, and whether it tells of a message.
+
+A URL without a row here fails. A new one gets its row, and nothing else has to be written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from django.test import AsyncClient
+from django.urls import reverse
+
+from dramatiq_progress import State, get_progress, urls
+from tests.people import NAMES, People
+
+METHODS = ("GET", "HEAD", "OPTIONS", "POST")
+EVERYBODY = set(NAMES)
+OWNER_AND_STAFF = {"owner", "staff"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a URL answers when it is asked about a message of `owner`.
+
+    Attributes:
+      of_message: Whether its path has the message's id; else its query has.
+      allowed: The statuses of a method for those who are told of the message, and for the others. Every other method
+        is a 405 for everybody.
+      told: Who is told of the message.
+    """
+
+    of_message: bool
+    allowed: dict[str, tuple[int, int]]
+    told: set[str] = field(default_factory=lambda: OWNER_AND_STAFF)
+
+
+ROWS = {
+    "list": Row(of_message=False, allowed={"GET": (200, 200), "HEAD": (200, 200)}),
+    "stream": Row(of_message=False, allowed={"GET": (200, 200)}),
+    "mine": Row(of_message=False, allowed={"GET": (200, 200), "HEAD": (200, 200)}, told={"owner"}),
+    "detail": Row(of_message=True, allowed={"GET": (200, 404), "HEAD": (200, 404)}),
+    "cancel": Row(of_message=True, allowed={"POST": (200, 404)}),
+}
+
+
+def test_every_url_has_a_row() -> None:
+    assert {each.name for each in urls.urlpatterns} == set(ROWS)
+
+
+@pytest.mark.parametrize("name", sorted(EVERYBODY))
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("url", sorted({*ROWS, *(str(each.name) for each in urls.urlpatterns)}))
+@pytest.mark.django_db(transaction=True)
+def test_a_url_tells_nobody_else(people: People, url: str, method: str, name: str) -> None:
+    row = ROWS[url]
+    message_id = people.send("owner")
+    address = reverse(f"dramatiq_progress:{url}", args=[message_id] if row.of_message else [])
+    if not row.of_message:
+        address += f"?id={message_id}"
+    status, body, headers = asyncio.run(ask(people, name, method, address))
+
+    is_told = method in row.allowed and name in row.told
+    wanted = row.allowed.get(method, (405, 405))
+    assert status == wanted[0 if is_told else 1]
+    # That there is such a message is in nothing but what its state is in.
+    assert (b'"state"' in body) == (is_told and method != "HEAD")
+    assert "Access-Control-Allow-Origin" not in headers
+    if status != 405:
+        assert headers["Cache-Control"].startswith("private, no-store")
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    if not is_told or method != "POST":
+        progress = get_progress(message_id)
+        assert progress is not None and progress.state is State.ENQUEUED
+
+
+async def ask(people: People, name: str, method: str, path: str) -> tuple[int, bytes, Any]:
+    client = AsyncClient()
+    client.cookies = people.clients[name].cookies
+    response = await getattr(client, method.lower())(path, headers={"Origin": "https://elsewhere.example"})
+    if not response.streaming:
+        return response.status_code, response.content, response.headers
+    pieces = response.streaming_content
+    async with asyncio.timeout(30):
+        body = await anext(pieces) + await anext(pieces)
+    await asyncio.to_thread(response.close)
+    return response.status_code, body, response.headers

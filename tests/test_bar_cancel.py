@@ -163,13 +163,18 @@ def test_a_page_may_have_the_visitor_asked_before(
 
 @pytest.mark.parametrize(
     ("attributes", "sent"),
-    [('aria-label="Import" csrf="of the page"', "of the page"), ('csrf-cookie="other" csrf="of the page"', "of the page"), ("", "")],
+    [
+        ('aria-label="Import" csrf="of the page"', "of the page"),
+        ('csrf-cookie="other" csrf="of the page"', "of the page"),
+        ("", ""),
+    ],
 )
 def test_the_token_may_stand_in_the_page(
     site: ScriptedSite, open_bar: OpenBar, presses: Presses, attributes: str, sent: str
 ) -> None:
     site.say(answer("running", extra=OFFERED))
     bar = open_bar(f'cancel="{ADDRESS}" {attributes}')
+    expect(button(bar)).to_have_accessible_name("Cancel: Import" if "label" in attributes else "Cancel")
     button(bar).click()
     expect(part(bar, "cancel-note")).not_to_be_empty()
     assert presses.bodies == [{"csrfmiddlewaretoken": [sent]}]

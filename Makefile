@@ -4,7 +4,7 @@
 PYTHON ?=
 VENV := .venv
 
-.PHONY: demo test soak bench load pictures messages lint types check clean
+.PHONY: audit demo test soak bench load pictures messages lint types check clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(VENV)/bin/python -m example.demo
@@ -46,6 +46,11 @@ pictures: $(VENV)/test.stamp
 lint: $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# Weaknesses of our code, and known ones of what it needs.
+audit: $(VENV)/lint.stamp
+	$(VENV)/bin/bandit --quiet --configfile pyproject.toml --recursive dramatiq_progress
+	$(VENV)/bin/python tools/audit.py
 
 types: $(VENV)/lint.stamp
 	$(VENV)/bin/mypy

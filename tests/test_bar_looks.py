@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -120,7 +119,7 @@ def test_in_a_shadow_root_of_the_page_the_stylesheet_is_linked_once_more(site: S
     expect(styled).to_have_attribute("state", "running")
     expect(part(styled, "track")).to_have_css("border-radius", "4px")
     expect(part(styled, "status")).to_have_css("position", "absolute")
-    expect(part(styled, "fill")).to_have_css("animation-name", "dramatiq-progress-sweep")
+    expect(part(styled, "fill")).to_have_css("transition-duration", re.compile("0.3s"))
 
 
 MOTIONS = """(bar) => bar.shadowRoot.getAnimations().map((each) => [
@@ -146,19 +145,57 @@ def test_only_what_was_reported_moves_and_by_a_transition(open_bar: OpenBar, sit
     assert bar.evaluate(MOTIONS) == []
 
 
+def test_where_no_percentage_is_known_a_piece_goes_a_step_with_each_report(
+    open_bar: OpenBar, site: ScriptedSite
+) -> None:
+    site.say(
+        *[answer("running", total=None, version=4)] * 3,
+        Reply(json=answer("running", total=None, version=5, poll_after=NEVER), held=True),
+    )
+    bar = open_bar(head="<style>:root { --dramatiq-progress-transition-duration: 1000s }</style>")
+    site.wait_for_polls(2)
+    _end_motions(bar)
+    before = _span(bar)
+    # Two more answers say that it is alive, and nothing more.
+    site.wait_for_polls(4)
+    assert bar.evaluate(MOTIONS) == []
+    site.let_go()
+    bar.page.wait_for_function("document.querySelector('dramatiq-progress').shadowRoot.getAnimations().length")
+    assert bar.evaluate(MOTIONS) == [["CSSTransition", "left", "fill"]]
+    _end_motions(bar)
+    assert _span(bar) == [pytest.approx(each + 0.07, abs=0.001) for each in before]
+
+
+@pytest.mark.parametrize("version", [0, 1, 8, 9, 17, 10**6])
+def test_a_piece_never_looks_like_a_length(open_bar: OpenBar, site: ScriptedSite, version: int) -> None:
+    site.say(answer("running", total=None, version=version, poll_after=NEVER))
+    bar = open_bar()
+    expect(bar).to_have_attribute("indeterminate", "")
+    _end_motions(bar)
+    begin, end = _span(bar)
+    assert 0.06 < begin < end < 0.99
+
+
+def _span(bar: Locator) -> list[float]:
+    """Where the filled part begins and ends, as parts of the track."""
+    span: list[float] = bar.evaluate(
+        """bar => {
+          const [track, fill] = ["track", "fill"].map((name) =>
+            bar.shadowRoot.querySelector(`[part=${name}]`).getBoundingClientRect());
+          return [fill.left, fill.right].map((at) => (at - track.left) / track.width);
+        }"""
+    )
+    return span
+
+
 def _end_motions(bar: Locator) -> None:
     bar.evaluate("bar => bar.shadowRoot.getAnimations().forEach((each) => each.finish())")
 
 
-def _share(bar: Locator) -> Any:
+def _share(bar: Locator) -> float:
     """How much of the track is filled."""
-    return bar.evaluate(
-        """bar => {
-          const [track, fill] = ["track", "fill"].map((name) =>
-            bar.shadowRoot.querySelector(`[part=${name}]`).getBoundingClientRect().width);
-          return fill / track;
-        }"""
-    )
+    begin, end = _span(bar)
+    return end - begin
 
 
 def _part(page: Page, look: str, name: str) -> Locator:

@@ -624,8 +624,10 @@ export class DramatiqProgress extends Bar(HTMLElement) {
   draw(state, text, view) {
     super.draw(state, text, view);
     const { texts } = this;
-    const { percent = null, eta } = view ?? {};
+    const { percent = null, eta, version, current } = view ?? {};
     const isKnown = percent !== null;
+    // A step for each report.
+    this.#fill.style.insetInlineStart = isKnown ? "" : `${(((version ?? current) * 7) % 63) + 7}%`;
     show(this.#percent, isKnown ? formatNumber(Math.floor(percent) / 100, texts, { style: "percent" }) : "");
     const isLeft = state === "running" && eta > 0;
     show(this.#remaining, isLeft ? say(texts, "remaining", { time: formatDuration(eta, texts) }) : "");

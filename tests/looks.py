@@ -28,6 +28,7 @@ class Look:
       said: What the server says, one after the other.
       attributes: What the page sets.
       offline: Whether the last request failed.
+      shows: The part that is seen when all is there: some are drawn by modules of their own.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Look:
     said: tuple[Reply | dict[str, Any], ...]
     attributes: str = ""
     offline: bool = False
+    shows: str = "track"
 
     @property
     def path(self) -> str:
@@ -51,8 +53,8 @@ def _said(state: str, **values: Any) -> dict[str, Any]:
     return said
 
 
-def _look(state: str, name: str = "", attributes: str = "", **values: Any) -> Look:
-    return Look(name=name or state, state=state, said=(_said(state, **values),), attributes=attributes)
+def _look(state: str, name: str = "", attributes: str = "", shows: str = "track", **values: Any) -> Look:
+    return Look(name=name or state, state=state, said=(_said(state, **values),), attributes=attributes, shows=shows)
 
 
 _RUNNING = _said("running", current=3100, extra={"eta": 9.2})
@@ -65,16 +67,18 @@ LOOKS = [
     _look("delayed", total=None, current=0),
     Look(name="running", state="running", said=(_RUNNING,)),
     _look("running", "running-unknown", total=None, version=3),
+    _look("running", "cancel", 'cancel="/cancel/"', "cancel", extra={"can_cancel": True}),
+    _look("running", "cancelling", 'cancel="/cancel/"', "cancel-note", cancel_requested=True),
     _look("retrying", retry_in=12, retries_left=3),
     _look("lost"),
     Look(name="offline", state="running", said=(_BEGUN, UNAVAILABLE), offline=True),
     _look("done", current=5000),
     _look("done", "done-unknown", total=None, current=0),
-    _look("done", "done-result", "show-result", current=5000, result={"imported": 4988, "left_out": 12}),
-    _look("done", "done-download", 'download="Download the ZIP"', current=5000, result="/exports/7.zip"),
+    _look("done", "done-result", "show-result", "note", current=5000, result={"imported": 4988, "left_out": 12}),
+    _look("done", "done-download", 'download="Download the ZIP"', "link", current=5000, result="/exports/7.zip"),
     _look("failed", result="Row 1,201: there is no airport “XQZ”."),
     _look("failed", "failed-unknown", total=None, current=0),
-    _look("failed", "failed-retry", 'retry="/again/"', result="Row 1,201: there is no airport “XQZ”."),
+    _look("failed", "failed-retry", 'retry="/again/"', "link", result="Row 1,201: there is no airport “XQZ”."),
     _look("cancelled"),
     _look("skipped", total=None, current=0),
     Look(name="not-found", state="not-found", said=(NOT_FOUND,)),
@@ -138,3 +142,4 @@ def expect_look(page: Page, look: Look, *, state: str = "", offline: bool | None
     expect(bar).to_have_attribute("state", state or look.state)
     offline = look.offline if offline is None else offline
     expect(page.locator(f"#{look.name} dramatiq-progress[offline]")).to_have_count(int(offline))
+    expect(bar.locator(f"[part={look.shows}]")).to_be_visible()

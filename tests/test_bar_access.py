@@ -176,7 +176,7 @@ FOCUSED = """() => {
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_keyboard_reaches_the_links_and_nothing_else_and_the_focus_is_seen(
+def test_the_keyboard_reaches_links_and_buttons_and_nothing_else_and_the_focus_is_seen(
     site: ScriptedSite, page: Page, scheme: Any
 ) -> None:
     page.emulate_media(color_scheme=scheme)
@@ -191,7 +191,7 @@ def test_the_keyboard_reaches_the_links_and_nothing_else_and_the_focus_is_seen(
         assert focused["width"] >= 2
         assert page.evaluate(CONTRAST, [focused["color"], [GROUNDS[scheme]]]) >= 3
         linked.append((focused["bar"], focused["text"]))
-    assert linked == [("done-download", "Download the ZIP"), ("failed-retry", "Try again")]
+    assert linked == [("cancel", "Cancel"), ("done-download", "Download the ZIP"), ("failed-retry", "Try again")]
 
 
 # ---- Weak eyes ----
@@ -216,7 +216,7 @@ CONTRAST = """([front, backs]) => {
 COLORS = """(bar) => {
   const one = (name, pseudo) => getComputedStyle(bar.shadowRoot.querySelector(`[part=${name}]`), pseudo);
   const isSeen = (each) => each.textContent && each.getBoundingClientRect().height;
-  const texts = [...bar.shadowRoot.querySelectorAll("[part=line] *, [part=note]")].filter(isSeen)
+  const texts = [...bar.shadowRoot.querySelectorAll("[part=line] *, [part=note], [part=actions] *")].filter(isSeen)
     .map((each) => [each.getAttribute("part"), getComputedStyle(each).color]);
   const sign = one("text", "::before");
   const marker = one("track", "::before");
@@ -325,7 +325,8 @@ SPACED = (
 MISFITS = """(bar) => {
   const part = (name) => bar.shadowRoot.querySelector(`[part=${name}]`);
   const box = (element) => element.getBoundingClientRect();
-  const seen = ["text", "remaining", "percent", "track", "note"].map(part).filter((each) => box(each).height);
+  const seen = ["text", "remaining", "percent", "track", "note", "cancel", "cancel-note"].map(part)
+    .filter((each) => each && box(each).height);
   const overlaps = (one, other) => one.left < other.right - 1 && other.left < one.right - 1
     && one.top < other.bottom - 1 && other.top < one.bottom - 1;
   const found = [];

@@ -28,6 +28,11 @@ STYLE = (
     "<style>body { margin: 0; font: 16px/1.4 system-ui, sans-serif } h1, h2 { display: none }"
     "section { inline-size: 340px; box-sizing: border-box; padding: 10px 14px }</style>"
 )
+#: At the same place, and so the same pixels, whatever other looks there are.
+SHOW_ALONE = """(section) => {
+  document.querySelector(".shown")?.classList.remove("shown");
+  section.classList.add("shown");
+}"""
 
 
 def make_pictures(browser: Browser, folder: Path, looks: Sequence[Look] = LOOKS) -> list[Path]:
@@ -45,9 +50,12 @@ def _make_pictures_in(scheme: str, browser: Browser, folder: Path, looks: Sequen
     with ScriptedSite() as site:
         page = context.new_page()
         open_looks(page, site, looks, style=STYLE)
+        page.add_style_tag(content="section:not(.shown) { display: none }")
         for look in looks:
+            section = page.locator(f"#{look.name}")
+            section.evaluate(SHOW_ALONE)
             paths.append(folder / f"{look.name}-{scheme}.png")
-            _save(page.locator(f"#{look.name}").screenshot(animations="disabled"), paths[-1])
+            _save(section.screenshot(animations="disabled"), paths[-1])
         context.close()
     return paths
 

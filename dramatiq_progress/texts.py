@@ -90,7 +90,8 @@ def page_texts() -> dict[str, Any]:
     if results:
         said["results"] = results
     language = get_language() or "en"
-    is_other_english = language.startswith("en-") and language != "en-us"
-    if is_other_english or (said and not language.startswith("en") and _LOCALE.fullmatch(language)):
+    is_english = language.partition("-")[0] == "en"
+    is_other_than_module = language not in ("en", "en-us") if is_english else bool(said)
+    if is_other_than_module and _LOCALE.fullmatch(language):
         said["locale"] = language
     return said

@@ -46,7 +46,7 @@ class OwnerMiddleware:
 
 
 class _Asker(NamedTuple):
-    """A session and its user, as they were found."""
+    """A session and the user who is logged in with it, if any, as they were found."""
 
     session: Any
     user: Any
@@ -86,24 +86,24 @@ def refreshed(request: HttpRequest) -> HttpRequest:
     """
     again = _copied(request)
     session, user = getattr(request, "session", None), getattr(request, "user", None)
+    came_with_session = session is not None and SESSION_KEY in session
+    asker = None
     if session is not None and session.session_key:
         asker = _askers.find((type(session), session.session_key), lambda: _look_again(request))
-        _set_asker(again, asker.session, asker.user)
-    elif user is not None and user.is_authenticated:
-        _set_asker(again, session, _same_user(user))
+        session = asker.session
+    if user is not None and user.is_authenticated:
+        # Never the one of a session that another request has looked at, unless this one's came with it too.
+        found = asker and asker.user if came_with_session else _same_user(user)
+        user = found or _nobody()
+    _set_asker(again, session, user)
     return again
 
 
 def _look_again(request: HttpRequest) -> tuple[Any, Any]:
-    before, user = cast(Any, request).session, getattr(request, "user", None)
-    session = type(before)(before.session_key)
-    if user is None or not user.is_authenticated:
-        return session, user
-    if SESSION_KEY not in before:
-        return session, _same_user(user)
     again = _copied(request)
-    cast(Any, again).session = session
-    return session, get_user(again)
+    before = cast(Any, request).session
+    session = cast(Any, again).session = type(before)(before.session_key)
+    return session, get_user(again) if SESSION_KEY in session else None
 
 
 def _copied(request: HttpRequest) -> HttpRequest:
@@ -116,17 +116,21 @@ def _copied(request: HttpRequest) -> HttpRequest:
 def _same_user(user: Any) -> Any:
     if not hasattr(user, "_meta"):
         return user
-    from django.contrib.auth.models import AnonymousUser
-
     # Not type(user): that may be what Django wraps a user in.
     found = user._meta.model._default_manager.filter(pk=user.pk).first()
-    return found if found is not None and found.is_active else AnonymousUser()
+    return found if found is not None and found.is_active else None
+
+
+def _nobody() -> Any:
+    # Here, since models cannot be imported before Django is set up.
+    from django.contrib.auth.models import AnonymousUser
+
+    return AnonymousUser()
 
 
 def _set_asker(request: HttpRequest, session: Any, user: Any) -> None:
     async def auser() -> Any:
         return user
 
-    cast(Any, request).session = session
-    cast(Any, request).user = user
-    cast(Any, request).auser = auser
+    given = {"session": session, "user": user, "auser": user and auser}
+    request.__dict__.update({name: value for name, value in given.items() if value is not None})

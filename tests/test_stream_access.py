@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends.db import SessionStore
 from django.http import HttpRequest
 from django.test import AsyncClient, Client, RequestFactory
@@ -247,6 +247,24 @@ def test_a_user_who_came_by_a_header_is_read_again(people: People) -> None:
     assert refreshed(request).user.is_anonymous
     people.users["owner"].delete()
     assert refreshed(request).user.is_anonymous
+
+
+def test_users_who_came_by_a_header_are_not_mixed_up_by_a_session_that_they_share(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "FRESH_SECONDS", 60.0)
+    session = SessionStore()
+    session["a"] = 1
+    session.save()
+    for name, user in people.users.items():
+        request = RequestFactory().get("/")
+        request.session, request.user = SessionStore(session.session_key), user
+        assert refreshed(request).user == user, name
+    of_session = people.clients["owner"].session
+    for user in (people.users["owner"], AnonymousUser()):
+        request = RequestFactory().get("/")
+        request.session, request.user = SessionStore(of_session.session_key), user
+        assert refreshed(request).user == user
 
 
 def test_a_request_without_anybody_stays_as_it_is(people: People) -> None:

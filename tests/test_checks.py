@@ -11,6 +11,8 @@ from django.core import checks
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Middleware, Pipelines, Retries
 
+# Now, for the broker of the settings: the tests' own brokers lack what its actors ask for.
+import tests.urls  # noqa: F401
 from dramatiq_progress import progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.requests import OwnerMiddleware

@@ -1,7 +1,8 @@
 """What a process's streams share: one subscription to the store, one reader, and the newest event of each message.
 
 It stands between the store, which says only *that* a message has changed, and `streams.py`, which sends. Everything but
-`on_…` happens in the event loop's thread. Each message is read and encoded once, however many streams it goes to.
+`on_…` happens in the event loop's thread. Each message is read once, and encoded once for those who may cancel it and
+once for the others, however many streams it goes to.
 """
 
 from __future__ import annotations

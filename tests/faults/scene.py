@@ -128,9 +128,12 @@ class Scene:
     def send(self, actor: dramatiq.Actor[..., Any], *args: Any) -> dramatiq.Message[Any]:
         """Send a message, and watch it if it is tracked."""
         message = actor.message(*args)
-        if actor.options.get("progress_actor"):
-            self.messages.append(message.message_id)
-            self.reader.watch(message.message_id)
+        return self.enqueue(message) if actor.options.get("progress_actor") else self.broker.enqueue(message)
+
+    def enqueue(self, message: dramatiq.Message[Any]) -> dramatiq.Message[Any]:
+        """Send a message of a tracked actor, and watch it."""
+        self.messages.append(message.message_id)
+        self.reader.watch(message.message_id)
         return self.broker.enqueue(message)
 
     def open_again(self, message: dramatiq.Message[Any]) -> None:

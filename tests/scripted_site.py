@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -56,6 +57,7 @@ class ScriptedSite:
         self._replies: dict[str, deque[Reply]] = {}
         self._lock = threading.Lock()
         self._let_go = threading.Event()
+        self._connections: set[socket.socket] = set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._make_handler())
         self._server.daemon_threads = False  # so that closing waits for all of them
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -67,6 +69,10 @@ class ScriptedSite:
     def __exit__(self, *exception: object) -> None:
         self.let_go()
         self._server.shutdown()
+        # Chromium opens connections in advance, and closing the server waits for them.
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)
         self._server.server_close()
         self._thread.join()
 
@@ -110,7 +116,16 @@ class ScriptedSite:
         site = self
 
         class Handler(BaseHTTPRequestHandler):
-            timeout = 0.5  # Chromium opens connections in advance; closing the site must not wait for them.
+            # For one that was just accepted when the site was closed.
+            timeout = 10
+
+            def setup(self) -> None:
+                super().setup()
+                site._connections.add(self.connection)
+
+            def finish(self) -> None:
+                super().finish()
+                site._connections.discard(self.connection)
 
             def do_GET(self) -> None:
                 if self.path == "/":

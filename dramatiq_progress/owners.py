@@ -167,12 +167,19 @@ def owners_of(request: HttpRequest) -> frozenset[str]:
 def _sender_for(whom: Any) -> _Sender:
     if whom is None:
         return _Known("")
-    # Also what wraps a request, as Django REST framework does.
-    if isinstance(whom, HttpRequest) or hasattr(whom, "META"):
+    # By its own type: ``request.user`` reads the database when it is first looked at, be it by isinstance().
+    if issubclass(type(whom), HttpRequest):
+        return _Request(whom, is_asked_for_all=True)
+    return beside_event_loop(lambda: _sender_like(whom))
+
+
+def _sender_like(whom: Any) -> _Sender:
+    # What wraps a request, as Django REST framework does.
+    if hasattr(whom, "META"):
         return _Request(whom, is_asked_for_all=True)
     if not hasattr(whom, "is_authenticated"):
         raise TypeError(f"owned_by() takes a request, a user or None, not {type(whom).__name__}.")
-    identity = beside_event_loop(lambda: _identity_of_user(whom))
+    identity = _identity_of_user(whom)
     if identity is None:
         raise ValueError(
             "owned_by() was given a user who is anonymous or not saved. Give it the request: its session tells "

@@ -62,6 +62,11 @@ async def send_async(request: HttpRequest) -> HttpResponse:
     return answered(Actors.tracked.send())
 
 
+async def send_for_user_async(request: HttpRequest) -> HttpResponse:
+    with owned_by(request.user):
+        return answered(Actors.tracked.send())
+
+
 def send_untracked(request: HttpRequest) -> HttpResponse:
     return answered(Actors.untracked.send())
 
@@ -88,6 +93,7 @@ urlpatterns = [
     path("nothing-async/", nothing_async),
     path("send/", send),
     path("send-async/", send_async),
+    path("send-for-user-async/", send_for_user_async),
     path("send-untracked/", send_untracked),
     path("send-pipeline/", send_pipeline),
     path("login/", enter),
@@ -187,15 +193,17 @@ def test_a_visitor_keeps_one_token(people: People, broker: StubBroker) -> None:
     assert not second.cookies
 
 
-@pytest.mark.parametrize("name", ["anonymous", "owner"])
+@pytest.mark.parametrize(
+    ("name", "path"), [("anonymous", "/send-async/"), ("owner", "/send-async/"), ("owner", "/send-for-user-async/")]
+)
 @pytest.mark.django_db(transaction=True)
-def test_an_async_view_may_send_on_the_event_loop(people: People, broker: StubBroker, name: str) -> None:
+def test_an_async_view_may_send_on_the_event_loop(people: People, broker: StubBroker, name: str, path: str) -> None:
     client = AsyncClient()
     if name in people.users:
         client.force_login(people.users[name])
 
     async def scenario() -> tuple[HttpResponse, HttpResponse]:
-        return await client.get("/send-async/"), await client.get("/send/")
+        return await client.get(path), await client.get("/send/")
 
     sent, sent_by_sync_view = asyncio.run(scenario())
     assert owner_of(sent) == owner_of(sent_by_sync_view) != ""

@@ -85,13 +85,13 @@ class CancelButton {
     const isWaiting = isRequested && !complete;
     const hadFocus = this.#button.matches(":focus");
     const label = ["label", "ariaLabel"].map((name) => this.#bar.option(name)).find((each) => typeof each === "string");
-    this.#button.textContent = this.#say("cancel");
+    show(this.#button, this.#say("cancel"));
     if (label) this.#button.ariaLabel = `${this.#say("cancel")}: ${label}`;
     // Not `disabled`: a button that is loses the focus.
     this.#button.ariaDisabled = String(this.#isAsking);
     this.#button.hidden = !isOffered;
     const text = (isOffered && this.#trouble) || (isWaiting ? this.#say("cancelling") : "");
-    if (this.#note.textContent !== text) this.#note.textContent = text;
+    show(this.#note, text);
     this.#row.hidden = !isOffered && !text;
     if (hadFocus && !isOffered) this.#note.focus();
   }
@@ -103,20 +103,22 @@ class CancelButton {
     this.#trouble = "";
     this.#draw();
     const asked = this.#answer;
-    const trouble = await this.#ask().catch(() => "cancelFailed");
+    const { trouble, answer } = await this.#ask().catch(() => ({ trouble: "cancelFailed" }));
     this.#isAsking = false;
-    if (this.#answer?.id !== asked?.id) return this.#draw();
-    this.#trouble = trouble && this.#say(trouble);
+    // Meanwhile the bar may have turned to another message, or have heard something newer of this one.
+    const isSame = this.#answer?.id === asked?.id;
+    if (isSame && trouble) this.#trouble = this.#say(trouble);
+    if (isSame && answer && !(answer.version < this.#answer.version)) this.#answer = answer;
     this.#draw();
-    // What has become of it is told by the next answer, which is asked for at once.
-    this.#bar.restart();
+    // What comes of it is told by the bar's next answer, which is asked for at once.
+    if (isSame) this.#bar.restart();
   }
 
-  /** The name of what went wrong; empty, if nothing did. */
+  /** What the server answered, or the name of what went wrong. */
   async #ask() {
     const url = new URL(this.#bar.option("cancel"), location.href);
     // The token is this site's secret.
-    if (url.origin !== location.origin) return "cancelForbidden";
+    if (url.origin !== location.origin) return { trouble: "cancelForbidden" };
     const request = new Request(url, {
       method: "POST",
       body: new URLSearchParams({ csrfmiddlewaretoken: this.#token() }),
@@ -124,8 +126,7 @@ class CancelButton {
       signal: limit(),
     });
     const response = await this.#bar.fetch(request);
-    if (response.ok) this.#answer = await response.json();
-    return response.ok ? "" : NAMES[response.status] ?? "cancelFailed";
+    return response.ok ? { answer: await response.json() } : { trouble: NAMES[response.status] ?? "cancelFailed" };
   }
 
   /** The cookie of this moment, where scripts may read it: a login in another tab changes it. */
@@ -137,6 +138,10 @@ class CancelButton {
 }
 
 const limit = () => AbortSignal.timeout(LIMIT_SECONDS * 1000);
+
+function show(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
 
 function create(tag, part) {
   const element = document.createElement(tag);

@@ -19,10 +19,12 @@ from .permissions import readable
 from .progress import Number, Progress, State
 from .recorder import get_recorder
 from .stores import get_store
-from .texts import REFRESH, TEXTS, translate, translate_result
+from .texts import REFRESH, REMAINING_SHORT, RETRY_SHORT, TEXTS, translate, translate_result
 
+#: Less than a minute is not told in numbers: nothing counts down here.
+MINUTE_SECONDS = 60
 #: Up to how many seconds a duration is told in which of Django's units, and how many seconds those have.
-_UNITS = (("minute", 60, 5_400), ("hour", 3_600, 129_600), ("day", 86_400, math.inf))
+_UNITS = (("minute", MINUTE_SECONDS, 5_400), ("hour", 3_600, 129_600), ("day", 86_400, math.inf))
 
 
 def reading(request: HttpRequest | None, message: str | Progress) -> Progress | None:
@@ -71,16 +73,24 @@ def _describe_run(progress: Progress) -> str:
     else:
         amount = _say("count", current=current) if current else ""
     text = ". ".join(filter(None, [amount, progress.description])) or translate(TEXTS["running"])
-    is_known = progress.eta is not None and progress.eta > 0
-    return f"{text} ({_say('remaining', time=_duration(progress.eta or 0))})" if is_known else text
+    if not progress.eta:
+        return text
+    is_short = progress.eta < MINUTE_SECONDS
+    left = translate(REMAINING_SHORT) if is_short else _say("remaining", time=_duration(progress.eta))
+    return f"{text} ({left})"
 
 
 def _describe_retry(progress: Progress) -> str:
-    left = progress.retry_in or 0
-    text = _say("retryIn", time=_duration(left)) if left else translate(TEXTS["retryNow"])
+    text = _describe_wait(progress.retry_in or 0)
     attempts = progress.attempt + (progress.retries_left or 0)
     name = "attemptOf" if progress.retries_left else "attempt"
     return _say(name, text=text, attempt=progress.attempt + 1, attempts=attempts)
+
+
+def _describe_wait(seconds: float) -> str:
+    if not seconds:
+        return translate(TEXTS["retryNow"])
+    return translate(RETRY_SHORT) if seconds < MINUTE_SECONDS else _say("retryIn", time=_duration(seconds))
 
 
 def _say(name: str, **values: Number | str) -> str:
@@ -92,9 +102,8 @@ def _say(name: str, **values: Number | str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    # In whole minutes at the least: nothing counts down here.
     unit, size = next((unit, size) for unit, size, limit in _UNITS if seconds < limit)
-    number = math.ceil(seconds / size) or 1
+    number = math.ceil(seconds / size)
     return avoid_wrapping(TIME_STRINGS[unit] % {"num": number})
 
 

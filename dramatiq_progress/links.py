@@ -32,7 +32,7 @@ def progress_url(message: str | Message[Any], *, signed_for: float | timedelta |
     Parameters:
       message: A message's id, or the message that an actor's ``send`` returned.
       signed_for: Seconds for which whoever has the link may read this message, and nothing else, without a login. They
-        may not cancel it.
+        may not cancel it. No permission is asked here: before you show a link, ask `permissions.is_owner`.
 
     Raises:
       ValueError: It is no message id, or no time.
@@ -49,15 +49,24 @@ def progress_url(message: str | Message[Any], *, signed_for: float | timedelta |
 
 def linked_ids(request: HttpRequest) -> frozenset[str]:
     """The messages for which a request has links that have not expired."""
+    return frozenset(_tokens_of(request))
+
+
+def token_for(request: HttpRequest, message_id: str) -> str | None:
+    """The token by which a request may read a message, or None."""
+    return _tokens_of(request).get(message_id)
+
+
+def _tokens_of(request: HttpRequest) -> dict[str, str]:
     # Before it is parsed: a query may be as long as the web server lets it.
     query = request.META.get("QUERY_STRING", "")
     if f"{PARAMETER}=" not in query or len(query) > LONGEST_QUERY:
-        return frozenset()
+        return {}
     try:
         tokens = request.GET.getlist(PARAMETER)[:MOST_IDS]
     except TooManyFieldsSent:
-        return frozenset()
-    return frozenset(message_id for token in tokens if (message_id := _message_id_of(token)))
+        return {}
+    return {message_id: token for token in tokens if (message_id := _message_id_of(token))}
 
 
 def _token(message_id: str, signed_for: float | timedelta) -> str:

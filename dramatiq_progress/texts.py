@@ -21,7 +21,7 @@ TEXTS = {
     "label": "Progress",
     "waiting": "Waiting for information…",
     "not-found": "There is nothing to show here",
-    "expired": "No longer available",
+    "expired": "No longer available. You may have to sign in again.",
     "denied": "Not available. You may have to sign in again.",
     "offline": "Connection lost. Trying again…",
     "enqueued": "Waiting in the queue",
@@ -59,8 +59,12 @@ CANCEL_TEXTS = {
 #: What the server says itself, in English, as the result of a message that did not end well.
 RESULTS = (*DEFAULT_RESULTS.values(), GIVEN_UP)
 
-#: Only where there is no JavaScript.
+#: Only in what the server writes: where there is no JavaScript, and nothing counts down.
 REFRESH = "Refresh"
+REMAINING_SHORT = "less than a minute left"
+RETRY_SHORT = "Failed; trying again within a minute"
+NOT_NOW = "This cannot be shown now."
+PAGE_TEXTS = (REFRESH, REMAINING_SHORT, RETRY_SHORT, NOT_NOW)
 
 #: What `Intl` of a browser takes for a locale, of what Django takes for a language.
 _LOCALE = re.compile(r"[a-z]{2,3}(-[a-z]{4})?(-([a-z]{2}|\d{3}))?(-([a-z0-9]{5,8}|\d[a-z0-9]{3}))*", re.IGNORECASE)

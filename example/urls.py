@@ -31,6 +31,7 @@ urlpatterns = [
     path("export/<uuid:export_id>.zip", views.download, name="download"),
     path("export/<message:message_id>/", views.export_page, name="export"),
     path("queue/", views.queue_page, name="queue"),
+    path("jobs/", views.jobs_page, name="jobs"),
     path("trouble/", views.trouble_page, name="trouble"),
     path("trouble/<message:message_id>/", views.trouble_page, name="trouble"),
 ]

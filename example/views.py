@@ -99,6 +99,11 @@ def queue_page(request):
     return render(request, "example/queue.html", context)
 
 
+@require_GET
+def jobs_page(request):
+    return render(request, "example/jobs.html")
+
+
 @require_http_methods(["GET", "HEAD", "POST"])
 def trouble_page(request, message_id=None):
     actors = {

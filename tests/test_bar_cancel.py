@@ -142,6 +142,20 @@ def test_what_went_wrong_is_told_and_the_button_can_be_pressed_again(
     assert len(presses.bodies) == 2
 
 
+def test_what_went_wrong_is_told_for_a_while(
+    site: ScriptedSite, page: Page, open_bar: OpenBar, presses: Presses
+) -> None:
+    page.clock.install()
+    site.say(answer("running", extra=OFFERED))
+    bar = open_bar(WITH_BUTTON)
+    presses.status = 503
+    button(bar).click()
+    expect(part(bar, "cancel-note")).to_have_text(CANCEL_TEXTS["cancelFailed"])
+    page.clock.run_for(8_000)
+    expect(part(bar, "cancel-note")).to_have_text("")
+    expect(button(bar)).to_be_visible()
+
+
 @pytest.mark.parametrize("says_yes", [True, False])
 def test_a_page_may_have_the_visitor_asked_before(
     site: ScriptedSite, page: Page, open_bar: OpenBar, presses: Presses, says_yes: bool

@@ -516,7 +516,7 @@ def test_a_message_that_was_there_and_is_gone_has_expired(open_bar: OpenBar, sit
     site.say(answer("running"), NOT_FOUND)
     bar = open_bar()
     expect_state(bar, "expired")
-    expect(part(bar, "text")).to_have_text("No longer available")
+    expect(part(bar, "text")).to_have_text("No longer available. You may have to sign in again.")
     # A store that was emptied is written again by the worker.
     site.say(answer("running"))
     expect_state(bar, "running")

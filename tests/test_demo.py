@@ -395,8 +395,17 @@ def test_a_job_that_fails_for_good_says_what_the_user_may_know(running: Running,
     assert (last["state"], last["result"], last["attempt"]) == ("failed", told, 1)
 
 
+def test_your_jobs_are_those_of_this_browser(running: Running) -> None:
+    address = running.send("/trouble/", {"kind": "message"})
+    page = running.get("/jobs/")
+    assert address in bars(page)
+    assert "<span>Fail with a message</span>" in page
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{running.url}/jobs/") as response:
+        assert b"You have sent no jobs" in response.read()
+
+
 @pytest.mark.parametrize(
-    "path", ["/", "/import/", "/export/", "/queue/", "/trouble/", "/queue/?message=%2F..%2F&message=x"]
+    "path", ["/", "/import/", "/export/", "/queue/", "/trouble/", "/jobs/", "/queue/?message=%2F..%2F&message=x"]
 )
 def test_pages_open(running: Running, path: str) -> None:
     page = running.get(path)
@@ -412,7 +421,7 @@ def test_pages_keep_nobody_out(
     """Neither by what axe finds nor by what hangs out of a narrow window."""
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 700})
-    for path in ("/", "/import/", "/export/", "/queue/", "/trouble/"):
+    for path in ("/", "/import/", "/export/", "/queue/", "/trouble/", "/jobs/"):
         page.goto(f"{running.url}{path}")
         for summary in page.locator("summary").all():
             summary.click()

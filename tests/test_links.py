@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.core import signing
+from django.template import RequestContext, Template
 from django.test import RequestFactory
 
 from dramatiq_progress import get_progress, links, progress_url
@@ -145,3 +146,26 @@ def test_a_time_that_is_none_is_named(bad: Any) -> None:
 def test_what_is_no_message_id_is_named(bad: Any) -> None:
     with pytest.raises(ValueError, match="no message id"):
         progress_url(bad, signed_for=60)
+
+
+def bar_of(message_id: str, query: str, options: str = "") -> str:
+    """The bar of a page that was asked for with this query."""
+    template = Template(f"{{% load dramatiq_progress %}}{{% dramatiq_progress message_id {options} %}}")
+    return template.render(RequestContext(RequestFactory().get(f"/shared/?{query}"), {"message_id": message_id}))
+
+
+def test_on_a_page_that_was_asked_for_with_a_link_the_bar_asks_with_it(people: People) -> None:
+    message_id, other = people.send("owner"), people.send("owner")
+    query = progress_url(message_id, signed_for=60).partition("?")[2]
+    html = bar_of(message_id, query)
+    [address] = re.findall(r' src="([^"]*)"', html)
+    assert people.who_gets(address) == EVERYBODY
+    # What is seen without JavaScript goes by the same link.
+    assert "Waiting in the queue" in html
+    assert f' src="/progress/{other}/"' in bar_of(other, query)
+    assert f' src="/progress/{message_id}/"' in bar_of(message_id, "token=none")
+
+
+def test_an_address_of_the_page_s_own_wins(people: People) -> None:
+    message_id = people.send("owner")
+    assert ' src="/elsewhere/"' in bar_of(message_id, "", "src='/elsewhere/'")

@@ -107,25 +107,36 @@ def test_a_store_that_is_down_is_said_to_be(people: People, settings: Any) -> No
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
     response = people.clients["owner"].get("/progress/mine/")
     assert (response.status_code, response.json()) == (503, {"error": "store_unavailable"})
-    assert render(request_of(people, "owner")) == '<div class="dramatiq-progress-mine"></div>'
+    html = render(request_of(people, "owner"), "empty='You have no jobs.'")
+    assert html == '<div class="dramatiq-progress-mine"><p>This cannot be shown now. <a href="">Refresh</a></p></div>'
 
 
 # ---- The template tag ----
 
 
-def render(request: HttpRequest | None, options: str = "") -> str:
+def render(request: HttpRequest | None, options: str = "", **context: str) -> str:
     template = Template("{% load dramatiq_progress %}{% dramatiq_progress_mine " + options + " %}")
-    return template.render(Context() if request is None else RequestContext(request))
+    return template.render(Context(context) if request is None else RequestContext(request, context))
 
 
 def test_the_tag_makes_a_bar_of_each(people: People) -> None:
     sent = [people.send("owner") for _ in range(2)]
     people.send("another")
     html = render(request_of(people, "owner"), "show_result=True")
-    assert html.startswith('<div class="dramatiq-progress-mine"><dramatiq-progress ')
+    assert html.startswith('<div class="dramatiq-progress-mine"><div><span>Work</span><dramatiq-progress ')
+    assert html.count(' label="Work"') == 2
     assert re.findall(r' src="/progress/([\w-]+)/"', html) == sent[::-1]
     assert html.count(" show-result") == 2
-    assert "<dramatiq-progress " not in render(request_of(people, "anonymous"))
+    html = render(request_of(people, "owner"), "label=name", name="<Job>")
+    assert html.count("<div><span>&lt;Job&gt;</span><dramatiq-progress ") == 2
+    assert "Work" not in html
+
+
+def test_who_has_sent_nothing_is_told_so(people: People) -> None:
+    request = request_of(people, "anonymous")
+    assert render(request) == '<div class="dramatiq-progress-mine"></div>'
+    html = render(request, "empty=text", text="No <jobs>.")
+    assert html == '<div class="dramatiq-progress-mine"><p>No &lt;jobs&gt;.</p></div>'
 
 
 @pytest.mark.django_db(transaction=True)

@@ -203,7 +203,7 @@ def test_a_message_that_expires_is_an_http_error(site: ScriptedSite, start: Open
     site.say(answer("running"), NOT_FOUND)
     start("onHttpError")
     assert wait_for_call(page, "onHttpError") == [
-        "onHttpError", BAR, MESSAGE, "No longer available", "Response 404",
+        "onHttpError", BAR, MESSAGE, "No longer available. You may have to sign in again.", "Response 404",
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
-from dramatiq_progress.texts import CANCEL_TEXTS, CONTEXT, REFRESH, RESULTS, TEXTS
+from dramatiq_progress.texts import CANCEL_TEXTS, CONTEXT, PAGE_TEXTS, RESULTS, TEXTS
 
 LOCALE = Path(__file__).resolve().parent.parent / "dramatiq_progress" / "locale"
 
@@ -37,7 +37,7 @@ def template() -> Catalog:
     made = Catalog()
     for name, text in (TEXTS | CANCEL_TEXTS).items():
         made.add(text, context=CONTEXT, auto_comments=[name])
-    for text in (*RESULTS, REFRESH):
+    for text in (*RESULTS, *PAGE_TEXTS):
         made.add(text, context=CONTEXT)
     return made
 

@@ -16,16 +16,17 @@ from django.template.exceptions import TemplateSyntaxError
 from django.templatetags.static import static
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html, format_html_join
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from dramatiq import Message
 
 from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.fallback import markup, reading
-from dramatiq_progress.links import MESSAGE_ID
+from dramatiq_progress.links import MESSAGE_ID, PARAMETER, token_for
 from dramatiq_progress.owners import beside_event_loop
 from dramatiq_progress.progress import Progress
 from dramatiq_progress.recorder import get_recorder
-from dramatiq_progress.texts import page_texts
+from dramatiq_progress.texts import NOT_NOW, REFRESH, page_texts, translate
 from dramatiq_progress.views import read_mine
 
 register = template.Library()
@@ -93,13 +94,16 @@ def _nonce_of_page(context: template.Context) -> Any:
 
 
 @register.simple_tag(name="dramatiq_progress_mine", takes_context=True)
-def mine(context: template.Context, **attributes: str | bool | None) -> SafeString:
+def mine(context: template.Context, *, empty: str = "", **attributes: str | bool | None) -> SafeString:
     """``{% dramatiq_progress_mine %}``: a bar for each message of whoever asks that has not ended, or not long ago.
 
-    The newest comes first. It reads the store while the page is made; without an answer there are no bars.
+    The newest comes first. It reads the store while the page is made, and says so when there is no answer. The bars go
+    on by themselves; what is sent later is there when the page is loaded again.
 
     Parameters:
-      attributes: Attributes of each bar, as ``{% dramatiq_progress %}`` takes them.
+      empty: What is said when there is no such message.
+      attributes: Attributes of each bar, as ``{% dramatiq_progress %}`` takes them. Its label is the actor's name,
+        unless there is one among them.
 
     Raises:
       ImproperlyConfigured: The template is rendered without its request.
@@ -114,9 +118,23 @@ def mine(context: template.Context, **attributes: str | bool | None) -> SafeStri
         found = beside_event_loop(lambda: read_mine(request))
     except StoreUnavailable as error:
         get_recorder().trouble(error)
-        found = []
-    bars = format_html_join("\n", "{}", ((_bar_of_page(context, each, **attributes),) for each in found))
-    return format_html('<div class="dramatiq-progress-mine">{}</div>', bars)
+        return _mine(format_html('<p>{} <a href="">{}</a></p>', translate(NOT_NOW), translate(REFRESH)))
+    if not found:
+        return _mine(format_html("<p>{}</p>", empty) if empty else SafeString())
+    bars = (_named(context, each, attributes) for each in found)
+    return _mine(format_html_join("\n", "<div><span>{}</span>{}</div>", bars))
+
+
+def _named(
+    context: template.Context, progress: Progress, attributes: dict[str, str | bool | None]
+) -> tuple[str, SafeString]:
+    words = progress.actor.replace("_", " ")
+    name = str(attributes.get("label") or words[:1].upper() + words[1:])
+    return name, _bar_of_page(context, progress, **attributes | {"label": name})
+
+
+def _mine(content: SafeString) -> SafeString:
+    return format_html('<div class="dramatiq-progress-mine">{}</div>', content)
 
 
 @register.simple_tag(name="dramatiq_progress", takes_context=True)
@@ -148,7 +166,8 @@ def bar(
       attributes: Attributes of the element, with ``_`` for ``-``: ``show_result=True``, ``redirect=True``,
         ``download="Get the ZIP"``, ``label="Import"``, ``id="one"``. One that is False or None is left out;
         ``list=None`` makes a bar ask by itself, and not together with the others of the page. Under ASGI, in
-        a template that is rendered with its request, the tag adds ``stream``; ``stream=None`` leaves it out.
+        a template that is rendered with its request, the tag adds ``stream``; ``stream=None`` leaves it out. On a page
+        that was asked for with the ``token`` of a signed link, the bar asks with it.
 
     Raises:
       TemplateSyntaxError: There is no such message id.
@@ -158,7 +177,7 @@ def bar(
     message_id = _message_id(message)
     named = {name.replace("_", "-"): value for name, value in attributes.items()}
     named.setdefault("list", _address("list"))
-    named["src"] = _address("detail", message_id)
+    named.setdefault("src", _source(request, message_id))
     if any(named.get(name) not in (None, False) for name in RESULT_ATTRIBUTES):
         named.setdefault("result-module", static(RESULT))
     if cancel:
@@ -168,6 +187,12 @@ def bar(
         progress = reading(request, message if isinstance(message, Progress) else message_id)
         children = markup(progress, label=str(named.get("label") or named.get("aria-label") or ""))
     return format_html("<dramatiq-progress{}>{}</dramatiq-progress>", flatatt(named), children)
+
+
+def _source(request: HttpRequest | None, message_id: str) -> str:
+    token = None if request is None else token_for(request, message_id)
+    query = "" if token is None else f"?{urlencode({PARAMETER: token})}"
+    return _address("detail", message_id) + query
 
 
 def _csrf(request: HttpRequest | None) -> dict[str, str]:

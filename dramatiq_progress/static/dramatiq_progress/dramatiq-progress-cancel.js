@@ -14,6 +14,8 @@ export const TEXTS = {
 
 const NAMES = { 401: "cancelForbidden", 403: "cancelForbidden", 404: "cancelGone", 409: "cancelRefused" };
 const LIMIT_SECONDS = 10;
+/** So long what went wrong is told at the least; then the next answer ends it. */
+const TROUBLE_SECONDS = 5;
 
 const buttons = new WeakMap();
 
@@ -35,6 +37,7 @@ class CancelButton {
   #may;
   #isAsking = false;
   #trouble = "";
+  #toldAt = 0;
 
   constructor(bar, place) {
     this.#bar = bar;
@@ -51,6 +54,7 @@ class CancelButton {
       this.#may = undefined;
       this.#trouble = "";
     }
+    if (performance.now() > this.#toldAt + TROUBLE_SECONDS * 1000) this.#trouble = "";
     this.#answer = answer;
     if (answer?.can_cancel) this.#may = true;
     else if (this.#isOpen && this.#may === undefined) this.#learn();
@@ -108,6 +112,7 @@ class CancelButton {
     // Meanwhile the bar may have turned to another message, or have heard something newer of this one.
     const isSame = this.#answer?.id === asked?.id;
     if (isSame && trouble) this.#trouble = this.#say(trouble);
+    this.#toldAt = performance.now();
     if (isSame && answer && !(answer.version < this.#answer.version)) this.#answer = answer;
     this.#draw();
     // What comes of it is told by the bar's next answer, which is asked for at once.

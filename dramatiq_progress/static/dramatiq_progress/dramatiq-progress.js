@@ -5,7 +5,7 @@ export const TEXTS = {
   label: "Progress",
   waiting: "Waiting for information…",
   "not-found": "There is nothing to show here",
-  expired: "No longer available",
+  expired: "No longer available. You may have to sign in again.",
   denied: "Not available. You may have to sign in again.",
   offline: "Connection lost. Trying again…",
   enqueued: "Waiting in the queue",

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests import policies
-from tests.bars import HEAD, OpenBar, answer, part
+from tests.bars import HEAD, OpenBar, answer, expect_state, part
 from tests.looks import LOOKS, NEVER, open_looks
 from tests.scripted_site import STATIC, Reply, ScriptedSite
 from tests.servers import ROOT
@@ -161,6 +161,7 @@ def test_where_no_percentage_is_known_a_piece_goes_a_step_with_each_report(
     )
     bar = open_bar(head="<style>:root { --dramatiq-progress-transition-duration: 1000s }</style>")
     site.wait_for_polls(2)
+    expect_state(bar, "running")
     _end_motions(bar)
     before = _span(bar)
     # Two more answers say that it is alive, and nothing more.
@@ -177,7 +178,7 @@ def test_where_no_percentage_is_known_a_piece_goes_a_step_with_each_report(
 def test_a_piece_never_looks_like_a_length(open_bar: OpenBar, site: ScriptedSite, version: int) -> None:
     site.say(answer("running", total=None, version=version, poll_after=NEVER))
     bar = open_bar()
-    expect(bar).to_have_attribute("indeterminate", "")
+    expect_state(bar, "running")
     _end_motions(bar)
     begin, end = _span(bar)
     assert 0.06 < begin < end < 0.99
@@ -196,7 +197,13 @@ def _span(bar: Locator) -> list[float]:
 
 
 def _end_motions(bar: Locator) -> None:
-    bar.evaluate("bar => bar.shadowRoot.getAnimations().forEach((each) => each.finish())")
+    # The one of a change that was just drawn begins with the next frame.
+    bar.evaluate(
+        """async bar => {
+          await new Promise((goOn) => requestAnimationFrame(() => requestAnimationFrame(goOn)));
+          bar.shadowRoot.getAnimations().forEach((each) => each.finish());
+        }"""
+    )
 
 
 def _share(bar: Locator) -> float:

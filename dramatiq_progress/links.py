@@ -39,12 +39,22 @@ def progress_url(message: str | Message[Any], *, signed_for: float | timedelta |
       NoReverseMatch: The package's URLs are not included in the project's.
     """
     message_id = message.message_id if isinstance(message, Message) else message
-    if not isinstance(message_id, str) or MESSAGE_ID.fullmatch(message_id) is None:
-        raise ValueError(f"{message_id!r:.80} is no message id: those are 1 to 64 of A-Z, a-z, 0-9, _ and -.")
+    check_message_id(message_id)
     address = reverse("dramatiq_progress:detail", args=[message_id])
     if signed_for is None:
         return address
-    return f"{address}?{urlencode({PARAMETER: _token(message_id, signed_for)})}"
+    return with_token(address, _token(message_id, signed_for))
+
+
+def check_message_id(message_id: object) -> None:
+    """Raise `ValueError` unless this can be a message's id."""
+    if not isinstance(message_id, str) or MESSAGE_ID.fullmatch(message_id) is None:
+        raise ValueError(f"{message_id!r:.80} is no message id: those are 1 to 64 of A-Z, a-z, 0-9, _ and -.")
+
+
+def with_token(address: str, token: str) -> str:
+    """The address of a message's progress, with what lets it be read."""
+    return f"{address}?{urlencode({PARAMETER: token})}"
 
 
 def linked_ids(request: HttpRequest) -> frozenset[str]:

@@ -100,12 +100,14 @@ def readable(request: HttpRequest, found: Sequence[Progress | None]) -> list[Pro
     return shown
 
 
-def depends_on_who_asks(request: HttpRequest, progress: Progress) -> bool:
-    """Whether it takes a session or a user to say if this message may be read. It asks for neither."""
+def depending_on_who_asks(request: HttpRequest, messages: Sequence[Progress]) -> list[Progress]:
+    """Those of some messages of which it takes a session or a user to say if they may be read. It asks for neither."""
     permission = read_permission()
-    if progress.id in linked_ids(request):
-        return False
-    return permission is not anyone_with_link and (permission not in (owner, owner_or_staff) or bool(progress.owner))
+    if permission is anyone_with_link:
+        return []
+    linked = linked_ids(request)
+    is_for_owners = permission in (owner, owner_or_staff)
+    return [each for each in messages if each.id not in linked and (each.owner or not is_for_owners)]
 
 
 def read_permission() -> Permission:

@@ -25,9 +25,9 @@ from django.views.decorators.http import require_GET, require_POST, require_safe
 from .cancellation import CancelOutcome
 from .cancellation import cancel as cancel_message
 from .errors import StoreUnavailable
-from .links import LONGEST_QUERY, MESSAGE_ID, MOST_IDS
+from .links import LONGEST_QUERY, MESSAGE_ID, MOST_IDS, check_message_id
 from .owners import owners_of
-from .permissions import cancellable, depends_on_who_asks, may_cancel, readable
+from .permissions import cancellable, depending_on_who_asks, may_cancel, readable
 from .places import Place, TooManyStreams, client_of
 from .progress import CLOCKS, Progress
 from .recorder import get_recorder
@@ -189,7 +189,7 @@ def _read_for_stream(request: HttpRequest, message_ids: Sequence[str]) -> dict[s
 def _cancellable(request: HttpRequest, found: Sequence[Progress], *, asks_to_cancel: bool = False) -> set[str]:
     asks_to_cancel = asks_to_cancel or CAN_CANCEL in _query_of(request)
     # A poll that need not know who asks reads no session for this.
-    return cancellable(request, [each for each in found if asks_to_cancel or depends_on_who_asks(request, each)])
+    return cancellable(request, found if asks_to_cancel else depending_on_who_asks(request, found))
 
 
 def _read(request: HttpRequest, message_ids: Sequence[str]) -> list[Progress]:
@@ -211,7 +211,7 @@ def read_mine(request: HttpRequest) -> list[Progress]:
 
 async def _goes_on(request: HttpRequest, messages: Sequence[Progress]) -> bool:
     """Whether a stream's client may still read these messages. Where that depends on nobody, nobody is asked."""
-    asked = [progress for progress in messages if depends_on_who_asks(request, progress)]
+    asked = depending_on_who_asks(request, messages)
     return not asked or await sync_to_async(_may_still_read)(request, asked)
 
 
@@ -238,8 +238,10 @@ def _asked_for(request: HttpRequest) -> list[str]:
     if len(message_ids) > MOST_IDS:
         raise BadRequest(f"There are {len(message_ids):,} ids, at most {MOST_IDS} are answered: ask several times.")
     for message_id in message_ids:
-        if MESSAGE_ID.fullmatch(message_id) is None:
-            raise BadRequest(f"{message_id!r:.80} is no message id: those are 1 to 64 of A-Z, a-z, 0-9, _ and -.")
+        try:
+            check_message_id(message_id)
+        except ValueError as error:
+            raise BadRequest(str(error)) from error
     return message_ids
 
 

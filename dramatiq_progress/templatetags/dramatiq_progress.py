@@ -16,13 +16,12 @@ from django.template.exceptions import TemplateSyntaxError
 from django.templatetags.static import static
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html, format_html_join
-from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from dramatiq import Message
 
 from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.fallback import markup, reading
-from dramatiq_progress.links import MESSAGE_ID, PARAMETER, token_for
+from dramatiq_progress.links import MESSAGE_ID, token_for, with_token
 from dramatiq_progress.owners import beside_event_loop
 from dramatiq_progress.progress import Progress
 from dramatiq_progress.recorder import get_recorder
@@ -191,8 +190,8 @@ def bar(
 
 def _source(request: HttpRequest | None, message_id: str) -> str:
     token = None if request is None else token_for(request, message_id)
-    query = "" if token is None else f"?{urlencode({PARAMETER: token})}"
-    return _address("detail", message_id) + query
+    address = _address("detail", message_id)
+    return address if token is None else with_token(address, token)
 
 
 def _csrf(request: HttpRequest | None) -> dict[str, str]:

@@ -1,17 +1,28 @@
-"""A client of an event stream that keeps all it hears."""
+"""A client of an event stream that keeps all it hears, and what runs one in this process."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
 from tests.waiting import wait_until
+
+
+def run_within(seconds: float, scenario: Callable[[], Awaitable[None]]) -> None:
+    """Run something asynchronous, and fail when it takes longer."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(seconds):
+            await scenario()
+
+    asyncio.run(bounded())
 
 
 class Listener:

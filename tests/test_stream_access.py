@@ -7,6 +7,7 @@ import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from dramatiq_progress.places import Place, TooManyStreams, client_of
 from dramatiq_progress.requests import refreshed
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.base import Attempt
+from tests.event_streams import run_within
 from tests.people import People
 from tests.streaming_site import report
 
@@ -59,12 +61,7 @@ def read_until_asked(monkeypatch: pytest.MonkeyPatch) -> Reader:
     return read
 
 
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(60):
-            await scenario()
-
-    asyncio.run(bounded())
+run = partial(run_within, 60)
 
 
 def beside(client: Client) -> AsyncClient:

@@ -8,8 +8,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dramatiq_progress import State, hub, streams
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.base import Attempt, Report
 from tests import proxy
-from tests.event_streams import listen
+from tests.event_streams import listen, run_within
 from tests.store_server import Server
 from tests.streaming_site import Site, begin, report, serve
 from tests.waiting import wait_until
@@ -274,12 +275,7 @@ async def open_stream(*message_ids: str) -> AsyncIterator[bytes]:
     return content
 
 
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(30):
-            await scenario()
-
-    asyncio.run(bounded())
+run = partial(run_within, 30)
 
 
 async def next_with(pieces: AsyncIterator[bytes], part: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.measuring import Row, percentile, report, store
+from benchmarks.measuring import ROUNDS, Row, percentile, report, store
 
 LONE, CONTINUOUS = 100, 100
 
@@ -23,23 +23,27 @@ def main() -> None:
                 pass
             return (time.perf_counter() - began) * 1e3
 
-        with running("lone") as observer:
-            lone = []
-            for i in range(1, LONE + 1):
-                time.sleep(2 * interval)  # the recorder is idle again
-                observer.set_progress(i)
-                lone.append(seen("lone", i))
-        with running("continuous") as observer:
-            continuous = []
-            for i in range(1, CONTINUOUS + 1):
-                observer.set_progress(i)
-                continuous.append(seen("continuous", i))
-        for name, found, bar in (("a lone report", lone, 20), ("continuous reports", continuous, interval * 1e3 + 20)):
+        def ages(name: str, reports: int, pause: float) -> list[float]:
+            found = []
+            with running(name) as observer:
+                for i in range(1, reports + 1):
+                    time.sleep(pause)
+                    observer.set_progress(i)
+                    found.append(seen(name, i))
+            return found
+
+        # After twice an interval the recorder is idle again.
+        kinds = (
+            ("a lone report", "lone", LONE, 2 * interval, 20),
+            ("continuous reports", "continuous", CONTINUOUS, 0.0, interval * 1e3 + 20),
+        )
+        for title, name, reports, pause, bar in kinds:
+            rounds = [ages(f"{name}-{i}", reports, pause) for i in range(ROUNDS)]
             for part in (0.5, 0.99):
-                row = Row(f"8. age of {name}, p{part * 100:.0f}", "ms", {"reader": [percentile(found, part)]})
+                row = Row(f"8. age of {title}, p{part * 100:.0f}", "ms", bar_unit="ms")
+                row.figures["reader"] = [percentile(each, part) for each in rounds]
                 if part == 0.99:
                     row.bar = bar
-                row.bar_unit = "ms"
                 report(row)
 
 

@@ -1,7 +1,7 @@
 """The recorder: one background thread in a process that carries what observers hold to the store, many at a time.
 
-It is woken by the first report after a quiet time, and from then on writes at most once every ``FLUSH_INTERVAL``; the
-same thread sends the heartbeats of all running messages.
+It is woken by the first report after a quiet time, and from then on writes reports at most once every
+``FLUSH_INTERVAL``; the same thread sends the heartbeats of all running messages.
 """
 
 from __future__ import annotations
@@ -164,8 +164,11 @@ class Recorder:
         self._next_heartbeat = time.monotonic() + _settings().heartbeat_interval
         while not stopping.is_set():
             self._wait(stopping)
+            has_reports = bool(self._changed)
             self._flush()
-            stopping.wait(self._pause or _settings().flush_interval)
+            # No pause after heartbeats alone: a report that came just then would wait for it.
+            if has_reports or self._pause is not None:
+                stopping.wait(self._pause or _settings().flush_interval)
         self._flush()
 
     def _wait(self, stopping: threading.Event) -> None:

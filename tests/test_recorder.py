@@ -49,6 +49,16 @@ def test_a_lone_report_is_written_without_waiting(store: Store, settings: Any) -
     assert (job.read().total, job.read().description) == (9, "Reading")
 
 
+def test_a_report_does_not_wait_because_of_a_heartbeat(store: Store, settings: Any) -> None:
+    set_intervals(settings, flush_interval=60, heartbeat_interval=0.05)
+    job = Job()
+    heartbeat = lambda: store._read([job.id])[0][1]["heartbeat"]  # noqa: E731
+    began = heartbeat()
+    wait_until(lambda: heartbeat() != began, timeout=10)
+    job.observer.set_progress(3)
+    wait_until(lambda: job.read().current == 3, timeout=10)
+
+
 def test_the_newest_report_is_written_in_the_end(store: Store) -> None:
     job = Job()
     for number in range(50_000):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from dramatiq_progress.stores import convoy
-from dramatiq_progress.stores.convoy import WAYS, Convoy
+from dramatiq_progress.stores.convoy import Convoy
 from tests.waiting import wait_until
 
 
@@ -71,27 +71,17 @@ def test_one_thread_waits_for_nobody(server: Server) -> None:
     assert server.trips == [["a", "b"], ["c"]]
 
 
-def test_those_that_come_while_all_ways_are_taken_go_together(server: Server) -> None:
-    first = [[f"first {i}"] for i in range(WAYS)]
+def test_those_that_come_while_another_is_under_way_go_together(server: Server) -> None:
     later = [[f"later {i}", f"and {i}"] for i in range(5)]
-    with sending(server, *first, *later) as got:
+    with sending(server, ["first"], *later) as got:
         pass
-    assert server.trips[:WAYS] == first
-    # Each way that becomes free takes one, and whoever goes first all others.
-    assert WAYS < len(server.trips) <= 2 * WAYS
-    assert sorted(text for trip in server.trips[WAYS:] for text in trip) == sorted(
-        t for parcel in later for t in parcel
-    )
-    assert all(
-        trip[trip.index(parcel[0]) :][:2] == parcel for parcel in later for trip in server.trips if parcel[0] in trip
-    )
-    assert got == {parcel[0]: [f"answer to {text}" for text in parcel] for parcel in [*first, *later]}
+    assert server.trips == [["first"], [text for parcel in later for text in parcel]]
+    assert got == {parcel[0]: [f"answer to {text}" for text in parcel] for parcel in [["first"], *later]}
     assert server.convoy.send(["next"]) == ["answer to next"]
 
 
 def test_those_whom_an_interrupted_thread_took_along_send_again(server: Server) -> None:
-    first = [[f"first {i}"] for i in range(WAYS)]
-    with sending(server, *first, ["interrupt"], ["along"], ["too"]) as got:
+    with sending(server, ["first"], ["interrupt"], ["along"], ["too"]) as got:
         pass
     assert server.interrupted == 1
     assert got["interrupt"] == ["interrupted"]
@@ -100,17 +90,14 @@ def test_those_whom_an_interrupted_thread_took_along_send_again(server: Server) 
 
 def test_an_interrupted_thread_gives_its_way_back(server: Server) -> None:
     server.gate.set()
-    for _ in range(WAYS + 1):
-        server.interrupted = 0
-        with pytest.raises(KeyboardInterrupt):
-            server.convoy.send(["interrupt"])
+    with pytest.raises(KeyboardInterrupt):
+        server.convoy.send(["interrupt"])
     assert server.convoy.send(["next"]) == ["answer to next"]
 
 
 def test_a_thread_whose_turn_never_comes_goes_by_itself(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convoy, "PATIENCE_SECONDS", 0.01)
-    first = [[f"first {i}"] for i in range(WAYS)]
-    with sending(server, *first, ["impatient"]) as got:
+    with sending(server, ["first"], ["impatient"]) as got:
         wait_until(lambda: ["impatient"] in server.trips)
     assert got["impatient"] == ["answer to impatient"]
     assert server.convoy.send(["next"]) == ["answer to next"]
@@ -118,10 +105,9 @@ def test_a_thread_whose_turn_never_comes_goes_by_itself(server: Server, monkeypa
 
 def test_those_who_wait_while_the_server_does_not_answer_are_told_and_do_not_try(server: Server) -> None:
     server.is_gone = True
-    first = [[f"first {i}"] for i in range(WAYS)]
-    with sending(server, *first, ["later", "and"], ["last"]) as got:
+    with sending(server, ["first"], ["later", "and"], ["last"]) as got:
         pass
-    assert server.trips == first
-    assert [type(answer) for answer in got["later"] + got["last"] + got["first 0"]] == [ConnectionError] * 4
+    assert server.trips == [["first"]]
+    assert [type(answer) for answer in got["later"] + got["last"] + got["first"]] == [ConnectionError] * 4
     server.is_gone = False
     assert server.convoy.send(["next"]) == ["answer to next"]

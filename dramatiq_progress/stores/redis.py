@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -17,7 +16,8 @@ from dramatiq_progress.errors import StoreUnavailable
 from .base import OPERATIONS, Call, Listener, Store, Subscription
 from .breaker import Breaker
 from .connections import connect
-from .servers import UNREACHABLE, Request
+from .round_trips import Request
+from .servers import UNREACHABLE
 from .subscription import RedisSubscription
 
 
@@ -117,12 +117,10 @@ class RedisStore(Store):
         for answer in self._run([_Command(SCRIPTS["read"], each) for each in calls]):
             if isinstance(answer, Exception):
                 raise self._unavailable(answer) from answer
-            seconds, microseconds, records = answer
+            seconds, microseconds, *records = answer
             clock = int(seconds) + int(microseconds) / 1e6
-            # A hash is a flat list: field, value, field, value. One that is not there is an empty object in Lua's JSON.
-            found += [
-                (clock, dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}) for flat in json.loads(records)
-            ]
+            # A hash is a flat list: field, value, field, value.
+            found += [(clock, dict(zip(flat[::2], flat[1::2], strict=True))) for flat in records]
         return found
 
     def _run(self, commands: Sequence[_Command]) -> list[Any]:

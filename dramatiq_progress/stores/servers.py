@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import redis
 from redis.client import PubSub
@@ -30,6 +30,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .convoy import Convoy
+from .round_trips import Request, RoundTrips, round_trip
 
 #: What says that a server cannot be reached, or is not (or no longer) the one to write to; any other error is its
 #: answer to one command.
@@ -38,12 +39,7 @@ UNREACHABLE = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOn
 #: What says that another node of the cluster has the key. (`MovedError` is an `AskError`.)
 REDIRECTED = (AskError, TryAgainError)
 
-
-class Request(NamedTuple):
-    """One command as its words, and a key of it, which tells the node of a cluster."""
-
-    key: str
-    words: Sequence[Any]
+PING = Request("", ("PING",))
 
 
 class Servers(ABC):
@@ -100,13 +96,17 @@ class OneServer(Servers):
         self.client = make_client()
         self.address = address
         self.watchers = watchers
-        self._convoy: Convoy[Request] = Convoy(lambda requests: _pipeline(self.client, requests))
+        self._round_trips = RoundTrips(self.client.connection_pool)
+        self._convoy: Convoy[Request] = Convoy(self._round_trips.make)
 
     def send(self, requests: Sequence[Request]) -> list[Any]:
         return self._convoy.send(requests)
 
     def ping(self) -> None:
-        self.client.ping()
+        # By the way of all: where `max_connections` is 1, there is no other.
+        (answer,) = self.send([PING])
+        if isinstance(answer, Exception):
+            raise answer
 
     @contextmanager
     def pubsub(self) -> Iterator[PubSub]:
@@ -114,6 +114,7 @@ class OneServer(Servers):
             yield made
 
     def forget(self) -> None:
+        self._round_trips.forget()
         # Idle connections may lead to a master that was demoted, or to a host that is gone: each would cost a time-out.
         self.client.connection_pool.disconnect(inuse_connections=False)
 
@@ -150,7 +151,8 @@ class Cluster(Servers):
             with _doubts_as_errors():
                 client = self._current()
                 for node, places in _by_node(client, requests):
-                    found = _pipeline(client.get_redis_connection(node), [requests[i] for i in places])
+                    pool = client.get_redis_connection(node).connection_pool
+                    found = round_trip(pool, [requests[i] for i in places])
                     answers.update(zip(places, found, strict=True))
                 for i in [i for i, answer in answers.items() if isinstance(answer, REDIRECTED)]:
                     answers[i] = _follow(client, requests[i], answers[i])
@@ -225,14 +227,6 @@ def _doubts_as_errors() -> Iterator[None]:
     # (its issues 3815 and 3835).
     except (RedisClusterException, AttributeError, LookupError) as error:
         raise RedisConnectionError(f"{type(error).__name__}: {error}") from error
-
-
-def _pipeline(client: redis.Redis, requests: Sequence[Request]) -> list[Any]:
-    # Not Script objects: in a pipeline they ask SCRIPT EXISTS first, one more round trip for each flush.
-    pipeline = client.pipeline(transaction=False)
-    for request in requests:
-        pipeline.execute_command(*request.words)
-    return pipeline.execute(raise_on_error=False)
 
 
 def _by_node(client: RedisCluster, requests: Sequence[Request]) -> list[tuple[ClusterNode, list[int]]]:

@@ -18,8 +18,6 @@ from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
-from django.core.serializers.json import DjangoJSONEncoder
-
 from .conf import configuration
 from .errors import StoreUnavailable
 from .progress import Progress
@@ -289,7 +287,7 @@ def encode(message_id: str, progress: Progress | None, *, may_cancel: bool = Fal
     if progress is None:
         return b"event: unknown\ndata: " + json.dumps({"unknown": [message_id]}).encode() + b"\n\n"
     # In ASCII, as JsonResponse has it, and so without any character that ends a line of an event stream.
-    return b"data: " + json.dumps(progress.as_dict(may_cancel=may_cancel), cls=DjangoJSONEncoder).encode() + b"\n\n"
+    return b"data: " + json.dumps(progress.as_dict(may_cancel=may_cancel)).encode() + b"\n\n"
 
 
 #: One for each event loop, and a server has one loop in a process.

@@ -23,6 +23,9 @@ from .progress import Progress
 
 Permission = Callable[[HttpRequest, Progress], bool | Awaitable[bool]]
 
+#: By the key of each setting what it held last, and what that named: a poll asks three times.
+_resolved: dict[str, tuple[Any, Permission | None]] = {}
+
 
 def anyone_with_link(request: HttpRequest, progress: Progress) -> bool:
     """Whoever knows the message's id, which has 122 random bits."""
@@ -89,11 +92,13 @@ def readable(request: HttpRequest, found: Sequence[Progress | None]) -> list[Pro
     """Those of some messages that this request may read. Not in an event loop's thread."""
     there = [progress for progress in found if progress is not None]
     permission = read_permission()
+    if permission is anyone_with_link:
+        return there
     linked = linked_ids(request)
     asked = [progress for progress in there if progress.id not in linked]
     allowed = dict(zip([progress.id for progress in asked], _ask(permission, request, asked), strict=True))
     shown = [progress for progress in there if allowed.get(progress.id, True)]
-    if permission is not anyone_with_link and len(shown) < max(1, len(found)):
+    if len(shown) < max(1, len(found)):
         # Not there and not allowed are to be one answer, down to its headers: a session that was looked at leaves
         # `Vary: Cookie`, and one that has expired has its cookie taken away.
         owners_of(request)
@@ -141,6 +146,13 @@ def _cancel_by_default(request: HttpRequest, progress: Progress) -> bool:
 
 
 def _resolve(key: str, given: Any) -> Permission | None:
+    last = _resolved.get(key)
+    if last is None or last[0] is not given:
+        last = _resolved[key] = (given, _imported(key, given))
+    return last[1]
+
+
+def _imported(key: str, given: Any) -> Permission | None:
     path, *arguments = given if isinstance(given, tuple | list) else (given,)
     if path is None:
         return None

@@ -11,9 +11,6 @@ from typing import Any
 
 from . import polling
 
-#: What of an answer passes by itself, and so is no news to a reader.
-CLOCKS = frozenset({"elapsed", "rate", "eta", "retry_in", "poll_after"})
-
 Number = int | float
 
 
@@ -40,6 +37,8 @@ class State(StrEnum):
         """Whether no worker has begun with the message."""
         return self in (State.ENQUEUED, State.DELAYED)
 
+
+STATES = {state.value: state for state in State}
 
 FINAL_STATES = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED})
 
@@ -147,8 +146,7 @@ class Progress:
 
     def without_clocks(self) -> Progress:
         """What of it is news: two readings between which only time has passed are equal then."""
-        passing: dict[str, Any] = dict.fromkeys(CLOCKS - {"poll_after"})  # which is derived
-        return replace(self, **passing, silence=0.0)
+        return replace(self, retry_in=None, elapsed=None, rate=None, eta=None, silence=0.0)
 
     def as_dict(self, *, may_cancel: bool = False) -> dict[str, Any]:
         """The JSON object of the wire, as plain Python values.
@@ -158,12 +156,17 @@ class Progress:
 
         `complete`, `success`, `progress` and `result` are the keys of celery-progress 0.5, with its meaning.
         """
-        answer: dict[str, Any] = {
+        return self.news(may_cancel=may_cancel) | self.clocks()
+
+    def news(self, *, may_cancel: bool = False) -> dict[str, Any]:
+        """What of `as_dict` does not pass by itself."""
+        complete = self.complete
+        news: dict[str, Any] = {
             "id": self.id,
             "actor": self.actor,
             "queue": self.queue,
             "state": self.state.value,
-            "complete": self.complete,
+            "complete": complete,
             "success": self.success,
             "progress": {
                 "pending": self.state.is_pending,
@@ -174,21 +177,26 @@ class Progress:
             },
             "attempt": self.attempt,
             "retries_left": self.retries_left,
-            "retry_in": self.retry_in,
             "queue_position": self.queue_position,
             "queue_length": self.queue_length,
-            "elapsed": self.elapsed,
-            "rate": self.rate,
-            "eta": self.eta,
             "cancel_requested": self.cancel_requested,
             "can_cancel": may_cancel and self.can_cancel,
             "metadata": self.metadata,
             "version": self.version,
+        }
+        if complete:
+            news["result"] = self.result
+        return news
+
+    def clocks(self) -> dict[str, float | None]:
+        """What of `as_dict` passes by itself, and so is no news to a reader."""
+        return {
+            "retry_in": self.retry_in,
+            "elapsed": self.elapsed,
+            "rate": self.rate,
+            "eta": self.eta,
             "poll_after": self.poll_after,
         }
-        if self.complete:
-            answer["result"] = self.result
-        return answer
 
     @classmethod
     def from_record(
@@ -209,7 +217,7 @@ class Progress:
           lost_after: Seconds without a heartbeat after which a running message counts as `lost`.
           place: Position and length of the line in which it waits.
         """
-        state = State(record["state"])
+        state = STATES[record["state"]]
         if state is State.RUNNING and now - float(record["heartbeat"]) > lost_after:
             state = State.LOST
         current, total = _decoded(record, "current", 0), _decoded(record, "total", None)
@@ -275,7 +283,10 @@ def _time_left(current: Number, total: Number | None, rate: float | None, age: f
 
 def _decoded(record: Mapping[str, str], name: str, otherwise: Any) -> Any:
     text = record.get(name)
-    return otherwise if text is None else json.loads(text)
+    if text is None:
+        return otherwise
+    # Most are whole numbers, and those are quicker so (5 % of a poll).
+    return int(text) if text.isdecimal() else json.loads(text)
 
 
 def _result(state: State, stored: str | None) -> Any:

@@ -8,15 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial, wraps
+from functools import cache, partial, wraps
+from http import HTTPStatus
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import BadRequest, TooManyFieldsSent
 from django.core.handlers.asgi import ASGIRequest
-from django.core.serializers.json import DjangoJSONEncoder
 from django.db.transaction import non_atomic_requests
-from django.http import HttpRequest, HttpResponse, JsonResponse, QueryDict, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
@@ -29,7 +29,7 @@ from .links import LONGEST_QUERY, MESSAGE_ID, MOST_IDS, check_message_id
 from .owners import owners_of
 from .permissions import cancellable, depending_on_who_asks, may_cancel, readable
 from .places import Place, TooManyStreams, client_of
-from .progress import CLOCKS, Progress
+from .progress import Progress
 from .recorder import get_recorder
 from .requests import refreshed
 from .stores import get_store
@@ -102,8 +102,8 @@ def _answer_error(error: Refusal) -> HttpResponse:
 @_progress_view
 def detail(request: HttpRequest, message_id: str) -> HttpResponse:
     """The progress of one message as JSON (see docs/json.md); 404 when there is none, 503 without a store."""
-    messages = _shown(request, _read_one(request, message_id))
-    return _answer_progress(request, messages[0], messages) if messages else _answer_not_found()
+    found = _read_one(request, message_id)
+    return _answer_progress(request, found, _the_only) if found else _answer_not_found()
 
 
 @_cancel_view
@@ -117,8 +117,10 @@ def cancel(request: HttpRequest, message_id: str) -> HttpResponse:
     if outcome is CancelOutcome.NOT_CANCELLABLE:
         reason = f'The actor "{found[0].actor}" is declared with cancellable=False.'
         return _answer({"error": "not_cancellable", "detail": reason}, status=409)
-    messages = _shown(request, _read_one(request, message_id), asks_to_cancel=True)
-    return _answer(messages[0]) if messages else _answer_not_found()
+    found = _read_one(request, message_id)
+    if not found:
+        return _answer_not_found()
+    return _answer(found[0].as_dict(may_cancel=bool(cancellable(request, found))))
 
 
 @_progress_view
@@ -127,16 +129,14 @@ def listing(request: HttpRequest) -> HttpResponse:
     message_ids = _asked_for(request)
     found = _read(request, message_ids)
     known = {progress.id for progress in found}
-    messages = _shown(request, found)
     unknown = [message_id for message_id in message_ids if message_id not in known]
-    return _answer_progress(request, {"messages": messages, "unknown": unknown}, messages)
+    return _answer_progress(request, found, partial(_list, unknown=unknown))
 
 
 @_progress_view
 def mine(request: HttpRequest) -> HttpResponse:
     """The messages of this user or visitor that have not ended, or not long ago, newest first: a list without ids."""
-    messages = _shown(request, read_mine(request))
-    return _answer_progress(request, {"messages": messages, "unknown": []}, messages)
+    return _answer_progress(request, read_mine(request), partial(_list, unknown=[]))
 
 
 @_stream_view
@@ -173,12 +173,6 @@ def _read_one(request: HttpRequest, message_id: str) -> list[Progress]:
     return _read(request, [message_id]) if MESSAGE_ID.fullmatch(message_id) else []
 
 
-def _shown(request: HttpRequest, found: Sequence[Progress], *, asks_to_cancel: bool = False) -> list[dict[str, Any]]:
-    """Messages as this request is to see them."""
-    may_be_cancelled = _cancellable(request, found, asks_to_cancel=asks_to_cancel)
-    return [progress.as_dict(may_cancel=progress.id in may_be_cancelled) for progress in found]
-
-
 def _read_for_stream(request: HttpRequest, message_ids: Sequence[str]) -> dict[str, bool]:
     """The ids of the messages that this request may know of, and whether it may cancel each."""
     found = _read(request, message_ids)
@@ -186,10 +180,10 @@ def _read_for_stream(request: HttpRequest, message_ids: Sequence[str]) -> dict[s
     return {progress.id: progress.id in may_be_cancelled for progress in found}
 
 
-def _cancellable(request: HttpRequest, found: Sequence[Progress], *, asks_to_cancel: bool = False) -> set[str]:
-    asks_to_cancel = asks_to_cancel or CAN_CANCEL in _query_of(request)
+def _cancellable(request: HttpRequest, found: Sequence[Progress]) -> set[str]:
     # A poll that need not know who asks reads no session for this.
-    return cancellable(request, found if asks_to_cancel else depending_on_who_asks(request, found))
+    asked = found if CAN_CANCEL in _query_of(request) else depending_on_who_asks(request, found)
+    return cancellable(request, asked) if asked else set()
 
 
 def _read(request: HttpRequest, message_ids: Sequence[str]) -> list[Progress]:
@@ -225,10 +219,17 @@ def _query_of(request: HttpRequest) -> QueryDict:
         raise BadRequest(
             f"The query has {length:,} characters, at most {LONGEST_QUERY:,} are read: ask for up to {MOST_IDS} ids."
         )
+    if not length:
+        return _no_query()
     try:
         return request.GET
     except TooManyFieldsSent as error:
         raise BadRequest(f"The query has too many fields: ask for up to {MOST_IDS} ids.") from error
+
+
+@cache
+def _no_query() -> QueryDict:
+    return QueryDict()
 
 
 def _asked_for(request: HttpRequest) -> list[str]:
@@ -245,36 +246,46 @@ def _asked_for(request: HttpRequest) -> list[str]:
     return message_ids
 
 
-def _answer_progress(request: HttpRequest, content: dict[str, Any], messages: list[dict[str, Any]]) -> HttpResponse:
-    response: HttpResponse = _answer(content)
-    response["ETag"] = _etag(content)
-    response = get_conditional_response(request, etag=response["ETag"], response=response)  # type: ignore[assignment]
-    if messages:
-        # A 304 has no body to say it in, and it becomes longer while nothing happens.
-        response["Poll-After"] = str(min(message["poll_after"] for message in messages))
+def _answer_progress(
+    request: HttpRequest, found: Sequence[Progress], framed: Callable[[list[str]], str]
+) -> HttpResponse:
+    """Messages as this request is to see them, each an object of JSON, in a frame."""
+    may_be_cancelled = _cancellable(request, found)
+    # Encoded once, for the ETag and for the answer.
+    news = [json.dumps(progress.news(may_cancel=progress.id in may_be_cancelled)) for progress in found]
+    clocks = [json.dumps(progress.clocks()) for progress in found]
+    whole = [f"{text[:-1]}, {passing[1:]}" for text, passing in zip(news, clocks, strict=True)]
+    response: HttpResponse = _answer_text(framed(whole))
+    # Of the answer, since a place in the line and `lost` change without a write. Weak, because answers that differ by
+    # their clocks share it; and a proxy that compresses leaves a weak one as it is.
+    digest = hashlib.blake2b(framed(news).encode(), digest_size=12).hexdigest()
+    etag = response["ETag"] = f'W/"{digest}"'
+    if "HTTP_IF_NONE_MATCH" in request.META:
+        response = get_conditional_response(request, etag=etag, response=response)  # type: ignore[assignment]
+    if found and response.status_code == HTTPStatus.NOT_MODIFIED:
+        # It has no body to say it in, and it becomes longer while nothing happens.
+        response["Poll-After"] = str(min(progress.poll_after for progress in found))
     return response
 
 
-def _etag(content: dict[str, Any]) -> str:
-    # Of the answer, since a place in the line and `lost` change without a write. Weak, because answers that differ by
-    # their clocks share it; and a proxy that compresses leaves a weak one as it is.
-    text = json.dumps(_without_clocks(content), cls=DjangoJSONEncoder)
-    return f'W/"{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"'
+def _the_only(texts: list[str]) -> str:
+    return texts[0]
 
 
-def _without_clocks(content: dict[str, Any]) -> dict[str, Any]:
-    messages = content.get("messages")
-    if isinstance(messages, list):
-        return {**content, "messages": [_without_clocks(each) for each in messages]}
-    return {key: value for key, value in content.items() if key not in CLOCKS}
+def _list(texts: list[str], *, unknown: list[str]) -> str:
+    return f'{{"messages": [{", ".join(texts)}], "unknown": {json.dumps(unknown)}}}'
 
 
 def _answer_not_found() -> HttpResponse:
     return _answer({"error": "not_found"}, status=404)
 
 
-def _answer(content: dict[str, Any], *, status: int = 200) -> JsonResponse:
-    response = JsonResponse(content, status=status)
+def _answer(content: dict[str, Any], *, status: int = 200) -> HttpResponse:
+    return _answer_text(json.dumps(content), status=status)
+
+
+def _answer_text(text: str, *, status: int = 200) -> HttpResponse:
+    response = HttpResponse(text, content_type="application/json", status=status)
     _keep_private(response)
     return response
 

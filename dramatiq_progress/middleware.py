@@ -331,7 +331,7 @@ def attempted(action: Callable[[Store, float], T], *, defer: bool = False) -> T 
 
 def announce(store: Store, message_id: str, previous: State | None) -> None:
     """Tell the receivers of `state_changed`, if there are any."""
-    if not state_changed.has_listeners(ProgressMiddleware):
+    if not state_changed.receivers:
         return
     try:
         progress = store.read([message_id])[0]

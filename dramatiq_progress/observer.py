@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from decimal import Decimal
 from enum import Enum
@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TypeVar
 from dramatiq.asyncio import get_event_loop_thread
 
 from .errors import Cancelled, InvalidReport
-from .progress import Number
+from .progress import Number, number_text
 from .rate import RateEstimator
 from .recorder import get_recorder
 from .stores import Store
@@ -303,10 +303,12 @@ class ProgressObserver:
         self._attempt_number = self._attempt.number
         with self._lock:
             self._metadata_before = start.metadata
+            if self._metadata == "{}":
+                self._metadata = start.metadata
+                return
             # A late start: what this attempt has attached meanwhile is added.
-            merged = json.loads(start.metadata) | json.loads(self._metadata)
             with suppress(ValueError):  # Too large together: the newer stays.
-                self._metadata = encode(merged, MAX_METADATA_BYTES) if self._metadata != "{}" else start.metadata
+                self._metadata = encode(json.loads(start.metadata) | json.loads(self._metadata), MAX_METADATA_BYTES)
 
     def start_late(self, store: Store) -> None:
         """Tell a store that did not answer then that the attempt has begun."""
@@ -397,9 +399,9 @@ class ProgressObserver:
             metadata = self._metadata
         rate = self._estimator.rate
         return {
-            "current": json.dumps(current),
+            "current": number_text(current),
             "rate": "null" if rate is None else f"{rate:.4g}",
-            "total": json.dumps(total),
+            "total": number_text(total),
             "description": printable(description),
             "metadata": metadata,
         }
@@ -458,11 +460,17 @@ def current_observer() -> ProgressObserver | None:
     return _observer.get()
 
 
-@contextmanager
-def observing(observer: ProgressObserver) -> Iterator[ProgressObserver]:
+class observing:  # noqa: N801 - it is used like a function
     """Make an observer the current one for the length of a with block."""
-    before = _observer.set(observer)
-    try:
-        yield observer
-    finally:
-        _observer.reset(before)
+
+    __slots__ = ("_observer", "_token")
+
+    def __init__(self, observer: ProgressObserver) -> None:
+        self._observer = observer
+
+    def __enter__(self) -> ProgressObserver:
+        self._token = _observer.set(self._observer)
+        return self._observer
+
+    def __exit__(self, *error: object) -> None:
+        _observer.reset(self._token)

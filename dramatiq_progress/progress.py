@@ -248,6 +248,11 @@ class Progress:
         )
 
 
+def number_text(number: Number | None) -> str:
+    """A finite number, or None, as the JSON that a record keeps."""
+    return "null" if number is None else repr(number)
+
+
 def _seconds_until(moment: str | None, now: float) -> float | None:
     return None if moment is None else max(0.0, round(float(moment) - now, 1))
 

@@ -96,4 +96,6 @@ def printable(text: str) -> str:
     """A text that can be written as UTF-8."""
     # Half a surrogate pair cannot be written as UTF-8, and not every JSON reader takes its escape. This joins pairs
     # that were split and puts U+FFFD for the rest.
+    if text.isascii():
+        return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

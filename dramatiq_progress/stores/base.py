@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 import time
@@ -16,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from dramatiq_progress.conf import configuration
 from dramatiq_progress.errors import StoreUnavailable
-from dramatiq_progress.progress import Progress, State
+from dramatiq_progress.progress import Progress, State, number_text
 
 #: What each operation is called: a Lua script beside this module, a method in memory.py.
 OPERATIONS = ("enqueue", "start", "report", "finish", "cancel", "join", "leave", "place", "own", "owned")
@@ -232,7 +231,7 @@ class Store(ABC):
         state = State.ENQUEUED if delay is None else State.DELAYED
         ttl = configuration().unfinished_ttl + (delay or 0)
         origin = "late" if age else "due" if due else "new"
-        about = (actor, queue, json.dumps(retries_left), _flag(cancellable))
+        about = (actor, queue, number_text(retries_left), _flag(cancellable))
         arguments = (origin, state, *about, _milliseconds(ttl), _seconds(age), owner)
         calls = [Call("enqueue", self.key(message_id), arguments)]
         # A call of its own: record and line may live on two nodes of a cluster.
@@ -291,10 +290,11 @@ class Store(ABC):
         another delivery is working on, and where there is no record. One that began unknown to the store, with the
         number 0, is counted now.
         """
-        own_ttl = configuration().finished_ttl if state.is_final else configuration().unfinished_ttl
+        wanted = configuration()
+        own_ttl = wanted.finished_ttl if state.is_final else wanted.unfinished_ttl
         ttl = _milliseconds(own_ttl + (retry_in or 0))
         delay = "" if retry_in is None else _seconds(retry_in)
-        lost_after = _seconds(configuration().lost_after)
+        lost_after = _seconds(wanted.lost_after)
         how = (state, delay, _flag(began), str(attempt.least), lost_after, ttl, _seconds(age))
         arguments = (*_identity(attempt), *how, *_flat(fields or {}))
         calls = [Call("finish", self.key(attempt.message_id), arguments)]
@@ -412,7 +412,7 @@ def _identity(attempt: Attempt) -> tuple[str, ...]:
 
 
 def _about(attempt: Attempt) -> tuple[str, ...]:
-    return (attempt.actor, attempt.queue, json.dumps(attempt.retries_left), _flag(attempt.cancellable))
+    return (attempt.actor, attempt.queue, number_text(attempt.retries_left), _flag(attempt.cancellable))
 
 
 def _flag(value: bool) -> str:

@@ -26,24 +26,6 @@ class _Script(NamedTuple):
     digest: str
 
 
-class _Command(NamedTuple):
-    script: _Script
-    keys: Sequence[str]
-    arguments: Sequence[str] = ()
-
-    def by_digest(self) -> Request:
-        return self._request("EVALSHA", self.script.digest)
-
-    def by_text(self) -> Request:
-        # The server then knows the script by its digest.
-        return self._request("EVAL", self.script.text)
-
-    # EVALSHA for what only reads, too: the script says so itself. (A client for a cluster would have to ask a node
-    # which words of an EVALSHA_RO are keys.)
-    def _request(self, verb: str, script: str) -> Request:
-        return Request(self.keys[0], (verb, script, len(self.keys), *self.keys, *self.arguments))
-
-
 # With "#!lua" a server that is full refuses a script before it begins. Without it, one that has written anything (an
 # HDEL of nothing is enough) may go on and write beyond maxmemory: measured on Valkey 9.1.
 def _load(operation: str) -> _Script:
@@ -56,6 +38,18 @@ def _load(operation: str) -> _Script:
 _SENTINEL = re.compile(r"<redis\.client\.Redis\(.*?,host=([^,]+),port=(\d+).*?\)>\)>\)>")
 
 SCRIPTS = {operation: _load(operation) for operation in (*OPERATIONS, "read")}
+TEXTS = {script.digest: script.text for script in SCRIPTS.values()}
+
+
+# EVALSHA for what only reads, too: the script says so itself. (A client for a cluster would have to ask a node
+# which words of an EVALSHA_RO are keys.)
+def _request(operation: str, keys: Sequence[str], arguments: Sequence[str] = ()) -> Request:
+    return Request(keys[0], ("EVALSHA", SCRIPTS[operation].digest, len(keys), *keys, *arguments))
+
+
+def _by_text(request: Request) -> Request:
+    _, digest, *others = request.words
+    return Request(request.key, ("EVAL", TEXTS[digest], *others))
 
 
 class RedisStore(Store):
@@ -105,7 +99,7 @@ class RedisStore(Store):
         self._servers.close()
 
     def _call(self, calls: Sequence[Call]) -> list[Any]:
-        return self._run([_Command(SCRIPTS[operation], [key], arguments) for operation, key, arguments in calls])
+        return self._run([_request(operation, [key], arguments) for operation, key, arguments in calls])
 
     def _read(self, message_ids: Sequence[str]) -> list[tuple[float, Mapping[str, str]]]:
         if not message_ids:
@@ -114,7 +108,7 @@ class RedisStore(Store):
         # One call where that is possible: 100 records take 0.8 ms so, and 2.5 ms in a call for each.
         calls = [[key] for key in keys] if self._servers.keeps_keys_apart else [keys]
         found: list[tuple[float, Mapping[str, str]]] = []
-        for answer in self._run([_Command(SCRIPTS["read"], each) for each in calls]):
+        for answer in self._run([_request("read", each) for each in calls]):
             if isinstance(answer, Exception):
                 raise self._unavailable(answer) from answer
             seconds, microseconds, *records = answer
@@ -123,11 +117,14 @@ class RedisStore(Store):
             found += [(clock, dict(zip(flat[::2], flat[1::2], strict=True))) for flat in records]
         return found
 
-    def _run(self, commands: Sequence[_Command]) -> list[Any]:
+    def _run(self, requests: Sequence[Request]) -> list[Any]:
         if not self._breaker.allows():
             raise StoreUnavailable(f"{self!r}: it did not answer just now.")
-        answers = self._execute(commands)
+        answers = self._servers.send(requests)
         errors = [answer for answer in answers if isinstance(answer, Exception)]
+        if any(isinstance(error, NoScriptError) for error in errors):
+            answers = self._teach(requests, answers)
+            errors = [answer for answer in answers if isinstance(answer, Exception)]
         if any(isinstance(error, UNREACHABLE) for error in errors):
             self._found_unreachable()
         else:
@@ -136,14 +133,12 @@ class RedisStore(Store):
             raise self._unavailable(errors[0]) from errors[0]
         return answers
 
-    def _execute(self, commands: Sequence[_Command]) -> list[Any]:
-        answers = self._servers.send([each.by_digest() for each in commands])
+    def _teach(self, requests: Sequence[Request], answers: Sequence[Any]) -> list[Any]:
+        # A server that was restarted or flushed has forgotten the scripts, and none of these has run. By its text it
+        # learns a script.
         unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if unknown:
-            # A server that was restarted or flushed has forgotten the scripts, and none of these has run.
-            for i, answer in zip(unknown, self._servers.send([commands[i].by_text() for i in unknown]), strict=True):
-                answers[i] = answer
-        return answers
+        found = dict(zip(unknown, self._servers.send([_by_text(requests[i]) for i in unknown]), strict=True))
+        return [found.get(i, answer) for i, answer in enumerate(answers)]
 
     def _found_unreachable(self) -> None:
         self._breaker.open()

@@ -7,8 +7,8 @@
 local record = KEYS[1]
 local token, actor, queue, retries_left, cancellable, ttl, age, least, limit, finished_ttl, owner = unpack(ARGV)
 
-local before, known, started_at, cancel_requested =
-  unpack(redis.call('HMGET', record, 'state', 'token', 'started_at', 'cancel_requested'))
+local before, known, started_at, cancel_requested, attempt, deliveries, metadata = unpack(redis.call('HMGET', record,
+  'state', 'token', 'started_at', 'cancel_requested', 'attempt', 'deliveries', 'metadata'))
 if before == 'done' or before == 'skipped' then return {'unseen', 0, 0, 0, '', ''} end
 if before == 'cancelled' then
   -- It has come, and is skipped: nothing is waited for any longer.
@@ -18,8 +18,7 @@ end
 
 if before == 'running' and known == token then
   -- The answer to this very start was lost on its way, and it is told again.
-  local found = redis.call('HMGET', record, 'attempt', 'version', 'deliveries', 'metadata')
-  return {'run', found[1], found[2], found[3], found[4] or '{}', before}
+  return {'run', attempt, redis.call('HGET', record, 'version'), deliveries, metadata or '{}', before}
 end
 
 local time = redis.call('TIME')
@@ -37,21 +36,21 @@ if cancel_requested then
   redis.pcall('PUBLISH', record, '')
   return {'cancelled', 0, 0, 0, '', before}
 end
-local deliveries = redis.call('HINCRBY', record, 'deliveries', 1)
-redis.call('HDEL', record, 'result', 'ended_at', 'retry_at', 'cancellable')
+attempt = math.max((attempt or 0) + 1, tonumber(least))
+deliveries = (deliveries or 0) + 1
 -- One that is given up reports nothing more: what it came to stays.
 if tonumber(limit) == 0 or deliveries <= tonumber(limit) then
-  redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'reported_at')
+  redis.call('HDEL', record, 'result', 'ended_at', 'retry_at', 'cancellable', 'current', 'total', 'description', 'rate',
+    'reported_at')
+else
+  redis.call('HDEL', record, 'result', 'ended_at', 'retry_at', 'cancellable')
 end
 redis.call('HSET', record, 'state', 'running', 'token', token, 'actor', actor, 'queue', queue,
-  'retries_left', retries_left, 'started_at', string.format('%.6f', now - age),
-  'heartbeat', string.format('%.6f', now))
+  'retries_left', retries_left, 'attempt', attempt, 'deliveries', deliveries,
+  'started_at', string.format('%.6f', now - age), 'heartbeat', string.format('%.6f', now))
 if cancellable == '0' then redis.call('HSET', record, 'cancellable', '0') end
-local attempt = math.max((redis.call('HGET', record, 'attempt') or 0) + 1, tonumber(least))
-redis.call('HSET', record, 'attempt', attempt)
 if owner ~= '' then redis.call('HSETNX', record, 'owner', owner) end
 redis.call('PEXPIRE', record, ttl)
 -- For streams: see report.lua.
 redis.pcall('PUBLISH', record, '')
-return {'run', attempt, redis.call('HINCRBY', record, 'version', 1), deliveries,
-  redis.call('HGET', record, 'metadata') or '{}', before or ''}
+return {'run', attempt, redis.call('HINCRBY', record, 'version', 1), deliveries, metadata or '{}', before or ''}

@@ -20,7 +20,7 @@ from benchmarks.measuring import Row, compare, report, store
 from benchmarks.processes import cpu_seconds, process
 
 #: By the kind of sender. Celery takes so much longer for each.
-MESSAGES = {"plain": 4_000, "progress": 4_000, "celery": 1_000}
+MESSAGES = {"plain": 4_000, "progress": 4_000, "least": 4_000, "celery": 1_000}
 THREADS = 8
 LOOK_SECONDS = 0.005
 PATIENCE_SECONDS = 120
@@ -41,11 +41,15 @@ class Side(NamedTuple):
 
 WIDE = {"dramatiq_queue_prefetch": "512"}
 PLAIN = {"BENCH_PLAIN": "1"}
+#: A PING for each wait: the least that a middleware can do which asks the store.
+LEAST = PLAIN | {"BENCH_LEAST": "1"}
 SIDES = {
     "plain": Side("plain", f"{DRAMATIQ} --threads {THREADS}", PLAIN),
     "progress": Side("progress", f"{DRAMATIQ} --threads {THREADS}", {}),
     "plain, prefetch 512": Side("plain", f"{DRAMATIQ} --threads {THREADS}", PLAIN | WIDE),
     "progress, prefetch 512": Side("progress", f"{DRAMATIQ} --threads {THREADS}", WIDE),
+    "PINGs": Side("least", f"{DRAMATIQ} --threads {THREADS}", LEAST),
+    "PINGs, prefetch 512": Side("least", f"{DRAMATIQ} --threads {THREADS}", LEAST | WIDE),
     "Celery, threads": Side("celery", f"{CELERY} threads --concurrency {THREADS}", {}),
     "Celery, prefork": Side("celery", f"{CELERY} prefork --concurrency 1", {}),
 }
@@ -80,10 +84,14 @@ def main() -> None:
         plain, ours = "plain" + prefetch, "progress" + prefetch
         row("no-op messages worked through", "messages/s", found, ours, plain, bar=bar, at_most=False)
         row("worker's processor time for a message", "µs", cpu, ours, plain, bar=1.6)
+        row("the least: worked through", "messages/s", found, "PINGs" + prefetch, plain)
+        row("the least: worker's processor time for a message", "µs", cpu, "PINGs" + prefetch, plain)
     for other in ("Celery, threads", "Celery, prefork"):
         row("no-op messages worked through", "messages/s", found, "progress", other, bar=2, at_most=False)
     row("messages sent", "messages/s", sends, "progress", "plain", bar=0.6, at_most=False)
     row("messages sent", "messages/s", sends, "progress", "celery")
+    row("the least: sent", "messages/s", sends, "least", "plain")
+    row("the least: sender's processor time for a message", "µs", sends_cpu, "least", "plain")
     row("sender's processor time for a message", "µs", sends_cpu, "progress", "plain", bar=1.6)
 
 

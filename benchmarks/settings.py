@@ -25,6 +25,7 @@ DRAMATIQ_BROKER = {
         "dramatiq.middleware.Retries",
         # Plain Dramatiq is measured without any of this package.
         *([] if os.environ.get("BENCH_PLAIN") else [PROGRESS_MIDDLEWARE]),
+        *(["benchmarks.least.RoundTripsOnly"] if os.environ.get("BENCH_LEAST") else []),
     ],
 }
 # A machine that is kept busy by all this must not look like an outage.

@@ -3,6 +3,8 @@
 from django.http import HttpRequest, HttpResponse
 from django.urls import include, path
 
+from benchmarks.least import one_hash
+
 #: What an answer of ours is about as long as.
 CONSTANT = b"{" + b"x" * 600 + b"}"
 
@@ -16,4 +18,5 @@ urlpatterns = [
     path("progress/", include("dramatiq_progress.urls")),
     path("celery-progress/", include("celery_progress.urls")),
     path("constant/<str:message_id>/", constant),
+    path("least/<str:message_id>/", one_hash, {"answer": CONSTANT}),
 ]

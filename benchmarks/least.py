@@ -1,0 +1,50 @@
+"""What nobody can do without who asks a store: the round trips alone, which tell what the rest costs."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import redis
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from dramatiq.middleware import Middleware
+
+from dramatiq_progress.stores import get_store
+
+
+class RoundTripsOnly(Middleware):
+    """A PING wherever `ProgressMiddleware` waits for the store, over the same connections."""
+
+    def before_enqueue(self, broker: Any, message: Any, delay: Any) -> None:
+        """Where a message is recorded."""
+        get_store().ping()
+
+    def before_process_message(self, broker: Any, message: Any) -> None:
+        """Where its start is."""
+        get_store().ping()
+
+    def before_ack(self, broker: Any, message: Any) -> None:
+        """Where its end is."""
+        get_store().ping()
+
+
+class _Kept(threading.local):
+    """A connection for each thread."""
+
+    def __init__(self) -> None:
+        pool = redis.ConnectionPool.from_url(settings.STORE_URL, decode_responses=True)
+        self.connection = pool.get_connection()
+
+
+_kept: _Kept | None = None
+
+
+def one_hash(request: HttpRequest, message_id: str, answer: bytes) -> HttpResponse:
+    """Read the hash of a message and look at nothing of it."""
+    global _kept
+    _kept = _kept or _Kept()
+    connection = _kept.connection
+    connection.send_command("HGETALL", get_store().key(message_id))
+    connection.read_response()
+    return HttpResponse(answer, content_type="application/json")

@@ -79,8 +79,9 @@ def main() -> None:
                 response, body = get(f"/progress/{attempt.message_id}/", **({"If_None_Match": tag} if tag else {}))
                 asked += 1
                 tag = response.getheader("ETag", "")
-                is_complete = response.status == 200 and json.loads(body)["complete"]
-                seconds += float(response.getheader("Poll-After", ""))
+                answer = json.loads(body) if response.status == 200 else {"complete": False}
+                is_complete = answer["complete"]
+                seconds += float(answer.get("poll_after") or response.getheader("Poll-After", ""))
             return asked
 
         def watch_theirs(job: int) -> int:

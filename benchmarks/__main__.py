@@ -69,7 +69,8 @@ def results(lines: list[str]) -> str:
     table = "\n".join([HEADING, *lines])
     return (
         f"# Results\n\nMade by `make bench` on {today}: {machine}; Python {platform.python_version()}, {versions}.\n"
-        f"Both sides alternate in one run; only ratios are held against the bars.\n\n{table}\n"
+        "Where two sides are compared they alternate in one run, and only their ratio is held against the bar.\n\n"
+        f"{table}\n"
     )
 
 

@@ -23,9 +23,6 @@ from .progress import Progress
 
 Permission = Callable[[HttpRequest, Progress], bool | Awaitable[bool]]
 
-#: By the key of each setting what it held last, and what that named: a poll asks three times.
-_resolved: dict[str, tuple[Any, Permission | None]] = {}
-
 
 def anyone_with_link(request: HttpRequest, progress: Progress) -> bool:
     """Whoever knows the message's id, which has 122 random bits."""
@@ -146,13 +143,6 @@ def _cancel_by_default(request: HttpRequest, progress: Progress) -> bool:
 
 
 def _resolve(key: str, given: Any) -> Permission | None:
-    last = _resolved.get(key)
-    if last is None or last[0] is not given:
-        last = _resolved[key] = (given, _imported(key, given))
-    return last[1]
-
-
-def _imported(key: str, given: Any) -> Permission | None:
     path, *arguments = given if isinstance(given, tuple | list) else (given,)
     if path is None:
         return None

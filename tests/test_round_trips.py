@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import pytest
 import redis
@@ -42,10 +44,18 @@ def echo(text: str) -> Request:
     return Request("", ("ECHO", text))
 
 
+def ours(client: redis.Redis) -> list[dict[str, str]]:
+    return [each for each in client.client_list() if each["name"] == "round-trips"]
+
+
 def close_from_the_server(client: redis.Redis) -> None:
-    for each in client.client_list():
-        if each["name"] == "round-trips":
-            client.client_kill_filter(_id=each["id"])
+    for each in ours(client):
+        client.client_kill_filter(_id=each["id"])
+
+
+def connections_made(client: redis.Redis) -> int:
+    stats: Any = client.info("stats")
+    return int(stats["total_connections_received"])
 
 
 def test_each_request_has_its_answer_and_a_refused_one_its_error(trips: RoundTrips) -> None:
@@ -57,7 +67,7 @@ def test_each_request_has_its_answer_and_a_refused_one_its_error(trips: RoundTri
 def test_a_connection_is_used_again(trips: RoundTrips, client: redis.Redis) -> None:
     for number in range(20):
         assert trips.make([echo(str(number))]) == [str(number)]
-    assert [each["name"] for each in client.client_list()].count("round-trips") == 1
+    assert len(ours(client)) == 1
 
 
 def test_one_that_the_server_has_closed_is_noticed_before_it_is_used(
@@ -69,22 +79,38 @@ def test_one_that_the_server_has_closed_is_noticed_before_it_is_used(
         close_from_the_server(client)
 
 
-def test_one_that_is_closed_while_it_is_used_all_the_time_is_an_error_once(
-    trips: RoundTrips, client: redis.Redis
-) -> None:
+def test_one_that_is_closed_while_it_is_used_all_the_time_is_replaced(trips: RoundTrips, client: redis.Redis) -> None:
+    for text in ("before", "after", "again"):
+        assert trips.make([echo(text)]) == [text]
+        close_from_the_server(client)
+
+
+def test_a_server_that_does_not_answer_costs_one_time_out(pool: redis.ConnectionPool, client: redis.Redis) -> None:
+    pool.connection_kwargs["socket_timeout"] = 0.3
+    trips = RoundTrips(pool)
     trips.make([echo("before")])
-    close_from_the_server(client)
-    with pytest.raises(redis.ConnectionError):
-        trips.make([echo("lost")])
-    assert trips.make([echo("after")]) == ["after"]
+    before = connections_made(client)
+    with pytest.raises(redis.TimeoutError):
+        trips.make([Request("", ("BLPOP", "round-trips:nothing", "5"))])
+    assert connections_made(client) == before
 
 
 def test_the_retries_of_the_options_are_made(pool: redis.ConnectionPool, client: redis.Redis) -> None:
-    pool.connection_kwargs["retry"] = Retry(NoBackoff(), 1)
-    trips = RoundTrips(pool)
+    pool.connection_kwargs |= {"retry": Retry(NoBackoff(), 2), "socket_timeout": 0.3}
+    before = connections_made(client)
+    with pytest.raises(redis.TimeoutError):
+        RoundTrips(pool).make([Request("", ("BLPOP", "round-trips:nothing", "5"))])
+    assert connections_made(client) == before + 3
+
+
+def test_a_forked_child_uses_none_of_its_parents_connections(trips: RoundTrips, client: redis.Redis) -> None:
     trips.make([echo("before")])
-    close_from_the_server(client)
-    assert trips.make([echo("again")]) == ["again"]
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if trips.make([echo("child")]) == ["child"] and len(ours(client)) == 2 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert trips.make([echo("after")]) == ["after"]
+    assert len(ours(client)) == 1
 
 
 def test_the_answer_that_an_interrupted_thread_left_is_nobody_elses(trips: RoundTrips, client: redis.Redis) -> None:

@@ -66,8 +66,8 @@ class Convoy(Generic[Request]):
         try:
             with self._mutex:
                 if self._is_free:
-                    self._is_free = False
                     mine.goes = True
+                    self._is_free = False
                 else:
                     self._waiting.append(mine)
             if not mine.goes and not mine.ready.acquire(timeout=PATIENCE_SECONDS):

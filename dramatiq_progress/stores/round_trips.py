@@ -7,12 +7,14 @@ poll in a web server with four threads).
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from redis.connection import Connection, ConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 #: For so long a connection that is in use all the time stays out of its pool: to take it from there, which looks if the
@@ -40,8 +42,26 @@ class RoundTrips:
         self._kept: deque[tuple[Connection, float]] = deque()
 
     def make(self, requests: Sequence[Request]) -> list[Any]:
-        """Send all requests; the answer of each, perhaps an exception. Raises when the server cannot be reached."""
-        connection, until = self._take()
+        """Send all requests; the answer of each, perhaps an exception. Raises when the server cannot be reached.
+
+        The server may get them twice, where a connection breaks.
+        """
+        kept = self._take()
+        if kept is not None:
+            try:
+                return self._over(*kept, requests)
+            except RedisConnectionError:
+                # The server may have closed this one only: nobody has looked. Not after a time-out, of which there is
+                # one.
+                pass
+        return self._over(self._pool.get_connection(), time.monotonic() + KEPT_SECONDS, requests)
+
+    def forget(self) -> None:
+        """Give back what is kept."""
+        while (kept := self._pop()) is not None:
+            self._pool.release(kept[0])
+
+    def _over(self, connection: Connection, until: float, requests: Sequence[Request]) -> list[Any]:
         try:
             answers = _exchange(connection, requests)
         except BaseException:
@@ -50,18 +70,14 @@ class RoundTrips:
         self._kept.append((connection, until))
         return answers
 
-    def forget(self) -> None:
-        """Give back what is kept."""
+    def _take(self) -> tuple[Connection, float] | None:
+        now, process = time.monotonic(), os.getpid()
         while (kept := self._pop()) is not None:
-            self._pool.release(kept[0])
-
-    def _take(self) -> tuple[Connection, float]:
-        now = time.monotonic()
-        while (kept := self._pop()) is not None:
-            if now < kept[1]:
+            # A child that was forked with it would get the answers of its parent.
+            if now < kept[1] and kept[0].pid == process:
                 return kept
             self._pool.release(kept[0])
-        return self._pool.get_connection(), now + KEPT_SECONDS
+        return None
 
     def _pop(self) -> tuple[Connection, float] | None:
         try:

@@ -119,6 +119,8 @@ class OneServer(Servers):
         self.client.connection_pool.disconnect(inuse_connections=False)
 
     def close(self) -> None:
+        # To a pool of somebody's own, which the client then leaves open.
+        self._round_trips.forget()
         for each in (self.client, *self.watchers):
             each.close()
 

@@ -29,22 +29,15 @@ class RoundTripsOnly(Middleware):
         get_store().ping()
 
 
-class _Kept(threading.local):
-    """A connection for each thread."""
-
-    def __init__(self) -> None:
-        pool = redis.ConnectionPool.from_url(settings.STORE_URL, decode_responses=True)
-        self.connection = pool.get_connection()
-
-
-_kept: _Kept | None = None
+_pool = redis.ConnectionPool.from_url(settings.STORE_URL, decode_responses=True)
+_of_thread = threading.local()
 
 
 def one_hash(request: HttpRequest, message_id: str, answer: bytes) -> HttpResponse:
     """Read the hash of a message and look at nothing of it."""
-    global _kept
-    _kept = _kept or _Kept()
-    connection = _kept.connection
+    if not hasattr(_of_thread, "connection"):
+        _of_thread.connection = _pool.get_connection()
+    connection = _of_thread.connection
     connection.send_command("HGETALL", get_store().key(message_id))
     connection.read_response()
     return HttpResponse(answer, content_type="application/json")

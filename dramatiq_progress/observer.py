@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from decimal import Decimal
 from enum import Enum
@@ -460,17 +460,11 @@ def current_observer() -> ProgressObserver | None:
     return _observer.get()
 
 
-class observing:  # noqa: N801 - it is used like a function
+@contextmanager
+def observing(observer: ProgressObserver) -> Iterator[ProgressObserver]:
     """Make an observer the current one for the length of a with block."""
-
-    __slots__ = ("_observer", "_token")
-
-    def __init__(self, observer: ProgressObserver) -> None:
-        self._observer = observer
-
-    def __enter__(self) -> ProgressObserver:
-        self._token = _observer.set(self._observer)
-        return self._observer
-
-    def __exit__(self, *error: object) -> None:
-        _observer.reset(self._token)
+    before = _observer.set(observer)
+    try:
+        yield observer
+    finally:
+        _observer.reset(before)

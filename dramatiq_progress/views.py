@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Coroutine, Sequence
-from functools import cache, partial, wraps
+from functools import partial, wraps
 from http import HTTPStatus
 from typing import Any
 
@@ -219,17 +219,10 @@ def _query_of(request: HttpRequest) -> QueryDict:
         raise BadRequest(
             f"The query has {length:,} characters, at most {LONGEST_QUERY:,} are read: ask for up to {MOST_IDS} ids."
         )
-    if not length:
-        return _no_query()
     try:
         return request.GET
     except TooManyFieldsSent as error:
         raise BadRequest(f"The query has too many fields: ask for up to {MOST_IDS} ids.") from error
-
-
-@cache
-def _no_query() -> QueryDict:
-    return QueryDict()
 
 
 def _asked_for(request: HttpRequest) -> list[str]:

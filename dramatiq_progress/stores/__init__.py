@@ -15,7 +15,7 @@ from dramatiq import broker as dramatiq_broker
 from dramatiq.broker import Broker
 from dramatiq.brokers.stub import StubBroker
 
-from dramatiq_progress.conf import SETTING_NAME, Configuration, configuration, masked
+from dramatiq_progress.conf import SETTING_NAME, configuration, masked
 from dramatiq_progress.progress import Progress
 
 from .base import Store
@@ -34,8 +34,6 @@ class _Current:
         self.lock = threading.Lock()
         self.store: Store | None = None
         self.made_from: object = None
-        # One tuple, so that no thread sees a part of it: a message asks twice.
-        self.found: tuple[Configuration, Broker | None, Store] | None = None
 
 
 _current = _Current()
@@ -52,9 +50,6 @@ def get_store() -> Store:
     """
     wanted = configuration()
     broker = dramatiq_broker.global_broker
-    found = _current.found
-    if found is not None and found[0] is wanted and found[1] is broker:
-        return found[2]
     is_derived = wanted.store is None and not wanted.options
     made_from = (wanted.store, wanted.options, wanted.prefix, broker if is_derived else None)
     with _current.lock:
@@ -64,7 +59,6 @@ def get_store() -> Store:
             path, options = _choose(wanted.store, wanted.options, broker)
             _current.store = _make(path, options, prefix=wanted.prefix)
             _current.made_from = made_from
-        _current.found = (wanted, broker, _current.store)
         return _current.store
 
 

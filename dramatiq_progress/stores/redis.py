@@ -121,10 +121,9 @@ class RedisStore(Store):
         if not self._breaker.allows():
             raise StoreUnavailable(f"{self!r}: it did not answer just now.")
         answers = self._servers.send(requests)
-        errors = [answer for answer in answers if isinstance(answer, Exception)]
-        if any(isinstance(error, NoScriptError) for error in errors):
+        if any(isinstance(answer, NoScriptError) for answer in answers):
             answers = self._teach(requests, answers)
-            errors = [answer for answer in answers if isinstance(answer, Exception)]
+        errors = [answer for answer in answers if isinstance(answer, Exception)]
         if any(isinstance(error, UNREACHABLE) for error in errors):
             self._found_unreachable()
         else:

@@ -3,24 +3,34 @@
 
 PYTHON ?=
 VENV := .venv
+# Tests mostly wait: two processes of them for each core. WORKERS=0 runs them in one, for a debugger.
+WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
-.PHONY: audit demo test soak bench load pictures messages lint types check clean
+.PHONY: audit demo test quick soak bench load pictures messages wheel lint types check clean
 
 demo: $(VENV)/demo.stamp
 	@exec $(VENV)/bin/python -m example.demo
 
 test: $(VENV)/test.stamp
 	sh tools/system-packages.sh
-	$(VENV)/bin/coverage run -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/coverage erase
+	$(VENV)/bin/coverage run -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(VENV)/bin/coverage combine --quiet
 	$(VENV)/bin/coverage report --skip-covered --skip-empty
 
-# Breaks workers and the store at random for SOAK_SECONDS on each broker, while thousands of messages are worked on.
+# The tests without a browser, faults and slow ones, in less than a minute.
+quick: $(VENV)/test.stamp
+	$(VENV)/bin/pytest -n $(WORKERS) -m "not browser and not faults and not slow" $(PYTEST_ARGS)
+
+# Breaks workers and the store at random for SOAK_SECONDS, on both brokers at once, while thousands of messages are
+# worked on, and schedulers for two minutes each. Also interrupts a thread at every point, and reads thousands of odd records.
 soak: $(VENV)/test.stamp
 	sh tools/system-packages.sh
-	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(VENV)/bin/pytest tests/faults/test_soak.py $(PYTEST_ARGS)
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),600) SCHEDULE_SECONDS=120 SWEEP_STEP=1 ODD_RECORDS=3000 $(VENV)/bin/pytest -n 2 \
+		tests/faults/test_soak.py tests/faults/test_schedules.py tests/test_interrupts.py tests/test_odd_records.py --timeout 3600 $(PYTEST_ARGS)
 
-# Measures what progress costs, side by side with what people use today, in environments of its own: a second one has
-# another Python, where this machine has it. About ten minutes.
+# Measures what progress costs, compared with other libraries, in separate environments. A second one has another Python,
+# if this machine has it. About ten minutes.
 bench: bench-environments
 	$(VENV)-bench/bin/python -m benchmarks $(QUESTIONS)
 
@@ -34,20 +44,26 @@ bench-environments:
 	sh tools/make-venv.sh $(VENV)-bench bench $(PYTHON)
 	second=$$(sh tools/find-python.sh 3.13) || exit 0; sh tools/make-venv.sh $(VENV)-bench-second bench "$$second"
 
-# Writes the texts of dramatiq_progress/texts.py into each language's django.po, and compiles it.
+# Writes the texts of dramatiq_progress/web/texts.py into each language's django.po, and compiles it.
 messages: $(VENV)/test.stamp
 	DJANGO_SETTINGS_MODULE=tests.settings $(VENV)/bin/python -m tools.messages
 
-# Makes the pictures of docs/states.md anew, with the system's Chromium.
+# Makes the pictures of docs/states.md, with the system's Chromium.
 pictures: $(VENV)/test.stamp
 	sh tools/system-packages.sh
 	$(VENV)/bin/python -m tools.pictures
+
+# Builds the wheel, with static files that esbuild has made smaller.
+wheel: $(VENV)/test.stamp
+	npm install --silent --no-save --no-audit --no-fund --prefix $(VENV)/npm \
+		$$($(VENV)/bin/python -c "from tools.static_files import ESBUILD; print(ESBUILD)")
+	PATH="$(CURDIR)/$(VENV)/npm/node_modules/.bin:$$PATH" $(VENV)/bin/python -m build --wheel
 
 lint: $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-# Weaknesses of our code, and known ones of what it needs.
+# Weaknesses of our code, and known vulnerabilities of its dependencies.
 audit: $(VENV)/lint.stamp
 	$(VENV)/bin/bandit --quiet --configfile pyproject.toml --recursive dramatiq_progress
 	$(VENV)/bin/python tools/audit.py
@@ -62,4 +78,4 @@ $(VENV)/%.stamp: pyproject.toml tools/make-venv.sh
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-bench $(VENV)-bench-second .nox .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build example/var
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-bench-second .nox .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build example/var

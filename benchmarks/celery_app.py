@@ -1,18 +1,18 @@
-"""The Celery application that everything is measured against: broker and results in the Valkey of the benchmark."""
+"""The Celery application for comparison: its broker and results are in the Valkey server of the benchmark."""
 
 from celery import Celery
 from django.conf import settings
 
 app = Celery("benchmarks", broker=settings.CELERY_BROKER_URL, backend=settings.STORE_URL)
-# celery-progress's view asks the application that is the default of whichever thread it runs in.
+# celery-progress's view uses the default application of its thread.
 app.set_default()
 
 
 @app.task(bind=True)
 def reporting(self: object) -> None:
-    """What celery-progress's recorder takes reports of."""
+    """A task for celery-progress's recorder to report on."""
 
 
 @app.task
 def noop() -> None:
-    """Nothing, as a task."""
+    """A task that does nothing."""

@@ -1,4 +1,4 @@
-"""8. How old what a reader sees is: from the return of `set_progress` to a reader in the same process seeing it."""
+"""8. The age of values for a reader: from the return of `set_progress` to a reading in the same process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 from benchmarks.measuring import ROUNDS, Row, percentile, report, store
 
-LONE, CONTINUOUS = 100, 100
+SINGLE, CONTINUOUS = 100, 100
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
 
         # After twice an interval the recorder is idle again.
         kinds = (
-            ("a lone report", "lone", LONE, 2 * interval, 20),
+            ("a single report", "single", SINGLE, 2 * interval, 20),
             ("continuous reports", "continuous", CONTINUOUS, 0.0, interval * 1e3 + 20),
         )
         for title, name, reports, pause, bar in kinds:

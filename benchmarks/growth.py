@@ -1,4 +1,4 @@
-"""9. How cost grows: with the items of a job, the running messages of a process, and the records in the store."""
+"""9. The growth of costs with the items of a job, the running messages of a process, and the stored records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main() -> None:
 
         from benchmarks.running import running
         from dramatiq_progress.stores import get_store
-        from dramatiq_progress.stores.base import Attempt, Report
+        from dramatiq_progress.stores.attempt import Attempt
 
         def one_report(items: int) -> float:
             with running() as observer:
@@ -48,7 +48,7 @@ def main() -> None:
             return seconds(lambda: [get_store().read(["one"]) for _ in range(2000)]) / 2000 * 1e6
 
         def write() -> float:
-            reports = [[Report(attempt, {"current": str(i)})] for i in range(2000)]
+            reports = [[(attempt, {"current": str(i)})] for i in range(2000)]
             return seconds(lambda: [get_store().report(each) for each in reports]) / 2000 * 1e6
 
         few = {"poll": [poll() for _ in range(3)], "write": [write() for _ in range(3)]}

@@ -1,4 +1,4 @@
-"""11. What importing the package adds to Django and Dramatiq (processor time), and what an idle recorder keeps."""
+"""11. The CPU time of importing the package, on top of Django and Dramatiq, and the memory of an idle recorder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tracemalloc
 
 from benchmarks.measuring import Row, compare, report, store
 
-#: What a process of Django and Dramatiq has anyway.
+#: The imports of any process with Django and Dramatiq.
 SETUP = "import django, time; from django.conf import settings; settings.configure(); import dramatiq, django.urls, "
 SETUP += "dramatiq.brokers.stub, django.http, django.core.checks, django.core.handlers.asgi, "
 SETUP += "django.contrib.auth.signals, django.views.decorators.csrf, redis; began = time.process_time(); "
@@ -20,7 +20,7 @@ PRINT = "print((time.process_time() - began) * 1e3)"
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as compiled:
-        # What is installed is compiled once. Where PYTHONDONTWRITEBYTECODE is set, this would measure the compiler.
+        # An installed package is compiled once. With PYTHONDONTWRITEBYTECODE, this would measure the compiler.
         environment = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         environment["PYTHONPYCACHEPREFIX"] = compiled
 
@@ -34,13 +34,13 @@ def main() -> None:
 
     with store():
         from benchmarks.running import running
-        from dramatiq_progress.recorder import get_recorder
+        from dramatiq_progress.worker.recorder import get_recorder
 
         def idle() -> None:
             with running() as observer:
                 observer.set_progress(1, 2)
 
-        idle()  # what the first use imports, and the connection, are none of the recorder's
+        idle()  # the imports of the first use, and the connection, don't count
         get_recorder().stop()
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]

@@ -1,4 +1,4 @@
-"""What nobody can do without who asks a store: the round trips alone, which tell what the rest costs."""
+"""The minimum that any use of a store costs: the round trips alone."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from dramatiq_progress.stores import get_store
 
 
 class RoundTripsOnly(Middleware):
-    """A PING wherever `ProgressMiddleware` waits for the store, over the same connections."""
+    """Sends a PING wherever `ProgressMiddleware` waits for the store, over the same connections."""
 
     def before_enqueue(self, broker: Any, message: Any, delay: Any) -> None:
-        """Where a message is recorded."""
+        """Instead of recording a message."""
         get_store().ping()
 
     def before_process_message(self, broker: Any, message: Any) -> None:
-        """Where its start is."""
+        """Instead of recording its start."""
         get_store().ping()
 
     def before_ack(self, broker: Any, message: Any) -> None:
-        """Where its end is."""
+        """Instead of recording its outcome."""
         get_store().ping()
 
 
@@ -34,7 +34,7 @@ _of_thread = threading.local()
 
 
 def one_hash(request: HttpRequest, message_id: str, answer: bytes) -> HttpResponse:
-    """Read the hash of a message and look at nothing of it."""
+    """Read the hash of a message, and ignore it."""
     if not hasattr(_of_thread, "connection"):
         _of_thread.connection = _pool.get_connection()
     connection = _of_thread.connection

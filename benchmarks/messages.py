@@ -1,8 +1,8 @@
-"""7. Messages that do nothing: how many a second one worker process works through, and one thread sends.
+"""7. Messages that do nothing: the number per second that a worker process processes, and that a thread sends.
 
-The messages are sent first. Then a worker starts, and is timed from the first look that finds some of them done to the
-one that finds all done, so that its start is not counted. Broker and progress (or Celery's results) live in one
-Valkey. Each side has eight threads; Celery's prefork has one child.
+The messages are sent first. Then a worker starts. It is timed from the first poll that finds some of them done to the
+one that finds all done, so that its start doesn't count. Broker and progress (or Celery's results) are in the same
+Valkey server. Each side has eight threads; Celery's prefork has one child.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any, NamedTuple
 from benchmarks.measuring import Row, compare, report, store
 from benchmarks.processes import cpu_seconds, process
 
-#: By the kind of sender. Celery takes so much longer for each.
+#: By kind of sender. Celery takes longer for each message.
 MESSAGES = {"plain": 4_000, "progress": 4_000, "least": 4_000, "celery": 1_000}
 THREADS = 8
-LOOK_SECONDS = 0.005
+POLL_SECONDS = 0.005
 PATIENCE_SECONDS = 120
 
 DRAMATIQ = "dramatiq django_dramatiq.setup benchmarks.tasks --processes 1"
 CELERY = "celery --app benchmarks.celery_app worker --loglevel ERROR --without-gossip --without-mingle --pool"
-#: The queue of Dramatiq's Redis broker, and what Celery's results are called.
+#: Key of the queue of Dramatiq's Redis broker.
 DRAMATIQ_MESSAGES = "dramatiq:default.msgs"
 
 
 class Side(NamedTuple):
-    """What sends and works: the kind for sending.py, the worker's command, and its environment."""
+    """A sender and a worker: the kind for sending.py, the worker's command, and its environment."""
 
     kind: str
     worker: str
@@ -41,7 +41,7 @@ class Side(NamedTuple):
 
 WIDE = {"dramatiq_queue_prefetch": "512"}
 PLAIN = {"BENCH_PLAIN": "1"}
-#: A PING for each wait: the least that a middleware can do which asks the store.
+#: A PING for each wait: the minimum for a middleware that uses the store.
 LEAST = PLAIN | {"BENCH_LEAST": "1"}
 SIDES = {
     "plain": Side("plain", f"{DRAMATIQ} --threads {THREADS}", PLAIN),
@@ -82,17 +82,17 @@ def main() -> None:
 
     for prefetch, bar in (("", 0.9), (", prefetch 512", 0.6)):
         plain, ours = "plain" + prefetch, "progress" + prefetch
-        row("no-op messages worked through", "messages/s", found, ours, plain, bar=bar, at_most=False)
-        row("worker's processor time for a message", "µs", cpu, ours, plain, bar=1.6)
-        row("the least: worked through", "messages/s", found, "PINGs" + prefetch, plain)
-        row("the least: worker's processor time for a message", "µs", cpu, "PINGs" + prefetch, plain)
+        row("no-op messages processed", "messages/s", found, ours, plain, bar=bar, at_most=False)
+        row("worker's CPU time per message", "µs", cpu, ours, plain, bar=1.6)
+        row("minimum: messages processed", "messages/s", found, "PINGs" + prefetch, plain)
+        row("minimum: worker's CPU time per message", "µs", cpu, "PINGs" + prefetch, plain)
     for other in ("Celery, threads", "Celery, prefork"):
-        row("no-op messages worked through", "messages/s", found, "progress", other, bar=2, at_most=False)
+        row("no-op messages processed", "messages/s", found, "progress", other, bar=2, at_most=False)
     row("messages sent", "messages/s", sends, "progress", "plain", bar=0.6, at_most=False)
     row("messages sent", "messages/s", sends, "progress", "celery")
-    row("the least: sent", "messages/s", sends, "least", "plain")
-    row("the least: sender's processor time for a message", "µs", sends_cpu, "least", "plain")
-    row("sender's processor time for a message", "µs", sends_cpu, "progress", "plain", bar=1.6)
+    row("minimum: messages sent", "messages/s", sends, "least", "plain")
+    row("minimum: sender's CPU time per message", "µs", sends_cpu, "least", "plain")
+    row("sender's CPU time per message", "µs", sends_cpu, "progress", "plain", bar=1.6)
 
 
 def send(side: Side) -> dict[str, float]:
@@ -103,29 +103,29 @@ def send(side: Side) -> dict[str, float]:
 
 
 def left(client: Any, kind: str) -> int:
-    """How many messages are not done."""
+    """Return the number of messages that aren't done."""
     if kind != "celery":
         return int(client.hlen(DRAMATIQ_MESSAGES))
-    # A task that is done has left its result.
+    # A finished task has a result.
     results = sum(1 for _ in client.scan_iter("celery-task-meta-*", count=10_000))
     return MESSAGES[kind] - results
 
 
 def worked(side: Side, messages_left: Callable[[], int]) -> tuple[float, float]:
-    """Messages a second, and the processor time of one in µs, of a worker of its own."""
+    """Run a worker, and return its messages per second, and its CPU time per message in µs."""
     with process(sys.executable, "-m", *side.worker.split(), **side.environment) as pid:
         deadline = time.monotonic() + PATIENCE_SECONDS
 
-        def look_until(enough: int) -> tuple[int, float, float]:
-            """How many messages are left as soon as there are so few, and the time and the processor time by then."""
+        def poll_until(enough: int) -> tuple[int, float, float]:
+            """Poll until at most this many messages are left; return their number, the time and the CPU time."""
             while (left := messages_left()) > enough:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"{side.worker}: {left:,} messages are left after {PATIENCE_SECONDS} s")
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
             return left, time.perf_counter(), cpu_seconds(pid)
 
-        done, began, used_before = look_until(MESSAGES[side.kind] - 1)
-        _, ended, used = look_until(0)
+        done, began, used_before = poll_until(MESSAGES[side.kind] - 1)
+        _, ended, used = poll_until(0)
     return done / (ended - began), (used - used_before) / done * 1e6
 
 

@@ -1,4 +1,4 @@
-"""2. What one report costs the actor's thread, against celery-progress with a Redis result backend."""
+"""2. The cost of one report for the actor's thread, compared with celery-progress and a Redis result backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
--- wrk asks for each id in turn. Its arguments: the path up to the id, and how many ids there are.
+-- Requests each id in turn. Arguments: the path before the id, and the number of ids.
 local before, count = "/", 1
 local next_id = 0
 
@@ -11,7 +11,7 @@ function request()
   return wrk.format("GET", string.format("%s%08x-9f3b-4d2e-8a51-0c6f2b7d1e94/", before, next_id))
 end
 
--- Answers per second, and how many requests failed.
+-- Prints responses per second, and the number of failed requests.
 function done(summary)
   local errors = summary.errors
   local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout

@@ -1,8 +1,8 @@
-"""4. Polls per second of the JSON of one message, on one worker of two WSGI servers, as `wrk` makes them.
+"""4. Polls per second of the JSON of one message, on one worker of two WSGI servers, sent by `wrk`.
 
-All four views are asked of the same server process, in turns, for 1,000 ids one after the other. celery-progress reads
-from the same Valkey, where each of its tasks has a state with the same numbers. The least that a view can do which asks
-the store is to read one hash, and look at nothing of it.
+All four views run in the same server process, and are polled in turns, for 1,000 ids one after the other.
+celery-progress reads from the same Valkey server, where each of its tasks has a state with the same numbers. The
+minimum for a view that uses the store is to read one hash and ignore it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SECONDS = 2
 
 CONSTANT, THEIRS, OURS, LEAST = "a constant", "celery-progress", "progress", "one hash"
 PATHS = {OURS: "/progress/", THEIRS: "/celery-progress/", CONSTANT: "/constant/", LEAST: "/least/"}
-#: At least so many times as fast as each.
+#: Minimum ratio to each.
 BARS = {"gunicorn": {CONSTANT: 0.65, THEIRS: 1.2}, "granian": {CONSTANT: 0.5, THEIRS: 1.4}}
 
 
@@ -34,7 +34,7 @@ def main() -> None:
         sys.exit("Question 4 needs wrk, Debian's package of that name: sh tools/system-packages.sh wrk")
 
     def polls(server: Server, connections: int, path: str, cpu: list[float]) -> float:
-        """Answers per second; adds the server's processor time for one, which a busy machine changes less."""
+        """Return responses per second; appends the server's CPU time per response, which depends less on other load."""
         options = ["--threads", "1", "--connections", str(connections), "--duration", f"{SECONDS}s"]
         script = str(Path(__file__).with_name("polls.lua"))
         command = [wrk, *options, "--script", script, f"http://127.0.0.1:{server.port}", "--", path, str(IDS)]
@@ -53,8 +53,8 @@ def main() -> None:
         for i in range(IDS):
             message_id = f"{i:08x}-9f3b-4d2e-8a51-0c6f2b7d1e94"
             stack.enter_context(running(message_id)).set_progress(1200 + i, 5000, "Importing rows")
-            said = {"pending": False, "current": 1200 + i, "total": 5000, "percent": 24.0, "description": "Importing"}
-            app.backend.store_result(message_id, said, "PROGRESS")
+            state = {"pending": False, "current": 1200 + i, "total": 5000, "percent": 24.0, "description": "Importing"}
+            app.backend.store_result(message_id, state, "PROGRESS")
         for name, command in WSGI_SERVERS.items():
             with serving(command) as server:
                 for connections in CONNECTIONS:
@@ -62,12 +62,12 @@ def main() -> None:
                     sides = {side: partial(polls, server, connections, path, cpu[side]) for side, path in PATHS.items()}
                     found = compare("", "polls/s", sides).figures
                     for other, bar in BARS[name].items():
-                        question = f"4. polls, {name}, {connections} connections, beside {other}"
+                        question = f"4. polls, {name}, {connections} connections, compared with {other}"
                         figures = {side: found[side] for side in (OURS, other)}
                         report(Row(question, "polls/s", figures, bar=bar, at_most=False))
                     figures = {side: found[side] for side in (LEAST, CONSTANT)}
-                    report(Row(f"4. the least, {name}, {connections} connections", "polls/s", figures))
-                    report(Row(f"4. processor time for a poll, {name}, {connections} connections", "µs", cpu))
+                    report(Row(f"4. minimum, {name}, {connections} connections", "polls/s", figures))
+                    report(Row(f"4. CPU time per poll, {name}, {connections} connections", "µs", cpu))
 
 
 if __name__ == "__main__":

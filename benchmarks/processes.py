@@ -1,4 +1,4 @@
-"""Child processes of a benchmark, and the processor time that they and their own children have used."""
+"""Child processes of a benchmark, and the CPU time of them and their descendants."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STOP_SECONDS = 20
 
 @contextmanager
 def process(*command: str, **environment: str) -> Iterator[int]:
-    """A child for the length of a block; gives its process id. SIGTERM ends it, and SIGKILL when that does not."""
+    """Run a child for the length of a block, and yield its process id. SIGTERM stops it, or SIGKILL later."""
     with subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.DEVNULL) as child:
         try:
             yield child.pid
@@ -27,12 +27,12 @@ def process(*command: str, **environment: str) -> Iterator[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor seconds of a process and its living descendants, user and system, in steps of 0.01 s."""
+    """Return the CPU seconds of a process and its running descendants, user and system, in steps of 0.01 s."""
     return sum(_ticks(each) for each in _family(pid)) / TICKS
 
 
 def resident_bytes(pid: int) -> int:
-    """The memory that a process has in use."""
+    """Return the resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -1,4 +1,4 @@
-"""10. What one record takes in the store's memory, as the server says (MEMORY USAGE, all samples)."""
+"""10. The memory of one record in the store, as reported by MEMORY USAGE with all samples."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def main() -> None:
         import redis
 
         from benchmarks.running import running
-        from dramatiq_progress.recorder import get_recorder
         from dramatiq_progress.stores import get_store
+        from dramatiq_progress.worker.recorder import get_recorder
 
         def memory(description: str) -> int:
             with redis.Redis.from_url(url) as client:

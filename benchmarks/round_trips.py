@@ -1,7 +1,7 @@
-"""3. How often a process talks to the store while its actors report as fast as they can.
+"""3. The number of round trips of a process to the store, while its actors report as fast as they can.
 
 The server counts the calls of scripts. Round trips are counted where they leave the process, since the server counts
-reads of its sockets, and reads a pipeline of 100 reports in several pieces.
+reads of its sockets, and reads a batch of 100 reports in several pieces.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 from benchmarks.measuring import ROUNDS, Row, report, store
 
 SECONDS = 5.0
-#: One in each interval, and a tenth for the one that is under way at the beginning.
+#: One per interval, and a tenth for the one that is in progress at the beginning.
 AT_MOST = 1.1
 
 
 class Counters(NamedTuple):
-    """What happened in `SECONDS`."""
+    """The counts of `SECONDS`."""
 
     round_trips: int
     scripts: int
@@ -28,15 +28,15 @@ class Counters(NamedTuple):
 
 @contextmanager
 def counted_round_trips() -> Iterator[list[int]]:
-    """A list that gets the number of commands of each round trip of this process to the store."""
+    """Yield a list that gets the number of commands of each round trip of this process."""
     from dramatiq_progress.stores import get_store
 
     servers = get_store()._servers  # type: ignore[attr-defined]
     send, found = servers.send, []
 
-    def counting(requests: Sequence[object]) -> object:
+    def counting(requests: Sequence[object], *options: object) -> object:
         found.append(len(requests))
-        return send(requests)
+        return send(requests, *options)
 
     servers.send = counting
     try:
@@ -51,7 +51,7 @@ def script_calls(client: Any) -> int:
 
 
 def counted_while_reporting(client: Any, actors: int) -> Counters:
-    """What it costs that so many actors report as fast as they can."""
+    """Count while this many actors report as fast as they can."""
     from benchmarks.running import running
     from dramatiq_progress import ProgressObserver
 
@@ -90,10 +90,10 @@ def main() -> None:
                 found = [counted_while_reporting(client, actors) for _ in range(ROUNDS)]
                 of_process = [each.round_trips / intervals for each in found]
                 of_actor = [each.scripts / intervals / actors for each in found]
-                title = f"in a flush interval, {actors} reporting actors"
+                title = f"per flush interval, {actors} reporting actors"
                 report(
                     Row(f"3. round trips {title}", "", {"process": of_process}, bar=AT_MOST, bar_unit=""),
-                    Row(f"3. script calls of an actor {title}", "", {"actor": of_actor}, bar=AT_MOST, bar_unit=""),
+                    Row(f"3. script calls of each actor {title}", "", {"actor": of_actor}, bar=AT_MOST, bar_unit=""),
                 )
 
 

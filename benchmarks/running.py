@@ -1,4 +1,4 @@
-"""Messages that run, as the worker would have them, in this very process and with a live store and recorder."""
+"""Running messages in this process, as in a worker, with a real store and recorder."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dramatiq_progress import ProgressObserver
-from dramatiq_progress.recorder import get_recorder
 from dramatiq_progress.stores import get_store
-from dramatiq_progress.stores.base import Attempt
+from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.worker.recorder import get_recorder
 
 
 @contextmanager
 def running(message_id: str = "") -> Iterator[ProgressObserver]:
-    """The observer of a message that runs for the length of a block."""
+    """Yield the observer of a message that runs for the length of a block."""
     attempt = Attempt(message_id or secrets.token_hex(8), "work", "default", owner="O" * 22)
     observer = ProgressObserver(attempt=attempt)
-    observer.started(get_store().start(attempt))
+    observer.apply_start(get_store().start(attempt))
     get_recorder().open(observer)
     try:
         yield observer

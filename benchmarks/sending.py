@@ -1,4 +1,4 @@
-"""Sends messages as fast as one thread can, in a process of its own, and prints how that went; see messages.py."""
+"""Sends messages as fast as one thread can, in a separate process, and prints the figures; see messages.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 def main() -> None:
     kind, messages = sys.argv[1], int(sys.argv[2])
     send = sender(kind)
-    send()  # what the first one loads and connects is not counted
+    send()  # imports and connections of the first one don't count
     began, cpu_began = time.perf_counter(), time.process_time()
     for _ in range(messages - 1):
         send()

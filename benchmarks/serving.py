@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from benchmarks.processes import process
 
-#: A WSGI server by its name: the options after its module, up to the port.
+#: WSGI servers by name: module and options.
 WSGI_SERVERS = {
     "gunicorn": "gunicorn --worker-class gthread --threads 4 --log-level error benchmarks.wsgi --bind 127.0.0.1:{port}",
     "granian": "granian --interface wsgi --blocking-threads 4 --no-access-log --log-level error "
@@ -22,7 +22,7 @@ START_SECONDS = 30
 
 
 class Server(NamedTuple):
-    """A server that answers; `pid` is that of its first process."""
+    """A running server; `pid` is that of its first process."""
 
     port: int
     pid: int
@@ -30,7 +30,7 @@ class Server(NamedTuple):
 
 @contextmanager
 def serving(command: str) -> Iterator[Server]:
-    """A server as a module of Python with its options, in which ``{port}`` is filled in."""
+    """Run a server, given as a Python module with its options and ``{port}``."""
     port = free_port()
     with process(sys.executable, "-m", *command.format(port=port).split()) as pid:
         deadline = time.monotonic() + START_SECONDS
@@ -42,7 +42,7 @@ def serving(command: str) -> Iterator[Server]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Return a port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -58,7 +58,7 @@ Answer = tuple[http.client.HTTPResponse, bytes]
 
 @contextmanager
 def getting(port: int) -> Iterator[Callable[..., Answer]]:
-    """A function that gets a path, with headers, over one connection: the response and its body."""
+    """Yield a function that gets a path, with headers, over one connection; it returns the response and its body."""
     with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
 
         def get(path: str, **headers: str) -> Answer:

@@ -1,4 +1,4 @@
-"""The Django settings of the benchmarks: the benchmark chooses the store and the broker, by environment."""
+"""The Django settings of the benchmarks. Environment variables choose the store and the broker."""
 
 import os
 from typing import Any
@@ -23,16 +23,16 @@ DRAMATIQ_BROKER = {
         "dramatiq.middleware.Callbacks",
         "dramatiq.middleware.Pipelines",
         "dramatiq.middleware.Retries",
-        # Plain Dramatiq is measured without any of this package.
+        # Plain Dramatiq is measured without this package.
         *([] if os.environ.get("BENCH_PLAIN") else [PROGRESS_MIDDLEWARE]),
         *(["benchmarks.least.RoundTripsOnly"] if os.environ.get("BENCH_LEAST") else []),
     ],
 }
-# A machine that is kept busy by all this must not look like an outage.
+# A busy machine must not look like an outage.
 DRAMATIQ_PROGRESS: dict[str, Any] = {"OPTIONS": {"url": STORE_URL, "socket_timeout": 5.0}} if STORE_URL else {}
-# As celery-progress has it: whoever knows the id may read.
+# Like celery-progress: any client that knows the id may read.
 DRAMATIQ_PROGRESS["PERMISSION"] = "dramatiq_progress.permissions.anyone_with_link"
-# 10,000 that read, and some that do not.
+# 10,000 clients that read, and some that don't.
 DRAMATIQ_PROGRESS["MAX_STREAMS"] = 0
 if "BENCH_LOST_AFTER" in os.environ:
     DRAMATIQ_PROGRESS["LOST_AFTER"] = float(os.environ["BENCH_LOST_AFTER"])

@@ -6,7 +6,7 @@ import dramatiq
 
 
 def noop() -> None:
-    """Nothing, as a message."""
+    """An actor that does nothing."""
 
 
 if os.environ.get("BENCH_PLAIN"):

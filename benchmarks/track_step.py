@@ -1,6 +1,6 @@
-"""1. What one step of `track()` adds to a loop in the actor's thread, against tqdm that writes to nowhere.
+"""1. The time that a step of `track()` adds to a loop in the actor's thread, compared with tqdm without output.
 
-Measured by this Python and, in a process of its own, by that of the second environment that `make bench` makes.
+Measured with this Python and, in a separate process, with that of the second environment of `make bench`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     if other.exists():
         subprocess.run([other, "-c", "from benchmarks.track_step import measure; measure()"], check=True)
     else:
-        report(Row("1. one step of track(), Python 3.13: this machine does not have it", "ns", {}))
+        report(Row("1. one step of track(), Python 3.13: not on this machine", "ns", {}))
 
 
 def measure() -> None:

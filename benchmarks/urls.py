@@ -1,16 +1,16 @@
-"""The URLs that the servers of the benchmarks answer: ours, celery-progress's, and one that does nothing."""
+"""The URLs of the benchmarks' servers: ours, celery-progress's, and one that does nothing."""
 
 from django.http import HttpRequest, HttpResponse
 from django.urls import include, path
 
 from benchmarks.least import one_hash
 
-#: What an answer of ours is about as long as.
+#: About as long as a response of ours.
 CONSTANT = b"{" + b"x" * 600 + b"}"
 
 
 def constant(request: HttpRequest, message_id: str) -> HttpResponse:
-    """The same bytes for everybody: what Django and the server cost by themselves."""
+    """Return the same bytes each time, to measure Django and the server alone."""
     return HttpResponse(CONSTANT, content_type="application/json")
 
 

@@ -1,10 +1,10 @@
-"""6. What one person costs the server who watches a job of ten minutes to its end: requests, and processor seconds.
+"""6. The cost of a user who watches a job of ten minutes, for the server: requests and CPU seconds.
 
-Nobody waits ten minutes. Every request is real, over one connection to gunicorn, and so is each `poll_after` that it is
-answered; but in place of waiting for it, the record is given the times that it would have by then: started so long
-before now, reported and alive just now, with the numbers and the rate (by the recorder's own estimator) of a job that
-does ten items a second. What our bar does is done here: it asks again after `poll_after`, with the ETag that it was
-given. celery-progress's own client asks every 500 ms, whatever it is answered.
+The ten minutes are simulated. Every request is real, over one connection to gunicorn, and so is each `poll_after` in
+the responses. Instead of waiting for it, the record gets the times that it would have then: its start, and a report and
+a heartbeat just now, with the numbers and the rate (by the recorder's own estimator) of a job that does ten items per
+second. Like our bar, the client polls again after `poll_after`, with the last ETag. celery-progress's own client polls
+every 500 ms.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.serving import WSGI_SERVERS, getting, serving
 JOB_SECONDS = 600.0
 ITEMS = 6_000
 THEIR_INTERVAL_SECONDS = 0.5
-#: Processor time is counted in steps of 0.01 s, and so many jobs are watched one after the other.
+#: CPU time is counted in steps of 0.01 s, so several jobs are watched one after the other.
 OUR_JOBS, THEIR_JOBS = 20, 2
 
 
@@ -31,9 +31,9 @@ def main() -> None:
         from benchmarks.celery_app import app
         from dramatiq_progress.conf import configuration
         from dramatiq_progress.progress import State
-        from dramatiq_progress.rate import RateEstimator
         from dramatiq_progress.stores import get_store
-        from dramatiq_progress.stores.base import Attempt
+        from dramatiq_progress.stores.attempt import Attempt
+        from dramatiq_progress.worker.rate import RateEstimator
 
         client = stack.enter_context(redis.Redis.from_url(url))
         server = stack.enter_context(serving(WSGI_SERVERS["gunicorn"]))
@@ -42,7 +42,7 @@ def main() -> None:
         requests: dict[str, list[float]] = {"progress": [], "celery-progress": []}
 
         def rates() -> list[float | None]:
-            """What the recorder says of the rate after each of its flushes."""
+            """Return the recorder's estimate of the rate after each flush."""
             estimator, found = RateEstimator(0.0), []
             for flush in range(int(JOB_SECONDS / interval) + 1):
                 estimator.sample(int(flush * interval * ITEMS / JOB_SECONDS), flush * interval)
@@ -52,7 +52,7 @@ def main() -> None:
         rate_after = rates()
 
         def put(attempt: Attempt, seconds: float) -> None:
-            """The record as it is when the job has run for so long."""
+            """Write the record of a job that has run for this many seconds."""
             flush = int(seconds / interval)
             now = time.time()
             fields = {
@@ -70,31 +70,31 @@ def main() -> None:
         def watch(job: int) -> int:
             attempt = Attempt(f"watched-{job}", "work", "default")
             get_store().start(attempt)
-            seconds, asked, tag, is_complete = 0.0, 0, "", False
+            seconds, count, tag, is_complete = 0.0, 0, "", False
             while not is_complete:
                 if seconds < JOB_SECONDS:
                     put(attempt, seconds)
                 else:
                     get_store().finish(attempt, state=State.DONE)
                 response, body = get(f"/progress/{attempt.message_id}/", **({"If_None_Match": tag} if tag else {}))
-                asked += 1
+                count += 1
                 tag = response.getheader("ETag", "")
                 answer = json.loads(body) if response.status == 200 else {"complete": False}
                 is_complete = answer["complete"]
                 seconds += float(answer.get("poll_after") or response.getheader("Poll-After", ""))
-            return asked
+            return count
 
         def watch_theirs(job: int) -> int:
-            asked, is_complete = 0, False
+            count, is_complete = 0, False
             while not is_complete:
-                seconds = asked * THEIR_INTERVAL_SECONDS
+                seconds = count * THEIR_INTERVAL_SECONDS
                 done = int(seconds * ITEMS / JOB_SECONDS)
-                said = {"pending": False, "current": done, "total": ITEMS, "percent": 1.0, "description": "Importing"}
+                state = {"pending": False, "current": done, "total": ITEMS, "percent": 1.0, "description": "Importing"}
                 ended = seconds >= JOB_SECONDS
-                app.backend.store_result(f"watched-{job}", None if ended else said, "SUCCESS" if ended else "PROGRESS")
+                app.backend.store_result(f"watched-{job}", None if ended else state, "SUCCESS" if ended else "PROGRESS")
                 is_complete = json.loads(get(f"/celery-progress/watched-{job}/")[1])["complete"]
-                asked += 1
-            return asked
+                count += 1
+            return count
 
         def cost(side: str) -> float:
             jobs, watched = (OUR_JOBS, watch) if side == "progress" else (THEIR_JOBS, watch_theirs)
@@ -104,7 +104,7 @@ def main() -> None:
             return (cpu_seconds(server.pid) - before) / jobs
 
         sides = {side: lambda side=side: cost(side) for side in requests}
-        cpu = compare("6. server's processor time for a watcher of ten minutes", "s", sides, bar=0.1)
+        cpu = compare("6. server's CPU time for a watcher of ten minutes", "s", sides, bar=0.1)
         report(Row("6. requests of a watcher of ten minutes", "requests", requests, bar=0.1), cpu)
 
 

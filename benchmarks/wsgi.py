@@ -1,4 +1,4 @@
-"""The WSGI application of the benchmarks, with the Celery application that celery-progress's view asks."""
+"""The WSGI application of the benchmarks, with the Celery application that celery-progress's view needs."""
 
 from django.core.wsgi import get_wsgi_application
 

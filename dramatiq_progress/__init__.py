@@ -2,12 +2,14 @@
 
 from .actors import progress_actor
 from .cancellation import Cancellation, CancelOutcome, acancel, cancel
+from .composition import progress_group, progress_pipeline
 from .errors import Cancelled, DramatiqProgressError, InvalidReport, StoreUnavailable, UserFacingError
 from .links import progress_url
-from .observer import ProgressObserver, current_observer
 from .owners import owned_by
 from .progress import Progress, State
+from .schedules import get_schedules, scheduled
 from .stores import aget_progress, get_progress
+from .worker.observer import ProgressObserver, current_observer
 
 __all__ = [
     "CancelOutcome",
@@ -25,7 +27,11 @@ __all__ = [
     "cancel",
     "current_observer",
     "get_progress",
+    "get_schedules",
     "owned_by",
     "progress_actor",
+    "progress_group",
+    "progress_pipeline",
     "progress_url",
+    "scheduled",
 ]

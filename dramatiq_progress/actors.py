@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
-import sys
-import typing
 from collections.abc import Awaitable, Callable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 import dramatiq
 from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.functional import Promise
 from dramatiq import Actor, Broker
 from dramatiq.asyncio import async_to_sync as run_on_event_loop_thread
 from dramatiq.asyncio import get_event_loop_thread
 
-from .middleware import CANCELLABLE_OPTION, TRACKED_OPTION, ProgressMiddleware, end_cancelled, open_observer
-from .observer import ProgressObserver, current_observer, is_cancel, observing
-
-#: The parameter that gets the observer when none is annotated with `ProgressObserver`.
-OBSERVER_PARAMETER = "progress_observer"
+from .errors import UserFacingError
+from .middleware import ProgressMiddleware
+from .titles import declare_title
+from .worker.delivery import end_cancelled, note_return, open_observer
+from .worker.injection import ObserverParameter, called_function
+from .worker.interruption import is_cancel
+from .worker.observer import ProgressObserver, current_observer, observing
+from .worker.options import ESTIMATE_KEY_OPTION, check_options, checked_estimate_key
+from .worker.tracking import CANCELLABLE_OPTION, TRACKED_OPTION
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class ProgressActorDecorator(Protocol):
-    """What `progress_actor` with options returns."""
+    """The decorator that `progress_actor` with options returns."""
 
     @overload
     def __call__(self, fn: Callable[Concatenate[ProgressObserver, P], Awaitable[R]]) -> Actor[P, R]: ...
@@ -51,8 +53,10 @@ def progress_actor(fn: Callable[P, R]) -> Actor[P, R]: ...
 @overload
 def progress_actor(
     *,
+    title: str | Promise | None = None,
     publish_result: bool = False,
-    cancellable: bool = True,
+    cancellable: bool | None = None,
+    estimate_key: str | None = None,
     actor_class: Callable[..., Actor[Any, Any]] = Actor,
     actor_name: str | None = None,
     queue_name: str = "default",
@@ -63,33 +67,44 @@ def progress_actor(
 def progress_actor(
     fn: Callable[..., Any] | None = None,
     *,
+    title: str | Promise | None = None,
     publish_result: bool = False,
-    cancellable: bool = True,
+    cancellable: bool | None = None,
+    estimate_key: str | None = None,
     actor_name: str | None = None,
     broker: Broker | None = None,
     **options: Any,
 ) -> Any:
     """Declare an actor whose progress is tracked.
 
-    The observer goes to the parameter that is annotated `ProgressObserver`, else to the one that is named
-    ``progress_observer``; a function with neither is tracked all the same. It is never an argument of the message.
-    Called as a function, outside a worker or inside another actor, the actor gets a detached observer; a test may
-    hand it one of its own, by position or by name.
+    The observer is passed to the parameter that is annotated `ProgressObserver`, or otherwise to the one named
+    ``progress_observer``. A function with neither is tracked too. The observer is never an argument of the message.
+    Called as a function, outside a worker or inside another actor, the actor gets a detached observer; tests may pass
+    one, by position or by name.
 
     Parameters:
-      fn: The function, ``async def`` too (with Dramatiq's AsyncIO middleware).
-      cancellable: Whether its messages can be cancelled, by `cancel`.
-      publish_result: Show what the function returns to the page, as `ProgressObserver.set_result` does.
-      actor_name: The actor's name; the function's by default.
-      broker: The broker; the global one by default.
-      **options: Every other option that `dramatiq.actor` takes.
+      fn: The function; may be ``async def``, with Dramatiq's AsyncIO middleware.
+      title: The name of its messages for users, cut at 200 characters. A lazy translation is shown in the language of
+        each page. Defaults to the actor's name in words. A message may have its own, and metadata for the page:
+        ``actor.send_with_options(args=(path,), title="people.csv", metadata={"file": "people.csv"})``.
+      cancellable: Whether its messages can be cancelled, while they wait and while they run: see docs/cancel.md.
+        Defaults to ``DRAMATIQ_PROGRESS["CANCELLABLE"]``, which is False by default.
+      estimate_key: The kind of run, if the durations of its past runs aren't to be compared with: for instance a new
+        version that is faster. A message may have its own, ``actor.send_with_options(estimate_key="large")``, if its
+        input tells how long it will take. An actor has at most 20 of them.
+      publish_result: Whether the function's return value becomes the public result, as by
+        `ProgressObserver.set_result`.
+      actor_name: The actor's name. Defaults to the function's.
+      broker: The broker. Defaults to the global one.
+      **options: Every other option that `dramatiq.actor` accepts. `UserFacingError` is added to ``throws``.
 
     Returns:
       A normal Dramatiq actor.
 
     Raises:
       ImproperlyConfigured: The broker has no `ProgressMiddleware`.
-      TypeError: More than one parameter is annotated `ProgressObserver`.
+      TypeError: More than one parameter is annotated `ProgressObserver`, or the title or the estimate key isn't a text.
+      ValueError: The estimate key is empty or too long.
     """
 
     def decorate(fn: Callable[..., Any]) -> Actor[..., Any]:
@@ -100,18 +115,24 @@ def progress_actor(
             raise TypeError(f'{fn!r} has no name; give the actor one: actor_name="…".')
         settled: dict[str, Any] = {**options, "actor_name": name, "broker": chosen}
         settled |= {TRACKED_OPTION: True, CANCELLABLE_OPTION: cancellable}
+        settled[ESTIMATE_KEY_OPTION] = None if estimate_key is None else checked_estimate_key(estimate_key)
+        # Known to Dramatiq only with its `Retries`. Without that, every exception is final.
+        if "throws" in chosen.actor_options:
+            settled["throws"] = _thrown(options.get("throws"))
         observed = _observed(fn, publish_result)
         declared: Actor[..., Any] = dramatiq.actor(**settled)(observed)
         # Not the name above: an actor_class may have chosen another.
         observed.actor_name = declared.actor_name  # type: ignore[attr-defined]
+        declare_title(declared.actor_name, title)
+        check_options(declared)
         return declared
 
     return decorate if fn is None else decorate(fn)
 
 
 def is_asynchronous(actor: Actor[..., Any]) -> bool:
-    """Whether an actor was declared from an ``async def`` function."""
-    return inspect.iscoroutinefunction(inspect.unwrap(actor.fn))
+    """Return whether an actor was declared from an ``async def`` function."""
+    return inspect.iscoroutinefunction(called_function(inspect.unwrap(actor.fn)))
 
 
 def _require_middleware(broker: Broker) -> None:
@@ -123,10 +144,17 @@ def _require_middleware(broker: Broker) -> None:
         )
 
 
+def _thrown(declared: Any) -> tuple[Any, ...]:
+    """Return the exceptions after which an actor isn't retried: those that it declares, and `UserFacingError`."""
+    if declared is None:
+        return (UserFacingError,)
+    return (*(declared if isinstance(declared, tuple | list) else [declared]), UserFacingError)
+
+
 def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any]:
-    """Wrap a function so that each call has its observer."""
-    parameter = _ObserverParameter.of(fn)
-    call = _synchronous(fn) if inspect.iscoroutinefunction(fn) else fn
+    """Wrap a function so that each call has an observer."""
+    parameter = ObserverParameter.of(fn)
+    call = synchronous(fn) if inspect.iscoroutinefunction(called_function(fn)) else fn
 
     @functools.wraps(fn)
     def observed(*args: Any, **kwargs: Any) -> Any:
@@ -142,6 +170,8 @@ def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any
             if is_cancel(error):
                 end_cancelled(observer)
             raise
+        finally:
+            note_return(observer)
         if publish_result:
             observer.set_result(result)
         return result
@@ -151,16 +181,25 @@ def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any
     return observed
 
 
-def _synchronous(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:
-    # Dramatiq would wrap a coroutine function itself, and a wrapper of ours inside its wrapper would run on the event
-    # loop's thread, where the worker's delivery is not to be seen. (The context of the worker's thread is:
+def synchronous(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:
+    """Return a function that runs a coroutine function on the worker's event loop, and waits for it."""
+
+    # Dramatiq would wrap a coroutine function on its own, and our wrapper inside its wrapper would run on the event
+    # loop's thread, which doesn't have the worker's delivery. (It has the context of the worker's thread:
     # run_coroutine_threadsafe copies it, so current_observer() works.)
-    on_worker = run_on_event_loop_thread(fn)
+    @functools.wraps(fn)
+    async def as_task(*args: Any, **kwargs: Any) -> R:
+        observer = current_observer()
+        if observer is not None:
+            observer.set_own_task()
+        return await fn(*args, **kwargs)
+
+    on_worker = run_on_event_loop_thread(as_task)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> R:
         if get_event_loop_thread() is None and _is_detached():
-            return async_to_sync(fn)(*args, **kwargs)
+            return async_to_sync(as_task)(*args, **kwargs)
         return on_worker(*args, **kwargs)
 
     return call
@@ -169,72 +208,3 @@ def _synchronous(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:
 def _is_detached() -> bool:
     observer = current_observer()
     return observer is None or observer.message_id is None
-
-
-class _ObserverParameter:
-    """The parameter of a function that takes the observer."""
-
-    def __init__(self, signature: inspect.Signature, name: str) -> None:
-        self.name = name
-        self._signature = signature
-        self._by_keyword_only = signature.parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
-        self._position = list(signature.parameters).index(name)
-
-    @classmethod
-    def of(cls, fn: Callable[..., Any]) -> _ObserverParameter | None:
-        """Find it; None when the function does not ask for an observer."""
-        signature = _signature(fn)
-        annotations = _annotations(fn, signature)
-        named = [each for each in signature.parameters if _is_observer(annotations.get(each))]
-        if len(named) > 1:
-            raise TypeError(
-                f"{fn.__qualname__} has {len(named)} parameters annotated ProgressObserver ({', '.join(named)}); "
-                "an actor gets one observer."
-            )
-        if not named and OBSERVER_PARAMETER in signature.parameters:
-            named = [OBSERVER_PARAMETER]
-        return cls(signature, named[0]) if named else None
-
-    def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProgressObserver | None:
-        """The observer that the caller handed over."""
-        by_position = not self._by_keyword_only and self._position < len(args)
-        value = args[self._position] if by_position else kwargs.get(self.name)
-        return value if isinstance(value, ProgressObserver) else None
-
-    def put(
-        self, observer: ProgressObserver, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with the observer in its place among them."""
-        kwargs = {name: value for name, value in kwargs.items() if name != self.name or value is not None}
-        if self._by_keyword_only or len(args) < self._position:
-            return args, {**kwargs, self.name: observer}
-        return (*args[: self._position], observer, *args[self._position :]), kwargs
-
-    def signature_without(self) -> inspect.Signature:
-        """The signature that senders of messages see."""
-        parameters = [each for each in self._signature.parameters.values() if each.name != self.name]
-        return self._signature.replace(parameters=parameters)
-
-
-def _signature(fn: Callable[..., Any]) -> inspect.Signature:
-    if sys.version_info >= (3, 14):
-        import annotationlib
-
-        # Names that are imported only for type checkers would else raise NameError here.
-        return inspect.signature(fn, annotation_format=annotationlib.Format.FORWARDREF)
-    return inspect.signature(fn)
-
-
-def _annotations(fn: Callable[..., Any], signature: inspect.Signature) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(fn)
-    except Exception:  # one name that cannot be resolved hides all: they are then compared as text
-        return {name: each.annotation for name, each in signature.parameters.items()}
-
-
-def _is_observer(annotation: Any) -> bool:
-    if isinstance(annotation, typing.ForwardRef):
-        annotation = annotation.__forward_arg__
-    if isinstance(annotation, str):
-        return re.search(r"\bProgressObserver\b", annotation) is not None
-    return annotation is ProgressObserver or ProgressObserver in typing.get_args(annotation)

@@ -1,36 +1,44 @@
-"""`cancel`: ends a message that nobody wants any longer, or has its actor told to stop."""
+"""`cancel`: stops a message that is no longer wanted."""
 
 from __future__ import annotations
 
 import asyncio
 
-from .middleware import announce
-from .progress import State
+from .progress import MessageLike, State, message_id_of
+from .signals import message_cancelled, send_state_changed
 from .stores import get_store
-from .stores.base import Cancellation, CancelOutcome
+from .stores.outcomes import Cancellation, CancelOutcome
 
 __all__ = ["CancelOutcome", "Cancellation", "acancel", "cancel"]
 
 
-def cancel(message_id: str) -> Cancellation:
-    """Cancel a message. It may be called any number of times.
+def cancel(message: MessageLike, *, force: bool = False) -> Cancellation:
+    """Cancel a message of an actor that is declared with ``cancellable=True``. Idempotent.
 
-    One that waits (`enqueued`, `delayed`, `retrying`) is `cancelled` at once, and the worker skips it when it comes.
-    The actor of one that runs is told with its next report. See docs/cancel.md.
+    One that waits (``enqueued``, ``delayed``, ``retrying``) is ``cancelled`` immediately, and the worker skips it. The
+    actor of a running one is interrupted at its next report. See docs/cancel.md.
+
+    Parameters:
+      message: A message, its id, or its `Progress`.
+      force: Cancel it even if its actor isn't declared so. Its code may not be written for it: what it has begun may
+        remain unfinished.
 
     Returns:
-      What came of it; true when the message is cancelled or its actor is told.
+      The outcome; true if the message is cancelled or its actor will be interrupted.
 
     Raises:
-      StoreUnavailable: The store cannot be reached. Nothing is kept: try again later, if it is still wanted then.
+      StoreUnavailable: The store can't be reached. A cancel is never deferred: nothing was cancelled.
+      ValueError: The value is no message, and no id that a message can have.
     """
+    message_id = message_id_of(message)
     store = get_store()
-    answer = store.cancel(message_id)
+    answer = store.cancel(message_id, force=force)
     if answer.outcome is CancelOutcome.CANCELLED and answer.previous is not State.CANCELLED:
-        announce(store, message_id, answer.previous)
+        send_state_changed(store, message_id, answer.previous)
+        message_cancelled.send_robust(None, message_id=message_id)
     return answer
 
 
-async def acancel(message_id: str) -> Cancellation:
+async def acancel(message: MessageLike, *, force: bool = False) -> Cancellation:
     """`cancel`, for async code."""
-    return await asyncio.to_thread(cancel, message_id)
+    return await asyncio.to_thread(cancel, message, force=force)

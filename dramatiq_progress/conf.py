@@ -1,4 +1,4 @@
-"""The settings, ``settings.DRAMATIQ_PROGRESS``, as one typed object that is read anew at each use."""
+"""The settings, ``settings.DRAMATIQ_PROGRESS``, as one typed object that is read at each use."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 SETTING_NAME = "DRAMATIQ_PROGRESS"
+DEFAULT_PREFIX = "dramatiq-progress:"
 
-#: Redis counts in milliseconds, and refuses a time to live that ends too far away.
+#: Redis counts in milliseconds, and refuses a TTL that ends too far in the future.
 SHORTEST_SECONDS = 0.001
 LONGEST_SECONDS = 10 * 365 * 24 * 3600
+
+
+#: No braces, or a part in braces that a cluster chooses the slot by.
+_HASH_TAG = re.compile(r"[^{}]*(?:\{[^{}]+\}.*)?\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,27 +26,33 @@ class Configuration:
     """The settings of this package; the field names in upper case are the keys of ``DRAMATIQ_PROGRESS``.
 
     Parameters:
-      store: Dotted path of the `Store` class. None: chosen by the broker (see `dramatiq_progress.stores`).
+      store: Dotted path of the `Store` class. None: derived from the broker (see `dramatiq_progress.stores`).
       options: Keyword arguments for the store.
-      prefix: What every key in the store begins with.
+      prefix: Prefix of every key in the store.
       flush_interval: Seconds between two writes of reports by one process.
-      heartbeat_interval: Seconds between two signs of life of a running message.
-      lost_after: Seconds without a sign of life after which a running message is shown as `lost`.
-      finished_ttl: Seconds for which a finished record is kept.
-      unfinished_ttl: Seconds for which an unfinished record is kept after its last write; 7 days is the longest delay
-        that Dramatiq's brokers take.
-      max_deliveries: How often a message is started before it is failed, when no attempt comes to an end (its
-        worker is killed each time). 0: as often as the broker delivers it.
-      max_streams: How many streams a process has at the most; one more is refused, and its bars poll. 0: any number.
-      max_streams_per_client: How many of them are one client's, by the address that the server says. 0: any number.
-      permission: Who may read a message: a function of request and `Progress`, its dotted path, or a tuple of one of
-        these and a third argument for it. None: `dramatiq_progress.permissions.owner_or_staff`.
-      cancel_permission: Who may cancel one, likewise. None: see `dramatiq_progress.permissions.may_cancel`.
+      heartbeat_interval: Seconds between two heartbeats of a running message.
+      lost_after: Seconds without a heartbeat after which a running message is shown as ``lost``.
+      finished_ttl: Seconds to keep a record after the message has finished.
+      unfinished_ttl: Seconds to keep the record of an unfinished message after its last write. 7 days is the longest
+        delay that Dramatiq's brokers accept.
+      max_deliveries: Number of times that a message is started without finishing (its worker is killed each time)
+        before it fails. A delivery while the attempt before it is alive doesn't count. 0: no limit.
+      max_streams: Maximum number of streams per process; the bars of a refused one poll. 0: no limit.
+      max_streams_per_client: Maximum number of streams of one client per process, by its address. 0: no limit.
+      trusted_proxies: Number of proxies between clients and the server that each append an address to the header
+        ``X-Forwarded-For``. 0: the header isn't used, and a client's address is the one that the server reports.
+      permission: The permission to read a message: a function of request and `Progress`, its dotted path, or a tuple
+        of one of these and a third argument for it. None: `dramatiq_progress.permissions.owner_or_staff`.
+      cancel_permission: The permission to cancel a message, in the same form. None: see
+        `dramatiq_progress.permissions.may_cancel`.
+      cancellable: Whether messages of actors that don't say so themselves can be cancelled.
+      estimates: Whether the durations of runs are kept, and pages are told how long a message usually takes and waits.
+      schedules: Options of schedules by name (see docs/schedules.md). `schedules.declaring` validates them.
     """
 
     store: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    prefix: str = "dramatiq-progress:"
+    prefix: str = DEFAULT_PREFIX
     flush_interval: float = 0.1
     heartbeat_interval: float = 5.0
     lost_after: float = 15.0
@@ -50,16 +61,25 @@ class Configuration:
     max_deliveries: int = 5
     max_streams: int = 10_000
     max_streams_per_client: int = 100
+    trusted_proxies: int = 0
     permission: Any = None
     cancel_permission: Any = None
+    cancellable: bool = False
+    estimates: bool = True
+    schedules: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.store is not None and not isinstance(self.store, str):
             raise _improper("STORE", self.store, "the dotted path of a Store class, as a string")
         if not isinstance(self.options, dict):
             raise _improper("OPTIONS", self.options, "a dict of keyword arguments for the store")
-        if not isinstance(self.prefix, str) or not self.prefix:
-            raise _improper("PREFIX", self.prefix, "a string of at least one character")
+        if not isinstance(self.schedules, dict):
+            raise _improper("SCHEDULES", self.schedules, "a dict of options by the schedule's name")
+        if not isinstance(self.prefix, str) or not self.prefix or not _is_encodable(self.prefix):
+            raise _improper("PREFIX", self.prefix, "a string of at least one character, all of which UTF-8 can encode")
+        # The key beside a record has the record's key in braces, so that a cluster keeps both in one slot.
+        if not _HASH_TAG.match(self.prefix):
+            raise _improper("PREFIX", self.prefix, "a string without braces, or with a hash tag first: {name}")
         for name in ("flush_interval", "heartbeat_interval", "lost_after", "finished_ttl", "unfinished_ttl"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
@@ -69,6 +89,11 @@ class Configuration:
         for name in ("max_deliveries", "max_streams", "max_streams_per_client"):
             if type(value := getattr(self, name)) is not int or value < 0:
                 raise _improper(name.upper(), value, "a whole number, 0 for no limit")
+        if type(self.trusted_proxies) is not int or self.trusted_proxies < 0:
+            raise _improper("TRUSTED_PROXIES", self.trusted_proxies, "the number of proxies, 0 for none")
+        for name in ("cancellable", "estimates"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise _improper(name.upper(), value, "True or False")
         for name in ("permission", "cancel_permission"):
             if not _is_permission(given := getattr(self, name)):
                 raise _improper(
@@ -78,23 +103,23 @@ class Configuration:
             raise _improper(
                 "LOST_AFTER",
                 self.lost_after,
-                f"more than HEARTBEAT_INTERVAL ({self.heartbeat_interval} s); three times as many is sensible",
+                f"more than HEARTBEAT_INTERVAL ({self.heartbeat_interval} s), for instance three times as much",
             )
 
 
 KEYS = {each.name.upper(): each.name for each in fields(Configuration)}
 
-#: The settings that were read last, a copy of what they held, and what that meant: a message asks some nine times, and
-#: each reading takes 3 us. One tuple, so that no thread sees a part of it.
+#: The settings that were read last, a copy of their content, and the result. One message reads them some nine times,
+#: and each reading takes 3 µs. One tuple, so that no thread sees a part of it.
 _last: tuple[dict[str, Any], dict[str, Any], Configuration] | None = None
 _NOTHING: dict[str, Any] = {}
 
 
 def configuration() -> Configuration:
-    """The settings as they are now, so that ``override_settings`` works.
+    """Return the settings as they are now, so that ``override_settings`` works.
 
     Raises:
-      ImproperlyConfigured: ``DRAMATIQ_PROGRESS`` is no dict, has an unknown key, or a value of the wrong kind.
+      ImproperlyConfigured: ``DRAMATIQ_PROGRESS`` isn't a dict, has an unknown key, or an invalid value.
     """
     global _last
     given = getattr(settings, SETTING_NAME, _NOTHING)
@@ -113,6 +138,14 @@ def configuration() -> Configuration:
     return found
 
 
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _is_permission(given: object) -> bool:
     if isinstance(given, tuple | list):
         return len(given) == 2 and given[0] is not None and _is_permission(given[0])
@@ -120,14 +153,17 @@ def _is_permission(given: object) -> bool:
 
 
 def shown(value: object) -> str:
-    """A value of the settings as an error may say it."""
+    """Return a value of the settings as an error may show it."""
     if isinstance(value, list | dict | set):
         return f"a {type(value).__name__}"
-    return masked(repr(value))
+    try:
+        return masked(f"{value!r:.200}")
+    except Exception:  # an integer of over 4,300 digits has no repr
+        return f"a {type(value).__name__}"
 
 
 def masked(text: str) -> str:
-    """A text of an error, without the password of an address that somebody put into the wrong place."""
+    """Return the text of an error without the password of a URL that was put into the wrong place."""
     return re.sub(r"(?<=://)\S*@", "…@", text)
 
 

@@ -1,4 +1,18 @@
-"""The errors of this package: one root, and each class says in its docstring what went wrong."""
+"""The errors of this package; catch the level that you can handle.
+
+::
+
+    DramatiqProgressError
+    ├── StoreUnavailable         the progress store did not do what was asked
+    │   ├── StoreUnreachable     it gave no answer
+    │   └── StoreRefused         it answered with an error for this one record or command
+    ├── InvalidReport            an actor reported a value that can't be shown
+    ├── UserFacingError          an actor failed with a message for the user
+    ├── GivenUp                  a task was given up: each of its workers was killed
+    └── TooManyStreams           a process or a client has as many streams as it may have (web/streams/limits.py)
+
+`Cancelled` is one of Dramatiq's interrupts, and therefore not an `Exception`.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +20,50 @@ from dramatiq.middleware import Interrupt
 
 
 class DramatiqProgressError(Exception):
-    """Something went wrong in dramatiq-progress."""
+    """Base class of this package's errors."""
 
 
 class StoreUnavailable(DramatiqProgressError):
     """The progress store could not be reached, or refused the command."""
 
 
-class InvalidReport(DramatiqProgressError, ValueError):
-    """An actor reported a value that cannot be shown."""
+class StoreUnreachable(StoreUnavailable):
+    """The progress store gave no answer: a timeout, a refused connection, a server that is loading, no master.
 
-
-class UserFacingError(DramatiqProgressError):
-    """Raised by an actor to fail with a message that is meant for the user.
-
-    The text of every other exception stays in the logs, and the user reads "The task failed.". Dramatiq retries this
-    error like any other; an actor that should not be retried for it is declared with ``throws=UserFacingError``.
-
-    Parameters:
-      message: What to tell the user, as plain text. It is cut at 1,000 characters.
+    It concerns every record, or those on one node of a cluster: the process stops sending commands for them, and probes
+    the store in the background.
     """
 
 
-class Cancelled(Interrupt):
-    """Raised in an actor, at its next report, when its message is to be cancelled.
+class StoreRefused(StoreUnavailable):
+    """The progress store answered with an error: out of memory, wrong type, no permission, read-only.
 
-    No `Exception`, so that ``except Exception`` in an actor does not swallow it. An actor that lets it pass, or raises
-    it itself, is cancelled: its message is acknowledged, and not tried again.
+    It concerns one record: only that record's writes are retried later.
+    """
+
+
+class InvalidReport(DramatiqProgressError, ValueError):
+    """An actor reported a value that can't be shown."""
+
+
+class UserFacingError(DramatiqProgressError):
+    """Raised by an actor to fail with a message for the user.
+
+    It is final: the actor isn't retried. An actor that may succeed at its next attempt raises another exception, whose
+    message stays in the logs; the user reads that it is retried, and after the last attempt "The task failed.".
+
+    Parameters:
+      message: Plain text for the user, cut at 1,000 characters.
+    """
+
+
+class GivenUp(DramatiqProgressError):
+    """The last error of a task that was given up after ``MAX_DELIVERIES``. Nothing raises it, as its workers died."""
+
+
+class Cancelled(Interrupt):
+    """Raised in an actor, by its next report, after a cancel was requested.
+
+    Not an `Exception`, so that ``except Exception`` in an actor doesn't swallow it. An actor that lets it pass, or
+    raises it on its own, is cancelled: its message is acknowledged and not retried.
     """

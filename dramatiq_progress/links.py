@@ -1,74 +1,62 @@
-"""Addresses of a message's progress, and links by which somebody without a login may read it until they expire."""
+"""URLs of a message's progress, and signed links: URLs that grant read access until they expire, without a login."""
 
 from __future__ import annotations
 
 import math
-import re
 import time
 from datetime import timedelta
-from typing import Any
 
 from django.core.exceptions import TooManyFieldsSent
 from django.core.signing import BadSignature, Signer, b62_decode, b62_encode
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.http import urlencode
-from dramatiq import Message
 
-#: What a message id in a URL may be; Dramatiq's own are UUIDs.
-MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+from .progress import MessageLike, message_id_of
 
-#: How many messages one request may ask for, and how many characters that takes at the most ("id=…&" and some more).
+#: Maximum number of ids in one request, and of characters in its query: 100 ids of 64 characters, and some more.
 MOST_IDS = 100
 LONGEST_QUERY = 8_000
 
-#: The parameter of a URL that has a token; a list and a stream take several.
+#: The query parameter for tokens. A list and a stream accept several.
 PARAMETER = "token"
 
 
-def progress_url(message: str | Message[Any], *, signed_for: float | timedelta | None = None) -> str:
-    """The path at which the progress of a message is answered, as ``/progress/<id>/``.
+def progress_url(message: MessageLike, *, signed_for: float | timedelta | None = None) -> str:
+    """Return the path of a message's progress, such as ``/progress/<id>/``.
 
     Parameters:
-      message: A message's id, or the message that an actor's ``send`` returned.
-      signed_for: Seconds for which whoever has the link may read this message, and nothing else, without a login. They
-        may not cancel it. No permission is asked here: before you show a link, ask `permissions.is_owner`.
+      message: A message, its id, or its `Progress`.
+      signed_for: Seconds until a signed link expires. Until then, every client that has the link may read this message
+        without a login; it may neither cancel it nor read others. No permission is checked here: check
+        `permissions.is_owner` before you show a link.
 
     Raises:
-      ValueError: It is no message id, or no time.
-      NoReverseMatch: The package's URLs are not included in the project's.
+      ValueError: The value is no message and no id that a message can have, or the number of seconds is invalid.
+      NoReverseMatch: The project's URLs don't include those of the package.
     """
-    message_id = message.message_id if isinstance(message, Message) else message
-    check_message_id(message_id)
-    address = reverse("dramatiq_progress:detail", args=[message_id])
-    if signed_for is None:
-        return address
-    return with_token(address, _token(message_id, signed_for))
+    message_id = message_id_of(message)
+    url = reverse("dramatiq_progress:detail", args=[message_id])
+    return url if signed_for is None else with_token(url, _sign(message_id, signed_for))
 
 
-def check_message_id(message_id: object) -> None:
-    """Raise `ValueError` unless this can be a message's id."""
-    if not isinstance(message_id, str) or MESSAGE_ID.fullmatch(message_id) is None:
-        raise ValueError(f"{message_id!r:.80} is no message id: those are 1 to 64 of A-Z, a-z, 0-9, _ and -.")
-
-
-def with_token(address: str, token: str) -> str:
-    """The address of a message's progress, with what lets it be read."""
-    return f"{address}?{urlencode({PARAMETER: token})}"
+def with_token(url: str, token: str) -> str:
+    """Return the URL of a message's progress with a token."""
+    return f"{url}?{urlencode({PARAMETER: token})}"
 
 
 def linked_ids(request: HttpRequest) -> frozenset[str]:
-    """The messages for which a request has links that have not expired."""
+    """Return the ids of the messages for which a request has valid tokens."""
     return frozenset(_tokens_of(request))
 
 
 def token_for(request: HttpRequest, message_id: str) -> str | None:
-    """The token by which a request may read a message, or None."""
+    """Return the request's valid token for a message, or None."""
     return _tokens_of(request).get(message_id)
 
 
 def _tokens_of(request: HttpRequest) -> dict[str, str]:
-    # Before it is parsed: a query may be as long as the web server lets it.
+    # Checked before parsing: many web servers don't limit the length of a query.
     query = request.META.get("QUERY_STRING", "")
     if f"{PARAMETER}=" not in query or len(query) > LONGEST_QUERY:
         return {}
@@ -79,10 +67,10 @@ def _tokens_of(request: HttpRequest) -> dict[str, str]:
     return {message_id: token for token in tokens if (message_id := _message_id_of(token))}
 
 
-def _token(message_id: str, signed_for: float | timedelta) -> str:
+def _sign(message_id: str, signed_for: float | timedelta) -> str:
     seconds = signed_for.total_seconds() if isinstance(signed_for, timedelta) else signed_for
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ValueError(f"signed_for is {signed_for!r}; it must be a number of seconds above 0, or a timedelta.")
+        raise ValueError(f"signed_for is {signed_for!r}; it must be a positive number of seconds, or a timedelta.")
     return _signer().sign(f"{message_id}:{b62_encode(math.ceil(time.time() + seconds))}")
 
 

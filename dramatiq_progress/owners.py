@@ -1,7 +1,7 @@
-"""Whose a message is: a keyed hash of a user, or of a visitor, made where it is sent and compared where it is read.
+"""The owner of a message: a keyed hash of a user or of a visitor, made when it is sent and compared when it is read.
 
-The hash travels in the message's options, so that retries, pipelines, groups and whatever the job sends itself have it
-without asking anybody; ``middleware.py`` puts it there and into the record. It is no part of any answer, event or log.
+The hash is stored in the message's options, so that retries, pipelines, groups and messages sent by the job inherit it
+without a query. ``middleware.py`` writes it there and into the record. Responses, signals and logs never contain it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from django.http import HttpRequest
 from django.utils.crypto import salted_hmac
 from dramatiq import Message, MessageProxy
 
-#: The option of a message that says whose it is.
+#: The message option that holds the owner.
 OWNER_OPTION = "progress_owner"
 
-#: Where a session keeps the token of its visitor. A session's own key changes at login, and this does not.
+#: The session key for the visitor's token. The session's own id changes at login; the token doesn't.
 VISITOR_KEY = "dramatiq_progress_visitor"
 
-#: 128 bits; 22 characters as text.
+#: Length of an owner's hash: 128 bits, which are 22 characters as text.
 HASH_BYTES = 16
 
 T = TypeVar("T")
@@ -37,20 +37,20 @@ logger = logging.getLogger(__name__)
 
 
 class _Sender(Protocol):
-    """On whose behalf messages are sent here."""
+    """The sender of messages in the current context."""
 
     @property
-    def is_asked_for_all(self) -> bool:
-        """Whether to note it in messages too that are not tracked, for those that they send."""
+    def owns_untracked(self) -> bool:
+        """Whether it also becomes the owner of untracked messages, for the messages that those send."""
 
     def owner(self) -> str:
-        """The hash; empty for nobody's. It may read a session and a user."""
+        """Return the owner's hash, empty for no owner. It may read a session and a user."""
 
 
-class _Known:
-    """Somebody who is known: a user, nobody, or in a worker the owner of the message that it works on."""
+class _KnownSender:
+    """A sender whose hash is known: a user, or no owner."""
 
-    is_asked_for_all = True
+    owns_untracked = True
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
@@ -59,8 +59,8 @@ class _Known:
         return self._owner
 
 
-class _Handed(_Known):
-    """The owner of the message that this thread works on."""
+class _JobSender(_KnownSender):
+    """The owner of the message that this thread is processing."""
 
     def __init__(self, message: MessageProxy, outer: _Sender | None) -> None:
         super().__init__(carried_by(message))
@@ -68,15 +68,15 @@ class _Handed(_Known):
         self.outer = outer
 
 
-class _Request:
-    """Whoever a request comes from; found out when it sends something."""
+class _RequestSender:
+    """The user or visitor of a request, determined when it sends a message."""
 
-    def __init__(self, request: HttpRequest, *, is_asked_for_all: bool) -> None:
+    def __init__(self, request: HttpRequest, *, owns_untracked: bool) -> None:
         self._request = request
-        self.is_asked_for_all = is_asked_for_all
+        self.owns_untracked = owns_untracked
 
     def owner(self) -> str:
-        return beside_event_loop(lambda: _hashed(_identity_of_request(self._request)))
+        return run_outside_event_loop(lambda: _hashed(_identity_of_request(self._request)))
 
 
 _sender: ContextVar[_Sender | None] = ContextVar("dramatiq_progress_sender", default=None)
@@ -84,27 +84,27 @@ _sender: ContextVar[_Sender | None] = ContextVar("dramatiq_progress_sender", def
 
 @contextmanager
 def owned_by(whom: Any) -> Iterator[None]:
-    """``with owned_by(request): import_rows.send(path)``: what is sent inside belongs to whoever asks.
+    """Set the owner of all messages that are sent in a block: ``with owned_by(request): import_rows.send(path)``.
 
-    It holds in async code and through ``sync_to_async`` too, but not in threads that the block starts: they begin with
-    a context of their own, unless they are run in a copy of this one (``contextvars.copy_context().run``).
+    It applies to async code and across ``sync_to_async``, but not to threads that the block starts: those have a new
+    context, unless they run in a copy of this one (``contextvars.copy_context().run``).
 
     Parameters:
-      whom: A request (its user, or for a visitor its session, which gets a token at the first send), a user, or None:
-        what is sent belongs to nobody, also inside a job that belongs to somebody.
+      whom: A request, a user, or None. The owner of a request is its user or, for a visitor, a token in the session
+        that is created at the first send. None sends messages without an owner, also inside a job that has one.
 
     Raises:
-      TypeError: It is none of these.
-      ValueError: A user who is anonymous or not saved.
+      TypeError: The argument is none of these.
+      ValueError: The user is anonymous or not saved.
     """
-    with _sending_for(_sender_for(whom)):
+    with _sending_for(_sender_of(whom)):
         yield
 
 
 @contextmanager
 def sent_by(request: HttpRequest) -> Iterator[None]:
-    """`owned_by`, for a whole site: messages that nobody watches do not make a session for every visitor."""
-    with _sending_for(_Request(request, is_asked_for_all=False)):
+    """Set the owner like `owned_by`, but of tracked messages only: untracked ones must not create a session."""
+    with _sending_for(_RequestSender(request, owns_untracked=False)):
         yield
 
 
@@ -118,74 +118,88 @@ def _sending_for(sender: _Sender) -> Iterator[None]:
 
 
 def note_owner(message: Message[Any] | MessageProxy, *, is_tracked: bool) -> str:
-    """Write into a message that is about to be sent whose it is, unless it says so itself; the hash, or nothing."""
+    """Store the current owner in a message that is about to be sent, unless it has one. Return its owner, or ""."""
     if owner := carried_by(message):
         return owner
     sender = _sender.get()
-    if sender is None or not (is_tracked or sender.is_asked_for_all or _has_followers(message)):
+    if sender is None or not (is_tracked or sender.owns_untracked or _has_followers(message)):
         return ""
-    try:
-        owner = sender.owner()
-    except Exception:
-        # The job goes on, and nobody but staff may watch it: better than everybody.
-        logger.exception("Whose message %s is cannot be found out.", message.message_id)
-        owner = secrets.token_urlsafe(HASH_BYTES)
+    owner = _owner_by(sender, message.message_id)
     if owner:
         message.options[OWNER_OPTION] = owner
     return owner
 
 
+def current_owner(message_id: str) -> str:
+    """Return the owner of a tracked message that is about to be sent, or ""."""
+    sender = _sender.get()
+    return "" if sender is None else _owner_by(sender, message_id)
+
+
+def _owner_by(sender: _Sender, message_id: str) -> str:
+    try:
+        return sender.owner()
+    except Exception:
+        # Not without an owner: every client that knows the id could read it.
+        logger.exception(
+            "Could not determine the owner of message %s; sending it with a random owner, so that only staff may read "
+            "its progress. Check the session backend.",
+            message_id,
+        )
+        return secrets.token_urlsafe(HASH_BYTES)
+
+
 def carried_by(message: Message[Any] | MessageProxy) -> str:
-    """Whose a message says it is; empty: nobody's."""
+    """Return the owner that is stored in a message. Empty if it has none."""
     owner = message.options.get(OWNER_OPTION)
     return owner if isinstance(owner, str) else ""
 
 
 def begin_job(message: MessageProxy) -> None:
-    """What this thread sends from now on, and its async actors, belongs to the owner of this message."""
-    _sender.set(_Handed(message, _sender.get()))
+    """Set the owner of the messages that this thread sends, also from async actors, to the owner of this message."""
+    _sender.set(_JobSender(message, _sender.get()))
 
 
-def end_job(message: MessageProxy) -> None:
-    """The message is done with."""
+def end_job(message: Message[Any] | MessageProxy) -> None:
+    """Undo `begin_job`, after the message was processed."""
     current = _sender.get()
-    if isinstance(current, _Handed) and current.message_id == message.message_id:
+    if isinstance(current, _JobSender) and current.message_id == message.message_id:
         _sender.set(current.outer)
 
 
 def owners_of(request: HttpRequest) -> frozenset[str]:
-    """All hashes by which messages of whoever asks may be known. It reads user and session, and makes neither.
+    """Return all hashes that identify the owner of a request's messages. It reads the user and the session.
 
-    A visitor who logs in has both; a secret key that was replaced is asked for as long as it is in
-    ``SECRET_KEY_FALLBACKS``.
+    A visitor who has logged in has two identities. Each identity has a hash per key in ``SECRET_KEY`` and
+    ``SECRET_KEY_FALLBACKS``. No session is created.
     """
     identities = (_identity_of_user(getattr(request, "user", None)), _identity_of_visitor(request))
     keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
     return frozenset(_hash(identity, key) for identity in identities if identity for key in keys)
 
 
-def _sender_for(whom: Any) -> _Sender:
+def _sender_of(whom: Any) -> _Sender:
     if whom is None:
-        return _Known("")
-    # By its own type: ``request.user`` reads the database when it is first looked at, be it by isinstance().
+        return _KnownSender("")
+    # Not isinstance(): it evaluates a lazy ``request.user``, and that queries the database.
     if issubclass(type(whom), HttpRequest):
-        return _Request(whom, is_asked_for_all=True)
-    return beside_event_loop(lambda: _sender_like(whom))
+        return _RequestSender(whom, owns_untracked=True)
+    return run_outside_event_loop(lambda: _sender_of_other(whom))
 
 
-def _sender_like(whom: Any) -> _Sender:
-    # What wraps a request, as Django REST framework does.
+def _sender_of_other(whom: Any) -> _Sender:
+    # An object that wraps a request, such as Django REST framework's.
     if hasattr(whom, "META"):
-        return _Request(whom, is_asked_for_all=True)
+        return _RequestSender(whom, owns_untracked=True)
     if not hasattr(whom, "is_authenticated"):
-        raise TypeError(f"owned_by() takes a request, a user or None, not {type(whom).__name__}.")
+        raise TypeError(f"owned_by() accepts a request, a user or None, not {type(whom).__name__}.")
     identity = _identity_of_user(whom)
     if identity is None:
         raise ValueError(
-            "owned_by() was given a user who is anonymous or not saved. Give it the request: its session tells "
-            "visitors apart."
+            "owned_by() got a user who is anonymous or not saved. Pass the request instead: its session identifies a "
+            "visitor."
         )
-    return _Known(_hashed(identity))
+    return _KnownSender(_hashed(identity))
 
 
 def _identity_of_request(request: HttpRequest) -> str | None:
@@ -200,7 +214,7 @@ def _identity_of_request(request: HttpRequest) -> str | None:
 def _identity_of_user(user: Any) -> str | None:
     if user is None or not user.is_authenticated or user.pk is None:
         return None
-    # A proxy model is the same user.
+    # A user of a proxy model is the same user.
     model = getattr(user, "_meta", None)
     kind = model.concrete_model._meta.label_lower if model is not None else type(user).__qualname__
     return f"user:{kind}:{user.pk}"
@@ -216,7 +230,7 @@ def _hashed(identity: str | None) -> str:
     return "" if identity is None else _hash(identity, settings.SECRET_KEY)
 
 
-# Asked for every message of a list.
+# Cached: called for every message of a list.
 @lru_cache(maxsize=1024)
 def _hash(identity: str, key: str | bytes) -> str:
     digest = salted_hmac("dramatiq_progress.owner", identity, secret=key, algorithm="sha256").digest()
@@ -224,23 +238,26 @@ def _hash(identity: str, key: str | bytes) -> str:
 
 
 def _has_followers(message: Message[Any] | MessageProxy) -> bool:
-    # The next message of a pipeline, and those at the end of a group, are sent by the worker.
+    # The worker sends the next message of a pipeline, and the completion messages of a group.
     return bool(message.options.get("pipe_target") or message.options.get("group_completion_callbacks"))
 
 
-def beside_event_loop(find_out: Callable[[], T]) -> T:
-    """Ask sessions and users, which are in the database; Django forbids that in a thread that runs an event loop."""
+def run_outside_event_loop(function: Callable[[], T]) -> T:
+    """Call a function that uses the database, in another thread if this one runs an event loop.
+
+    Django forbids database access in an event loop's thread.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return find_out()
+        return function()
 
-    def ask() -> T:
+    def run() -> T:
         try:
-            return find_out()
+            return function()
         finally:
             connections.close_all()
 
-    # It keeps the loop waiting, as `send` itself does.
+    # It blocks the event loop, as `send` does.
     with ThreadPoolExecutor(max_workers=1) as executor:
-        return executor.submit(ask).result()
+        return executor.submit(run).result()

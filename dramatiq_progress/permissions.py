@@ -1,14 +1,16 @@
-"""Who may read a message, and who may cancel it: the permissions of the settings, and those that come ready-made.
+"""The permissions to read and to cancel messages: those of the settings, and ready-made ones.
 
-A permission is a function, or an async one, that takes a request and a `Progress` and says yes or no; one that raises
-`PermissionDenied` says no. `dramatiq_progress.views` asks for each message before it says anything of it.
+A permission is a function, sync or async, that takes a request and a `Progress`, and returns whether access is allowed.
+Raising `PermissionDenied`, or any other exception, denies it. Permissions are checked per message, and never while a
+lock of this package is held.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -23,116 +25,148 @@ from .progress import Progress
 
 Permission = Callable[[HttpRequest, Progress], bool | Awaitable[bool]]
 
+logger = logging.getLogger(__name__)
+
 
 def anyone_with_link(request: HttpRequest, progress: Progress) -> bool:
-    """Whoever knows the message's id, which has 122 random bits."""
+    """Allow every client that knows the message's id, which has 122 random bits."""
     return True
 
 
 def owner(request: HttpRequest, progress: Progress) -> bool:
-    """The owner of the message; one without owner may be read by whoever knows its id."""
+    """Allow the owner of the message. Without an owner, allow every client that knows its id."""
     return not progress.owner or is_owner(request, progress)
 
 
 def owner_or_staff(request: HttpRequest, progress: Progress) -> bool:
-    """The owner of the message and staff; one without owner may be read by whoever knows its id. The default."""
+    """Allow the owner of the message, and staff. Without one, allow every client that knows its id."""
     return owner(request, progress) or is_staff(request)
 
 
 def staff(request: HttpRequest, progress: Progress) -> bool:
-    """Active users with ``is_staff``."""
+    """Allow active users with ``is_staff``."""
     return is_staff(request)
 
 
 def django_permission(request: HttpRequest, progress: Progress, name: str) -> bool:
-    """Users with a permission of Django's: ``("dramatiq_progress.permissions.django_permission", "shop.view_job")``."""
+    """Allow users with a Django permission.
+
+    The setting is ``("dramatiq_progress.permissions.django_permission", "shop.view_job")``.
+    """
     user = getattr(request, "user", None)
     return user is not None and bool(user.has_perm(name))
 
 
 def is_owner(request: HttpRequest, progress: Progress) -> bool:
-    """Whether the message belongs to whoever asks: to the user, or to the visitor they were before they logged in."""
+    """Whether the request's user owns the message, or sent it as a visitor before logging in."""
     return progress.owner in owners_of(request)
 
 
 def is_staff(request: HttpRequest) -> bool:
-    """Whether an active user with ``is_staff`` asks."""
+    """Whether the request's user is active and has ``is_staff``."""
     user = getattr(request, "user", None)
     return user is not None and bool(user.is_active and user.is_staff)
 
 
 def may_read(request: HttpRequest, progress: Progress) -> bool:
-    """Whether this request may read a message: by ``DRAMATIQ_PROGRESS["PERMISSION"]``, or by a signed link.
+    """Whether the request may read a message: by ``DRAMATIQ_PROGRESS["PERMISSION"]``, or by a signed link.
 
-    Not in an event loop's thread.
+    Don't call it in an event loop's thread.
     """
     return bool(readable(request, [progress]))
 
 
 def may_cancel(request: HttpRequest, progress: Progress) -> bool:
-    """Whether ``DRAMATIQ_PROGRESS["CANCEL_PERMISSION"]`` lets this request cancel a message that it may read.
+    """Whether the request may cancel a message: by ``DRAMATIQ_PROGRESS["CANCEL_PERMISSION"]`` and ``["PERMISSION"]``.
 
-    By default whoever may read a message that has an owner, and staff only where there is none. That anyone may read
-    it who has the link lets nobody cancel it: then its owner and staff may. A signed link never counts. Not in an event
+    By default, every user who may read a message with an owner may cancel it. If `anyone_with_link` may read it, only
+    its owner and staff may. Without an owner, only staff may. A signed link doesn't count. Don't call it in an event
     loop's thread.
     """
     return _may_cancel(request, [progress]) == [True]
 
 
-def cancellable(request: HttpRequest, messages: Sequence[Progress]) -> set[str]:
-    """The ids of those of some messages that this request may cancel, as they are now."""
-    asked = [progress for progress in messages if progress.can_cancel]
-    return {progress.id for progress, is_allowed in zip(asked, _may_cancel(request, asked), strict=True) if is_allowed}
+def cancellable_ids(request: HttpRequest, messages: Sequence[Progress]) -> set[str]:
+    """Return the ids of the messages that can be cancelled now, and that the request may cancel.
+
+    Parameters:
+      messages: Messages that `readable` has returned for this request; only those that were readable by a signed link
+        are checked for ``PERMISSION`` again.
+    """
+    checked = [progress for progress in messages if progress.can_cancel]
+    linked = linked_ids(request)
+    by_link = [progress for progress in checked if progress.id in linked]
+    others = [progress for progress in checked if progress.id not in linked]
+    allowed = [
+        *zip(by_link, _may_cancel(request, by_link), strict=True),
+        *zip(others, _check(cancel_permission() or _cancel_by_default, request, others), strict=True),
+    ]
+    return {progress.id for progress, is_allowed in allowed if is_allowed}
 
 
-def readable(request: HttpRequest, found: Sequence[Progress | None]) -> list[Progress]:
-    """Those of some messages that this request may read. Not in an event loop's thread."""
-    there = [progress for progress in found if progress is not None]
+def readable(request: HttpRequest, messages: Sequence[Progress | None]) -> list[Progress]:
+    """Return the messages that exist and that the request may read. Don't call it in an event loop's thread."""
+    existing = [progress for progress in messages if progress is not None]
     permission = read_permission()
     if permission is anyone_with_link:
-        return there
+        return existing
     linked = linked_ids(request)
-    asked = [progress for progress in there if progress.id not in linked]
-    allowed = dict(zip([progress.id for progress in asked], _ask(permission, request, asked), strict=True))
-    shown = [progress for progress in there if allowed.get(progress.id, True)]
-    if len(shown) < max(1, len(found)):
-        # Not there and not allowed are to be one answer, down to its headers: a session that was looked at leaves
-        # `Vary: Cookie`, and one that has expired has its cookie taken away.
+    checked = [progress for progress in existing if progress.id not in linked]
+    allowed = dict(zip([progress.id for progress in checked], _check(permission, request, checked), strict=True))
+    found = [progress for progress in existing if allowed.get(progress.id, True)]
+    if len(found) < max(1, len(messages)):
+        # "Doesn't exist" and "not allowed" must be the same response, including headers: reading the session adds
+        # `Vary: Cookie`, and an expired one deletes its cookie.
         owners_of(request)
-    return shown
+    return found
 
 
-def depending_on_who_asks(request: HttpRequest, messages: Sequence[Progress]) -> list[Progress]:
-    """Those of some messages of which it takes a session or a user to say if they may be read. It asks for neither."""
+def identity_dependent(request: HttpRequest, messages: Sequence[Progress]) -> list[Progress]:
+    """Return the messages whose read permission depends on the session or the user. Neither is accessed for this."""
     permission = read_permission()
     if permission is anyone_with_link:
         return []
     linked = linked_ids(request)
-    is_for_owners = permission in (owner, owner_or_staff)
-    return [each for each in messages if each.id not in linked and (each.owner or not is_for_owners)]
+    needs_owner = permission in (owner, owner_or_staff)
+    return [each for each in messages if each.id not in linked and (each.owner or not needs_owner)]
 
 
 def read_permission() -> Permission:
-    """What the setting ``PERMISSION`` names.
+    """Return the permission that the setting ``PERMISSION`` names.
 
     Raises:
-      ImproperlyConfigured: It cannot be imported, or is no function.
+      ImproperlyConfigured: It can't be imported, or isn't a function.
     """
     return _resolve("PERMISSION", configuration().permission) or owner_or_staff
 
 
 def cancel_permission() -> Permission | None:
-    """What the setting ``CANCEL_PERMISSION`` names; None: the default.
+    """Return the permission that the setting ``CANCEL_PERMISSION`` names. None: the default.
 
     Raises:
-      ImproperlyConfigured: It cannot be imported, or is no function.
+      ImproperlyConfigured: It can't be imported, or isn't a function.
     """
     return _resolve("CANCEL_PERMISSION", configuration().cancel_permission)
 
 
+def uncallable_permissions() -> dict[str, Callable[..., Any]]:
+    """Return the functions in the settings that don't accept a request, a `Progress` and the argument of a tuple.
+
+    Returns:
+      Functions by the key of their setting.
+
+    Raises:
+      ImproperlyConfigured: One can't be imported, or isn't a function.
+    """
+    settings = configuration()
+    given = {"PERMISSION": settings.permission, "CANCEL_PERMISSION": settings.cancel_permission}
+    found = {key: _function_of(key, value) for key, value in given.items() if value is not None}
+    return {key: function for key, (function, arguments) in found.items() if not _accepts(function, arguments)}
+
+
 def _may_cancel(request: HttpRequest, messages: Sequence[Progress]) -> list[bool]:
     permissions = (cancel_permission() or _cancel_by_default, read_permission())
-    answers = (_ask(permission, request, messages) for permission in permissions)
+    answers = (_check(permission, request, messages) for permission in permissions)
     return [all(each) for each in zip(*answers, strict=True)]
 
 
@@ -142,45 +176,75 @@ def _cancel_by_default(request: HttpRequest, progress: Progress) -> bool:
     return read_permission() is not anyone_with_link or owner_or_staff(request, progress)
 
 
-def _resolve(key: str, given: Any) -> Permission | None:
-    path, *arguments = given if isinstance(given, tuple | list) else (given,)
-    if path is None:
+def _resolve(key: str, value: Any) -> Permission | None:
+    if value is None:
         return None
+    function, arguments = _function_of(key, value)
+    return (lambda request, progress: function(request, progress, *arguments)) if arguments else function
+
+
+def _function_of(key: str, value: Any) -> tuple[Callable[..., Any], list[Any]]:
+    path, *arguments = value if isinstance(value, tuple | list) else (value,)
     try:
         found = import_string(path) if isinstance(path, str) else path
     except ImportError as error:
-        said = f'{SETTING_NAME}["{key}"] is {path!r}, which cannot be imported: {error}'
-        raise ImproperlyConfigured(masked(said)) from None
-    if not callable(found):
-        raise ImproperlyConfigured(f'{SETTING_NAME}["{key}"] is {path!r:.80}, which is no function.')
-    return _with_argument(found, arguments[0]) if arguments else found
+        text = f'{SETTING_NAME}["{key}"] is {path!r}, which can\'t be imported: {error}'
+        raise ImproperlyConfigured(masked(text)) from None
+    # An instance of a class would allow everything, since it is true.
+    if not callable(found) or isinstance(found, type):
+        raise ImproperlyConfigured(f'{SETTING_NAME}["{key}"] is {path!r:.80}, which isn\'t a function.')
+    return found, arguments
 
 
-def _with_argument(function: Callable[..., Any], argument: Any) -> Permission:
-    return lambda request, progress: function(request, progress, argument)
+def _accepts(function: Callable[..., Any], arguments: Sequence[Any]) -> bool:
+    try:
+        # Of a decorated function, the decorator's: that is what is called.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except ValueError:  # a function in C has no signature
+        return True
+    try:
+        signature.bind(None, None, *arguments)
+    except TypeError:
+        return False
+    return True
 
 
-def _ask(permission: Permission, request: HttpRequest, messages: Sequence[Progress]) -> list[bool]:
-    answers = [_answer(partial(permission, request, progress)) for progress in messages]
+def _check(permission: Permission, request: HttpRequest, messages: Sequence[Progress]) -> list[bool]:
+    answers = [_call(permission, request, progress) for progress in messages]
     if any(inspect.isawaitable(answer) for answer in answers):
-        # One event loop for all of them.
-        return async_to_sync(_settle)(answers)
+        # One event loop for all messages.
+        return async_to_sync(_await_all)(messages, answers)
     return [bool(answer) for answer in answers]
 
 
-def _answer(ask: Callable[[], bool | Awaitable[bool]]) -> bool | Awaitable[bool]:
+def _call(permission: Permission, request: HttpRequest, progress: Progress) -> bool | Awaitable[bool]:
     try:
-        return ask()
-    except PermissionDenied:
-        return False
+        answer = permission(request, progress)
+        return answer if inspect.isawaitable(answer) else bool(answer)
+    except Exception as error:
+        return _denied(progress, error)
 
 
-async def _settle(answers: Sequence[bool | Awaitable[bool]]) -> list[bool]:
-    return [await _settled(answer) for answer in answers]
+async def _await_all(messages: Sequence[Progress], answers: Sequence[bool | Awaitable[bool]]) -> list[bool]:
+    pairs = zip(messages, answers, strict=True)
+    return await asyncio.gather(*[_await(progress, answer) for progress, answer in pairs])
 
 
-async def _settled(answer: bool | Awaitable[bool]) -> bool:
+async def _await(progress: Progress, answer: bool | Awaitable[bool]) -> bool:
     try:
         return bool(await answer if inspect.isawaitable(answer) else answer)
-    except PermissionDenied:
-        return False
+    except Exception as error:
+        return _denied(progress, error)
+
+
+def _denied(progress: Progress, error: Exception) -> bool:
+    if not isinstance(error, PermissionDenied):
+        # Not raised: one message must not keep the others of a list from being shown, and an error for a message that
+        # exists would tell it apart from one that doesn't.
+        logger.error(
+            "A permission failed for message %s; denying access to it. Check the functions in PERMISSION and "
+            "CANCEL_PERMISSION.",
+            progress.id,
+            exc_info=error,
+        )
+    return False

@@ -1,25 +1,29 @@
-"""When a reader should ask again: what is known of a message becomes seconds. Pure arithmetic, no clock of its own.
+"""The poll interval: the seconds until a reader's next poll is worthwhile. Pure arithmetic without a clock.
 
-The aim is a bar that is never more than about 1 % or 1 s behind, and no request that could not have told anything new.
+The aim is a bar that is at most about 1 % or 1 s behind, with no request that couldn't have returned anything new.
 """
 
 from __future__ import annotations
 
-#: What is said is never less and never more than this.
+#: Bounds of the interval.
 SHORTEST_SECONDS = 0.25
 LONGEST_SECONDS = 10.0
-#: A job that is quick to end still has a lively bar.
+#: Minimum interval while running or waiting: short jobs have a lively bar.
 LIVELY_SECONDS = 0.5
-#: How far a bar may fall behind, as a part of the whole: a long job costs 80 requests, whatever its length.
+#: Allowed lag of a bar, as a fraction of the whole: a long job costs 80 polls, however long it runs.
 LAG_OF_WHOLE = 0.0125
-#: How late something may be noticed that nobody can foresee, as a part of the time for which it has been awaited.
+#: Allowed lag in noticing an unpredictable event, as a fraction of the time waited for it.
 LAG_OF_TIME = 0.03
-#: How long a place in the line takes at the least.
-PLACE_SECONDS = 0.1
-#: How soon a late retry is asked for again, at first.
+#: Minimum time per queue position.
+POSITION_SECONDS = 0.1
+#: Maximum interval just after a retry was due.
 LATE_RETRY_SECONDS = 1.0
-#: A broker takes seconds to minutes to notice that a worker is gone.
+#: Minimum interval while lost: a broker needs seconds to minutes to notice that a worker has died.
 LOST_SECONDS = 2.0
+#: Bounds of the interval during an outage of the store, and the fraction of the time so far that lies between them.
+SHORTEST_RETRY_SECONDS = 2.0
+LONGEST_RETRY_SECONDS = 30.0
+RETRY_OF_OUTAGE = 0.1
 
 
 def poll_after(
@@ -33,16 +37,16 @@ def poll_after(
     retry_in: float | None = None,
     queue_position: int | None = None,
 ) -> float:
-    """Seconds until it is worth asking again, from `SHORTEST_SECONDS` to `LONGEST_SECONDS`.
+    """Return the seconds until the next poll is worthwhile, from `SHORTEST_SECONDS` to `LONGEST_SECONDS`.
 
-    Parameters are those of `Progress`, which says what each means. The rules:
+    The parameters are attributes of `Progress`. The rules:
 
-    - Running at a known rate towards a known total: `LAG_OF_WHOLE` of the time that the whole takes, or just after its
-      end is due, whichever comes first.
-    - Running without total or rate: `LAG_OF_TIME` of the time that it has run.
-    - To be retried: just after the retry is due.
-    - Waiting in a queue: no sooner than those before it can have been served.
-    - Whatever has been silent, also beyond the time when something was due: `LAG_OF_TIME` of the silence.
+    - Running, with a known rate and total: `LAG_OF_WHOLE` of the total run time, or just after the estimated end,
+      whichever is sooner.
+    - Running, without a total or a rate: `LAG_OF_TIME` of the time so far.
+    - Retrying: just after the retry is due.
+    - Enqueued: `POSITION_SECONDS` per queue position.
+    - Always at least `LAG_OF_TIME` of the silence, including the time since something was due.
     """
     if state == "running":
         seconds = _while_running(current, total, rate, elapsed or 0.0, silence)
@@ -51,14 +55,19 @@ def poll_after(
             return _bounded(retry_in + SHORTEST_SECONDS)
         seconds = min(SHORTEST_SECONDS + silence, LATE_RETRY_SECONDS)
     elif state == "enqueued":
-        seconds = max(LIVELY_SECONDS, (queue_position or 0) * PLACE_SECONDS)
+        seconds = max(LIVELY_SECONDS, (queue_position or 0) * POSITION_SECONDS)
     elif state == "delayed":
         seconds = LIVELY_SECONDS
     elif state == "lost":
         seconds = LOST_SECONDS
-    else:  # It has ended, and nothing more will be said.
+    else:  # Final: nothing more will change.
         return LONGEST_SECONDS
     return _bounded(max(seconds, LAG_OF_TIME * silence))
+
+
+def retry_after(outage_seconds: float) -> float:
+    """Return the seconds until the next poll is worthwhile in an outage of the store of this age."""
+    return min(max(RETRY_OF_OUTAGE * outage_seconds, SHORTEST_RETRY_SECONDS), LONGEST_RETRY_SECONDS)
 
 
 def _while_running(current: float, total: float | None, rate: float | None, elapsed: float, silence: float) -> float:
@@ -66,7 +75,7 @@ def _while_running(current: float, total: float | None, rate: float | None, elap
         return max(LIVELY_SECONDS, LAG_OF_TIME * elapsed)
     usual = max(LIVELY_SECONDS, LAG_OF_WHOLE * total / rate)
     left = max(0, total - current) / rate - silence
-    # What is overdue is waited for as long again as it is overdue: so a bar at 100 % that has not ended is no hurry.
+    # An overdue end gets the same interval as it is overdue: a bar that stays at 100 % isn't urgent.
     return min(usual, abs(left) + SHORTEST_SECONDS)
 
 

@@ -1,13 +1,13 @@
-"""State and Progress: the noun that travels from the store to the page. No input or output, no Django."""
+"""`State` and `Progress`, the snapshot that travels from the store to the page. Pure: no I/O, no Django."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import re
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
 
 from . import polling
 
@@ -15,7 +15,7 @@ Number = int | float
 
 
 class State(StrEnum):
-    """Where a message is in its life. All but `lost` are stored; `lost` is what a reader concludes."""
+    """The state of a message. All states but ``lost`` are stored; ``lost`` is derived by readers."""
 
     ENQUEUED = "enqueued"
     DELAYED = "delayed"
@@ -29,12 +29,12 @@ class State(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the message has come to its end."""
+        """Whether the message has finished, with any outcome."""
         return self in FINAL_STATES
 
     @property
     def is_pending(self) -> bool:
-        """Whether no worker has begun with the message."""
+        """Whether the message is waiting for its first attempt."""
         return self in (State.ENQUEUED, State.DELAYED)
 
 
@@ -42,61 +42,162 @@ STATES = {state.value: state for state in State}
 
 FINAL_STATES = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED})
 
-#: What a user is told about a message that ended without success, unless the actor said something better.
+#: The text for the user about a message that finished without success, unless the actor set a better one.
 DEFAULT_RESULTS = {
     State.FAILED: "The task failed.",
     State.CANCELLED: "The task was cancelled.",
     State.SKIPPED: "The task was skipped.",
 }
 
+#: The text for the user about a message that was rejected after ``MAX_DELIVERIES``.
+GIVEN_UP = "This didn't work after several attempts. Please contact support if it happens again."
+
+
+#: The message ids that URLs accept; Dramatiq's own are UUIDs.
+MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """The step that an attempt is in, or was in last.
+
+    Attributes:
+      index: Its number, from 1.
+      count: Number of steps.
+      name: Its name, as plain text.
+      percent: The percentage of the step that is done, floored to 0.1. None while unknown.
+    """
+
+    index: int
+    count: int
+    name: str
+    percent: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        index: int,
+        count: int,
+        name: str,
+        *,
+        span: tuple[float, float] | None,
+        overall: float | None,
+        total: Number | None,
+    ) -> StepProgress:
+        """Return a step.
+
+        Parameters:
+          span: The fractions of the whole at which it begins and ends; None if they are unknown.
+          overall: The fraction of the whole that is done; None if it is unknown.
+          total: The total of the innermost step or loop.
+        """
+        if span is None or overall is None or span[0] >= span[1] or (overall <= span[0] and not total):
+            return cls(index, count, name)
+        return cls(index, count, name, percent_of_whole(min(max(0.0, overall - span[0]) / (span[1] - span[0]), 1.0)))
+
+
+class UsualTimes(NamedTuple):
+    """The usual durations of messages like this one, in seconds with two digits; each is None while unknown.
+
+    Attributes:
+      run: Half of the past runs took no longer.
+      run_most: Nine of ten past runs took no longer.
+      wait: About how long the message waits in its queue from now on, at the pace of the last minute.
+    """
+
+    run: Number | None
+    run_most: Number | None
+    wait: Number | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The members of a group or a pipeline.
+
+    Attributes:
+      total: Their number.
+      waiting: Number of those that have not started, or whose next message waits in a queue.
+      running: Number of those that run.
+      retrying: Number of those that failed and will be retried.
+      done: Number of those that ended with this state, like the following.
+    """
+
+    total: int
+    waiting: int
+    running: int
+    retrying: int
+    done: int
+    failed: int
+    cancelled: int
+    skipped: int
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """One reading of one message: a snapshot, which never changes afterwards.
+    """An immutable snapshot of one message's progress.
 
     Attributes:
       id: The message's id.
       actor: The actor's name.
       queue: The queue's name.
-      state: Where the message is in its life.
-      current: How much is done, as last reported; 0 before the first report.
-      total: How much there is to do; None while unknown.
-      description: What the actor is busy with.
-      attempt: Deliveries to a worker so far; 0 before the first.
-      retries_left: How many more attempts may follow a failure; None where Dramatiq has no limit.
-      retry_in: Seconds until the next attempt, while `retrying`.
-      rate: How much is done in a second, smoothed; None while unknown, and when it is not `running`.
-      eta: Seconds that are left at this rate; None while unknown.
-      queue_position: About where it stands in its queue among tracked messages, while `enqueued`; 1 is next.
-      queue_length: How many tracked messages wait in that queue.
-      elapsed: Seconds that the attempt has run, or ran; None before the first.
-      cancel_requested: Somebody wishes it to be cancelled, or it is.
-      cancellable: Whether its actor can be cancelled. Not part of the JSON.
-      metadata: What the actor attached for the page.
-      result: The public result of a message that is `done`, or what the user is told of one that ended otherwise.
-      version: Increases with each change of the record.
-      silence: Seconds since the last report, or before the first since the attempt began, or since it went to its
-        queue; while `retrying`, since the next attempt was due. Not part of the JSON.
-      owner: Whose it is, as a keyed hash (see `dramatiq_progress.permissions`); empty: nobody's. Not part of the JSON.
+      state: The state of the message.
+      title: The name of the job for users: the message's own, or otherwise its actor's, in the active language.
+      current: The amount of work done, as last reported. 0 before the first report.
+      total: The amount of work in total. None while unknown.
+      description: Plain text that says what the actor is doing.
+      has_steps: Whether the actor has steps, or loops inside loops. Then `current`, `total` and `description` are those
+        of the innermost, and `overall` is the whole's. Also true for a group or a pipeline. Not part of the JSON.
+      overall: The fraction of the whole that is done, from 0 to 1. None without steps, and while unknown. Not part of
+        the JSON, except as the percentage.
+      overall_rate: The fraction of the whole that is done per second, smoothed, instead of `rate`. Not part of the
+        JSON.
+      step: The step that the actor is in, or was in last. None without steps, and before the first.
+      parts: The members of a group or a pipeline, which has a record like a message. None for a message. `current` and
+        `total` are then the number of members that have ended, and of all.
+      attempt: Number of the attempt that is described. 0 before the first.
+      retries_left: Number of attempts that may follow a failure. None if Dramatiq has no limit.
+      retry_in: Seconds until the next attempt, while ``retrying``.
+      rate: Work done per second, smoothed. None while unknown, and in every state but ``running``.
+      eta: Seconds left at this rate. None while unknown.
+      queue_position: Approximate position among the tracked messages of its queue, while ``enqueued``. 1 is next.
+      queue_length: Number of tracked messages in that queue.
+      usual: How long it usually takes and waits, unless it has finished or is ``lost``. None while unknown.
+      elapsed: Seconds that the attempt has been running, or ran. None before the first.
+      cancel_requested: Whether a cancel was requested. Also true after it was cancelled.
+      cancellable: Whether the message was sent as one that can be cancelled. Not part of the JSON.
+      metadata: The values that the actor attached for the page.
+      result: The public result if the message is ``done``, or the text for the user after any other outcome.
+      version: A number that increases with each change of the record.
+      silence: Seconds since the last report; before the first one, since the attempt started or the message was
+        enqueued; while ``retrying``, since the next attempt was due. Not part of the JSON.
+      owner: Keyed hash of the message's owner (see owners.py). Empty if it has none. Not part of
+        the JSON.
     """
 
     id: str
     actor: str
     queue: str
     state: State
+    title: str = ""
     current: Number = 0
     total: Number | None = None
     description: str = ""
+    has_steps: bool = False
+    overall: float | None = None
+    overall_rate: float | None = None
+    step: StepProgress | None = None
+    parts: Parts | None = None
     attempt: int = 0
     retries_left: int | None = None
     retry_in: float | None = None
     queue_position: int | None = None
     queue_length: int | None = None
+    usual: UsualTimes | None = None
     elapsed: float | None = None
     rate: float | None = None
     eta: float | None = None
     cancel_requested: bool = False
-    cancellable: bool = True
+    cancellable: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
     result: Any = None
     version: int = 0
@@ -105,63 +206,63 @@ class Progress:
 
     @property
     def complete(self) -> bool:
-        """Whether the message has come to its end."""
+        """Whether the message has finished, with any outcome."""
         return self.state.is_final
 
     @property
     def success(self) -> bool | None:
-        """Whether it ended well; None while it has not ended."""
+        """Whether the message succeeded. None while it hasn't finished."""
         return self.state is State.DONE if self.complete else None
 
     @property
     def can_cancel(self) -> bool:
-        """Whether a cancel would change anything: it has not ended, nobody asked before, and its actor allows it."""
+        """Whether a cancel would have an effect: the actor allows it, none was requested, and the state isn't final."""
         return self.cancellable and not self.cancel_requested and not self.complete
 
     @property
     def percent(self) -> float | None:
-        """How far it is, floored to 0.1 and at most 100; None while the total is unknown or 0."""
-        if not self.total:
-            return None
-        if self.current >= self.total:
-            return 100.0
-        # Whole numbers stay whole: 29 / 100 in floats would floor to 28.9.
-        if isinstance(self.current, int) and isinstance(self.total, int):
-            return (self.current * 1000 // self.total) / 10
-        return math.floor(self.current / self.total * 1000) / 10
+        """The percentage done, floored to 0.1 and at most 100. None while unknown: without a total, or one of 0."""
+        return percent_of_whole(self.overall) if self.has_steps else percent_of(self.current, self.total)
 
     @property
     def poll_after(self) -> float:
-        """Seconds until it is worth asking again: see `polling.poll_after`."""
+        """Seconds until the next poll is worthwhile: see `polling.poll_after`."""
+        current, total, rate = self.current, self.total, self.rate
+        if self.has_steps:
+            current, total, rate = self.overall or 0.0, None if self.overall is None else 1, self.overall_rate
         return polling.poll_after(
             state=self.state,
             silence=self.silence,
-            current=self.current,
-            total=self.total,
-            rate=self.rate,
+            current=current,
+            total=total,
+            rate=rate,
             elapsed=self.elapsed,
             retry_in=self.retry_in,
             queue_position=self.queue_position,
         )
 
-    def without_clocks(self) -> Progress:
-        """What of it is news: two readings between which only time has passed are equal then."""
-        return replace(self, retry_in=None, elapsed=None, rate=None, eta=None, silence=0.0)
+    @property
+    def revision(self) -> tuple[object, ...]:
+        """The values that differ between two readings if a reader would see a difference, apart from running clocks.
+
+        The version alone isn't enough: ``lost``, the queue position and the usual times change without a write of the
+        record, and the title differs by language.
+        """
+        return (
+            *(self.id, self.version, self.attempt, self.state, self.title),
+            *(self.queue_position, self.queue_length, self.usual),
+        )
 
     def as_dict(self, *, may_cancel: bool = False) -> dict[str, Any]:
-        """The JSON object of the wire, as plain Python values.
+        """Return the JSON object of the HTTP API, as plain Python values.
+
+        ``complete``, ``success``, ``progress`` and ``result`` are keys of celery-progress 0.5, with the same meaning.
 
         Parameters:
-          may_cancel: Whether its reader may cancel the message.
-
-        `complete`, `success`, `progress` and `result` are the keys of celery-progress 0.5, with its meaning.
+          may_cancel: Whether the reader may cancel the message.
         """
-        return self.news(may_cancel=may_cancel) | self.clocks()
-
-    def news(self, *, may_cancel: bool = False) -> dict[str, Any]:
-        """What of `as_dict` does not pass by itself."""
         complete = self.complete
-        news: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "id": self.id,
             "actor": self.actor,
             "queue": self.queue,
@@ -177,124 +278,72 @@ class Progress:
             },
             "attempt": self.attempt,
             "retries_left": self.retries_left,
+            "retry_in": self.retry_in,
             "queue_position": self.queue_position,
             "queue_length": self.queue_length,
-            "cancel_requested": self.cancel_requested,
-            "can_cancel": may_cancel and self.can_cancel,
-            "metadata": self.metadata,
-            "version": self.version,
-        }
-        if complete:
-            news["result"] = self.result
-        return news
-
-    def clocks(self) -> dict[str, float | None]:
-        """What of `as_dict` passes by itself, and so is no news to a reader."""
-        return {
-            "retry_in": self.retry_in,
             "elapsed": self.elapsed,
             "rate": self.rate,
             "eta": self.eta,
+            "cancel_requested": self.cancel_requested,
+            "can_cancel": may_cancel and self.can_cancel,
+            "title": self.title,
+            "step": None if self.step is None else asdict(self.step),
+            "parts": None if self.parts is None else asdict(self.parts),
+            "usual": None if self.usual is None else self.usual._asdict(),
+            "metadata": self.metadata,
+            "version": self.version,
             "poll_after": self.poll_after,
         }
+        if complete:
+            fields["result"] = self.result
+        return fields
 
-    @classmethod
-    def from_record(
-        cls,
-        message_id: str,
-        record: Mapping[str, str],
-        *,
-        now: float,
-        lost_after: float,
-        place: tuple[int, int] | None = None,
-    ) -> Progress:
-        """Read a stored record.
 
-        Parameters:
-          message_id: The message's id.
-          record: Field to text, as the store keeps it.
-          now: The store's clock at the reading, in seconds.
-          lost_after: Seconds without a heartbeat after which a running message counts as `lost`.
-          place: Position and length of the line in which it waits.
-        """
-        state = STATES[record["state"]]
-        if state is State.RUNNING and now - float(record["heartbeat"]) > lost_after:
-            state = State.LOST
-        current, total = _decoded(record, "current", 0), _decoded(record, "total", None)
-        rate = _decoded(record, "rate", None) if state is State.RUNNING else None
-        return cls(
-            id=message_id,
-            actor=record["actor"],
-            queue=record["queue"],
-            state=state,
-            current=current,
-            total=total,
-            description=record.get("description", ""),
-            attempt=int(record.get("attempt", "0")),
-            retries_left=0 if state.is_final else _decoded(record, "retries_left", None),
-            retry_in=_seconds_until(record.get("retry_at"), now) if state is State.RETRYING else None,
-            queue_position=place[0] if place else None,
-            queue_length=place[1] if place else None,
-            elapsed=_elapsed(state, record, now),
-            rate=rate,
-            eta=_time_left(current, total, rate, now - float(record.get("reported_at", now))),
-            cancel_requested="cancel_requested" in record,
-            cancellable=record.get("cancellable") != "0",
-            metadata=_decoded(record, "metadata", {}),
-            result=_result(state, record.get("result")),
-            version=int(record["version"]),
-            silence=_silence(state, record, now),
-            owner=record.get("owner", ""),
+def percent_of(current: Number, total: Number | None) -> float | None:
+    """Return a percentage, floored to 0.1 and at most 100. None if the total is unknown or 0."""
+    if not total:
+        return None
+    if current >= total:
+        return 100.0
+    # Integer arithmetic for integers: 29 / 100 in floats would be floored to 28.9.
+    if isinstance(current, int) and isinstance(total, int):
+        return (current * 1000 // total) / 10
+    return math.floor(current / total * 1000) / 10
+
+
+def percent_of_whole(fraction: float | None) -> float | None:
+    """Return a fraction from 0 to 1 as a percentage, floored to 0.1. None if it is unknown."""
+    # A fraction is a sum, and may be too small by some rounding errors.
+    return None if fraction is None else math.floor(round(fraction * 1000, 2)) / 10
+
+
+class HasMessageId(Protocol):
+    """A Dramatiq message, or another object with the id of one: an observer, a row of a project's model."""
+
+    @property
+    def message_id(self) -> Any:
+        """The id."""
+
+
+#: Everything that names a message.
+MessageLike = str | UUID | Progress | HasMessageId
+
+
+def message_id_of(message: MessageLike) -> str:
+    """Return the id of a message.
+
+    Raises:
+      ValueError: The value is no message, or its id isn't one that a tracked message can have.
+    """
+    found = message
+    if not isinstance(message, str):
+        found = message.id if isinstance(message, Progress) else getattr(message, "message_id", message)
+    # A tuple, since `str | UUID` would be built at each call: 1 % of a read.
+    if not isinstance(found, (str, UUID)):
+        raise ValueError(
+            f"{message!r:.80} is not a message: pass the one that an actor's send() returned, its id, or its Progress."
         )
-
-
-def number_text(number: Number | None) -> str:
-    """A finite number, or None, as the JSON that a record keeps."""
-    return "null" if number is None else repr(number)
-
-
-def _seconds_until(moment: str | None, now: float) -> float | None:
-    return None if moment is None else max(0.0, round(float(moment) - now, 1))
-
-
-def _silence(state: State, record: Mapping[str, str], now: float) -> float:
-    if state.is_pending:
-        since = record.get("enqueued_at")
-    elif state is State.RETRYING:
-        since = record.get("retry_at")
-    else:
-        since = record.get("reported_at", record.get("started_at"))
-    return 0.0 if since is None else max(0.0, now - float(since))
-
-
-def _elapsed(state: State, record: Mapping[str, str], now: float) -> float | None:
-    started = record.get("started_at")
-    if started is None:
-        return None
-    # Nobody knows for how long a lost attempt ran after its last sign of life.
-    ended = record["heartbeat"] if state is State.LOST else record.get("ended_at", now)
-    return max(0.0, round(float(ended) - float(started), 1))
-
-
-def _time_left(current: Number, total: Number | None, rate: float | None, age: float) -> float | None:
-    # It counts down between two reports: what was left at the last one, less its age.
-    if rate is None or total is None:
-        return None
-    left = (total - current) / rate - age
-    # What is overdue is not "0 s left": nobody knows.
-    is_overdue = left < 0 and current < total
-    return round(max(0.0, left), 1) if math.isfinite(left) and not is_overdue else None
-
-
-def _decoded(record: Mapping[str, str], name: str, otherwise: Any) -> Any:
-    text = record.get(name)
-    if text is None:
-        return otherwise
-    # Most are whole numbers, and those are quicker so (5 % of a poll).
-    return int(text) if text.isdecimal() else json.loads(text)
-
-
-def _result(state: State, stored: str | None) -> Any:
-    if not state.is_final:
-        return None
-    return DEFAULT_RESULTS.get(state) if stored is None else json.loads(stored)
+    message_id = str(found)
+    if MESSAGE_ID.fullmatch(message_id) is None:
+        raise ValueError(f"{message_id!r:.80} is not a message id: those have 1 to 64 of A-Z, a-z, 0-9, _ and -.")
+    return message_id

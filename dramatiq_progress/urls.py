@@ -1,4 +1,4 @@
-"""The URLs of the package: ``path("progress/", include("dramatiq_progress.urls"))``."""
+"""URLs of the views. A project includes them: ``path("progress/", include("dramatiq_progress.urls"))``."""
 
 from django.urls import path
 

@@ -1,1 +1,1 @@
-"""A small Django site that shows dramatiq-progress at work: `make demo` runs it."""
+"""A small Django site that uses dramatiq-progress: `make demo` runs it."""

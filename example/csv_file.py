@@ -1,4 +1,4 @@
-"""Reads an uploaded CSV file, and says in words for the user what is wrong with it."""
+"""Reads uploaded CSV files. Errors have messages for the user."""
 
 import csv
 from contextlib import contextmanager
@@ -11,30 +11,32 @@ DELIMITER_SAMPLE_CHARACTERS = 64 * 1024
 
 
 class CsvFile:
-    """A CSV file on disk: a header line, then rows of as many columns. Commas, semicolons or tabs; UTF-8.
+    """A CSV file on disk: a header line and rows with the same number of columns, in UTF-8.
+
+    The delimiter is a comma, a semicolon or a tab.
 
     Parameters:
-      path: Where the file is.
+      path: Path of the file.
 
     Raises:
-      UserFacingError: from `header` and `rows`, when the file is not such a file.
+      UserFacingError: By `header` and `rows`, if the file is invalid.
     """
 
     def __init__(self, path):
         self.path = path
 
     def header(self):
-        """The names of the columns, as a list of strings."""
+        """Return the column names as a list of strings."""
         with self._reader() as reader:
             return self._header(reader)
 
     def rows(self):
-        """Yield ``(line, values)`` for each row; `line` is the number of the line where the row ends."""
+        """Yield ``(line, values)`` for each row. `line` is the number of its last line in the file."""
         with self._reader() as reader:
             columns = len(self._header(reader))
             found = False
             for values in reader:
-                if not values:  # A blank line, as many files have at their end.
+                if not values:  # Many files end with a blank line.
                     continue
                 if len(values) != columns:
                     has = f"{len(values):,} column{'' if len(values) == 1 else 's'}"
@@ -44,11 +46,11 @@ class CsvFile:
                 found = True
                 yield reader.line_num, values
             if not found:
-                raise UserFacingError("The file has a header but no rows, so there is nothing to import.")
+                raise UserFacingError("The file has a header but no rows. Nothing was imported.")
 
     @contextmanager
     def _reader(self):
-        # utf-8-sig: what Excel saves as "CSV UTF-8" begins with a byte order mark.
+        # utf-8-sig: Excel writes a byte order mark at the start of "CSV UTF-8".
         with open(self.path, encoding="utf-8-sig", newline="") as file:
             try:
                 sample = file.read(DELIMITER_SAMPLE_CHARACTERS)
@@ -56,10 +58,10 @@ class CsvFile:
                 yield csv.reader(_refuse_binary(file), delimiter=_delimiter(sample), strict=True)
             except UnicodeDecodeError as error:
                 raise UserFacingError(
-                    "This file is not UTF-8 text. If it is a spreadsheet, save it as “CSV UTF-8” first."
+                    "This file isn't UTF-8 text. If it is a spreadsheet, save it as “CSV UTF-8” first."
                 ) from error
             except csv.Error as error:
-                raise UserFacingError(f"This file cannot be read as CSV ({error}). Nothing was imported.") from error
+                raise UserFacingError(f"This file can't be read as CSV ({error}). Nothing was imported.") from error
 
     @staticmethod
     def _header(reader):
@@ -67,9 +69,7 @@ class CsvFile:
         if header is None:
             raise UserFacingError("The file is empty. Nothing was imported.")
         if len(header) < 2:
-            raise UserFacingError(
-                "This does not look like CSV: there are no commas, semicolons or tabs in its first line."
-            )
+            raise UserFacingError("This doesn't look like CSV: its first line has no commas, semicolons or tabs.")
         return header
 
 
@@ -81,7 +81,7 @@ def batches(items, size):
 
 
 def _delimiter(sample):
-    """The delimiter that the first line with text uses most; a comma where it uses none."""
+    """Return the most frequent delimiter of the first line with text, or a comma if it has none."""
     first_line = next((line for line in sample.splitlines() if line.strip()), "")
     return max(DELIMITERS, key=first_line.count)
 
@@ -89,5 +89,5 @@ def _delimiter(sample):
 def _refuse_binary(lines):
     for line in lines:
         if "\0" in line:
-            raise UserFacingError("This is not a text file. Please choose a CSV file.")
+            raise UserFacingError("This isn't a text file. Choose a CSV file.")
         yield line

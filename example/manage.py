@@ -1,4 +1,4 @@
-"""Django's command line for the example site: `python -m example.manage COMMAND`, from the project's root."""
+"""Django's command line of the example site: `python -m example.manage COMMAND`, in the project's root."""
 
 import os
 import sys

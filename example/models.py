@@ -1,4 +1,4 @@
-"""What the example keeps: imported files, their rows, and exports."""
+"""Imported files, their rows, exports, and photos."""
 
 import uuid
 from pathlib import PurePath
@@ -9,14 +9,14 @@ from django.utils.text import slugify
 
 
 class FinishedImports(models.Manager):
-    """Only the imports that are whole: rows of a running or a broken one are not shown and not exported."""
+    """Complete imports only: rows of running and failed ones are neither shown nor exported."""
 
     def get_queryset(self):
         return super().get_queryset().filter(finished_at__isnull=False)
 
 
 class Import(models.Model):
-    """One uploaded CSV file. It is whole once `finished_at` is set."""
+    """One uploaded CSV file. It is complete when `finished_at` is set."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=255)
@@ -37,7 +37,7 @@ class Import(models.Model):
 
     @property
     def file_stem(self):
-        """The name without its ending, safe as a file name anywhere."""
+        """The name without its extension, as a safe file name."""
         return slugify(PurePath(self.name).stem) or "rows"
 
 
@@ -50,7 +50,7 @@ class Row(models.Model):
 
     class Meta:
         ordering = ("line",)
-        # Should one message be worked on twice at the same moment, the database refuses to take a line twice.
+        # If one message is processed twice at the same time, the database rejects the second copy of a line.
         constraints = (models.UniqueConstraint(fields=("source", "line"), name="example_row_once"),)
 
     def __str__(self):
@@ -58,7 +58,7 @@ class Row(models.Model):
 
 
 class Export(models.Model):
-    """One ZIP of all the finished imports; its file is there once a worker has made it."""
+    """One ZIP of all complete imports. Its file exists after a worker has created it."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -69,3 +69,20 @@ class Export(models.Model):
     @property
     def path(self):
         return settings.EXPORTS_DIR / f"{self.pk}.zip"
+
+
+class Photo(models.Model):
+    """One photo of a job that resizes many. It has a thumbnail after a worker has resized it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    # The message id of the group.
+    job = models.CharField(max_length=64, db_index=True)
+    number = models.PositiveSmallIntegerField()
+    file = models.ImageField(upload_to="photos/")
+    thumbnail = models.ImageField(upload_to="thumbnails/")
+
+    class Meta:
+        ordering = ("number",)
+
+    def __str__(self):
+        return f"Photo {self.number}"

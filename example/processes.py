@@ -1,4 +1,4 @@
-"""Child processes: started in sessions of their own, watched, and stopped so that none is left behind."""
+"""Child processes: started in their own sessions, and stopped together with their own children."""
 
 import ctypes
 import os
@@ -15,12 +15,12 @@ LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Child:
-    """A program that runs in a session of its own, so that Ctrl-C in the terminal reaches only its parent.
+    """A program in its own session, so that Ctrl-C in the terminal only reaches its parent.
 
     Parameters:
-      name: What to call it in front of the user.
+      name: Its name in messages for the user.
       command: The program and its arguments.
-      log_path: The file that takes all it prints.
+      log_path: The file for its output.
       environment: Its environment variables.
       directory: Its working directory.
     """
@@ -43,7 +43,7 @@ class Child:
 
     @property
     def exit_code(self):
-        """None while it runs; negative if a signal ended it."""
+        """None while it is running. Negative if a signal killed it."""
         return self._process.poll()
 
     def log(self):
@@ -52,32 +52,32 @@ class Child:
     def log_tail(self):
         return "\n".join(self.log().rstrip().splitlines()[-LOG_TAIL_LINES:])
 
-    def ask_to_stop(self):
+    def terminate(self):
         if self.exit_code is None:
             self._process.terminate()
 
-    def end(self):
-        """Kill whatever is left of it and of the processes that it started."""
-        # The session's first process gave its id to the group; nobody else gets it while a member lives.
-        # macOS answers PermissionError for a group of zombies.
+    def kill(self):
+        """Kill the process and its children, as far as they are still running."""
+        # The process group has the id of this process, and the id isn't reused while a member of the group exists.
+        # macOS raises PermissionError for a group of zombies.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
 def stop(children, *, grace_seconds, hurry):
-    """Ask `children` to stop, give them `grace_seconds`, or until `hurry()`, and end what is left."""
+    """Terminate `children`, wait for `grace_seconds` or until `hurry()` is true, and kill the rest."""
     for child in children:
-        child.ask_to_stop()
+        child.terminate()
     deadline = time.monotonic() + grace_seconds
     while any(child.exit_code is None for child in children) and time.monotonic() < deadline and not hurry():
         time.sleep(POLL_INTERVAL_SECONDS)
     for child in children:
-        child.end()
+        child.kill()
 
 
 def _stop_when_parent_dies(parent):
-    """Have Linux stop this process even if its parent is killed and can stop nothing any more."""
+    """Let Linux stop this process if its parent is killed and can't stop it."""
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # It died before the call above.

@@ -1,4 +1,4 @@
-"""The servers that the demo is given: whether they can be used, and how to print their URLs."""
+"""Checks of the servers that the demo uses, and printable URLs."""
 
 import logging
 from urllib.parse import unquote, urlsplit
@@ -12,7 +12,7 @@ OLDEST_REDIS = (7, 0)
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the text says why and what to do about it."""
+    """The demo can't continue. The message explains why, and what to do."""
 
 
 def check_redis(variable, url):
@@ -22,7 +22,7 @@ def check_redis(variable, url):
             url, socket_connect_timeout=CONNECT_TIMEOUT_SECONDS, socket_timeout=CONNECT_TIMEOUT_SECONDS
         )
     except ValueError:
-        # The text of the error may hold a part of the password.
+        # The error's message may contain a part of the password.
         raise DemoError(
             f"{variable} is not the URL of a Redis server. Such a URL is redis://user:password@host:6379/0, "
             "with the special characters of the password percent-encoded."
@@ -31,8 +31,8 @@ def check_redis(variable, url):
         version = client.info("server")["redis_version"]
     except redis.RedisError as error:
         raise DemoError(
-            f"Cannot use the server of {variable}, {shown(url)}: {without_password(str(error), url)}\n"
-            f"Start or repair it, or unset {variable}: the demo then brings a server of its own."
+            f"Can't use the server of {variable}, {shown(url)}: {without_password(str(error), url)}\n"
+            f"Start or repair it, or unset {variable}: the demo then starts its own server."
         ) from None
     finally:
         client.close()
@@ -41,8 +41,8 @@ def check_redis(variable, url):
 
 
 def check_rabbitmq(variable, url):
-    """Raise `DemoError` unless the RabbitMQ server at `url`, the value of `variable`, lets us in."""
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # It logs each failure at length; one line will do.
+    """Raise `DemoError` unless the RabbitMQ server at `url`, the value of `variable`, accepts a connection."""
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # It logs each failure in many lines.
     try:
         parameters = pika.URLParameters(url)
         parameters.connection_attempts = 1
@@ -51,25 +51,25 @@ def check_rabbitmq(variable, url):
         pika.BlockingConnection(parameters).close()
     except (pika.exceptions.AMQPError, OSError, ValueError) as error:
         raise DemoError(
-            f"Cannot use the server of {variable}, {shown(url)} ({type(error).__name__}).\n"
+            f"Can't use the server of {variable}, {shown(url)} ({type(error).__name__}).\n"
             f"Start or repair it, or unset {variable}: the demo then uses Valkey as its broker."
         ) from None
 
 
 def shown(url):
-    """The URL as it may be printed: scheme, host and port, and the path if it is a plain one."""
+    """Return a printable URL: scheme, host and port, and the path if it can't contain a password."""
     try:
         parts = urlsplit(url)
-        place = f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
+        host = f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
     except ValueError:
-        return "(a URL that cannot be read)"
+        return "(an invalid URL)"
     # A password that is not percent-encoded can spill over into the path.
     path = "" if "@" in parts.path or "@" in parts.fragment else parts.path
-    return f"{parts.scheme}://{place}{path}"
+    return f"{parts.scheme}://{host}{path}"
 
 
 def without_password(text, *urls):
-    """The text with the passwords of the URLs replaced by stars."""
+    """Replace the passwords of the URLs in a text with asterisks."""
     for url in urls:
         try:
             password = urlsplit(url).password

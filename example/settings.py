@@ -1,4 +1,4 @@
-"""Settings of the example site. The part on Dramatiq and progress is what a project of your own needs too."""
+"""Settings of the example site. The part on Dramatiq and progress is needed in your own project too."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from django.core.management.utils import get_random_secret_key
 
 EXAMPLE_DIR = Path(__file__).resolve().parent
-# Everything the site writes: database, uploads, exports.
+# The folder of the database, uploads and exports.
 VAR_DIR = Path(os.environ.get("EXAMPLE_VAR") or EXAMPLE_DIR / "var").resolve()
 VAR_DIR.mkdir(parents=True, exist_ok=True)
 
@@ -28,7 +28,7 @@ if BROKER_URL.startswith(("amqp://", "amqps://")):
     _BROKER_OPTIONS = {"url": BROKER_URL}
 else:
     _BROKER = "dramatiq.brokers.redis.RedisBroker"
-    # The namespace keeps the demo's messages apart from those of a project that uses the same Redis.
+    # The namespace separates the demo's messages from those of other projects on the same Redis.
     _BROKER_OPTIONS = {"url": BROKER_URL, "namespace": "dramatiq-progress-example"}
 
 DRAMATIQ_BROKER = {
@@ -50,15 +50,15 @@ DRAMATIQ_PROGRESS = {
     "OPTIONS": {"url": REDIS_URL},
 }
 
-# The site has no users, so a session's token is kept in a cookie, and nothing in the database.
+# The site has no users. The session is only a token, which is stored in the cookie.
 SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
 
-# --- The rest is like any Django site ---
+# --- The rest is the same as in any Django site ---
 
-# The site is for one's own machine: it is served on 127.0.0.1 only.
+# The site is for local use: it is served on 127.0.0.1 only.
 DEBUG = os.environ.get("EXAMPLE_DEBUG", "1") == "1"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
-# Nothing that is signed here has to outlive the process.
+# No signature needs to outlive the process.
 SECRET_KEY = get_random_secret_key()
 
 ROOT_URLCONF = "example.urls"
@@ -68,14 +68,16 @@ MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    # Each message belongs to the visitor who sent it.
+    # The visitor who sends a message owns it.
     "dramatiq_progress.requests.OwnerMiddleware",
 ]
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "APP_DIRS": True,
-        "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
+        "OPTIONS": {
+            "context_processors": ["django.template.context_processors.request", "example.views.running_count"]
+        },
     },
 ]
 
@@ -84,8 +86,8 @@ DATABASES = {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": VAR_DIR / "db.sqlite3",
         "OPTIONS": {
-            # Web server and workers write at the same time. Readers never wait for a writer (WAL); a writer
-            # waits its turn, which SQLite can do only where a transaction begins (IMMEDIATE).
+            # The web server and the workers write concurrently. With WAL, readers don't wait for writers. Writers wait
+            # for each other, which SQLite only supports at the start of a transaction (IMMEDIATE).
             "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
             "transaction_mode": "IMMEDIATE",
             "timeout": 20,
@@ -95,6 +97,7 @@ DATABASES = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 STATIC_URL = "static/"
+MEDIA_URL = "media/"
 MEDIA_ROOT = VAR_DIR / "uploads"
 EXPORTS_DIR = VAR_DIR / "exports"
 

@@ -1,8 +1,10 @@
 """The pages of the example, and the progress of its jobs at /progress/."""
 
+from django.conf import settings
+from django.conf.urls.static import static
 from django.urls import include, path, register_converter
 
-from dramatiq_progress.links import MESSAGE_ID
+from dramatiq_progress.progress import MESSAGE_ID
 
 from . import views
 
@@ -30,8 +32,12 @@ urlpatterns = [
     path("export/", views.export_page, name="export"),
     path("export/<uuid:export_id>.zip", views.download, name="download"),
     path("export/<message:message_id>/", views.export_page, name="export"),
+    path("photos/", views.photos_page, name="photos"),
+    path("photos/<message:message_id>/", views.photos_page, name="photos"),
     path("queue/", views.queue_page, name="queue"),
     path("jobs/", views.jobs_page, name="jobs"),
+    path("schedules/", views.schedules_page, name="schedules"),
     path("trouble/", views.trouble_page, name="trouble"),
     path("trouble/<message:message_id>/", views.trouble_page, name="trouble"),
+    *static(f"{settings.MEDIA_URL}thumbnails/", document_root=settings.MEDIA_ROOT / "thumbnails"),
 ]

@@ -1,7 +1,6 @@
-"""The pages of the example. Each takes a form, sends a message, and shows the bar of that message.
+"""The pages of the example. Each has a form that sends a message, and shows the bar of that message.
 
-After a message is sent, the browser is redirected to a URL that carries the message's id, so that a refresh
-shows the same bar.
+After a message is sent, the browser is redirected to a URL with the message's id, so that a refresh shows the same bar.
 """
 
 import inspect
@@ -9,24 +8,32 @@ from importlib import resources
 from urllib.parse import urlencode
 
 from django.core.files import File
+from django.core.files.base import ContentFile
 from django.http import FileResponse, Http404
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from dramatiq_progress.links import MESSAGE_ID
+from dramatiq_progress import StoreUnavailable, progress_group
+from dramatiq_progress.progress import MESSAGE_ID
+from dramatiq_progress.views import read_mine
 
 from . import tasks
-from .forms import ImportForm, PaceForm, QueueForm, TroubleForm
-from .models import Export, Import, Row
+from .forms import ImportForm, PaceForm, PhotosForm, QueueForm, TroubleForm
+from .models import Export, Import, Photo, Row
+from .pictures import draw
 
 SHOWN_IMPORTS = 5
 SHOWN_JOBS = 10
+PHOTO_COUNT = 60
+DAMAGED_PHOTO = 57
 
 
 @require_GET
 def home(request):
-    return render(request, "example/home.html")
+    # The newest import of this visitor.
+    imports = (job for job in jobs_of(request) or () if job.actor == tasks.import_rows.actor_name)
+    return render(request, "example/home.html", {"job": next(imports, None)})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -49,13 +56,14 @@ def import_sample(request):
     form = PaceForm(request.POST, prefix="sample")
     form.full_clean()
     with resources.files("airportsdata").joinpath("airports.csv").open("rb") as file:
-        return send_import(File(file, name="airports.csv"), form.pause_seconds)
+        response = send_import(File(file, name="airports.csv"), form.pause_seconds)
+    return redirect("home") if request.POST.get("from") == "home" else response
 
 
 def send_import(file, pause_seconds):
-    # A worker may begin before `send` returns, so the row and the file it needs are saved first.
+    # A worker may start before `send` returns, so its row and file are saved first.
     source = Import.objects.create(name=file.name, file=file)
-    message = tasks.import_rows.send(str(source.pk), pause_seconds)
+    message = tasks.import_rows.send_with_options(args=(str(source.pk), pause_seconds), title=f"Import {file.name}")
     return redirect("import", message_id=message.message_id)
 
 
@@ -82,26 +90,71 @@ def download(request, export_id):
     try:
         file = export.path.open("rb")
     except FileNotFoundError:
-        raise Http404("This export is not ready.") from None
+        raise Http404("This export isn't ready.") from None
     return FileResponse(file, as_attachment=True, filename="imported-rows.zip")
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def photos_page(request, message_id=None):
+    form = PhotosForm(request.POST if request.method == "POST" else None)
+    if form.is_valid():
+        return send_photos(form.pause_seconds)
+    context = {
+        "form": form,
+        "message_id": message_id,
+        "photos": Photo.objects.filter(job=message_id) if message_id else (),
+        "photo_count": PHOTO_COUNT,
+        "code": f"{inspect.getsource(send_photos)}\n\n{source_of(tasks.resize_photo)}",
+    }
+    return render(request, "example/photos.html", context)
+
+
+def send_photos(pause_seconds):
+    photos = [Photo(number=number, file=photo_file(number)) for number in range(1, PHOTO_COUNT + 1)]
+    messages = [tasks.resize_photo.message(str(photo.pk), pause_seconds) for photo in photos]
+    job = progress_group(messages, title=f"Resize {len(photos)} photos", description="Resizing")
+    for photo in photos:
+        photo.job = job.message_id
+    # Workers may start before `run` returns, so the photos are saved first.
+    Photo.objects.bulk_create(photos)
+    job.run()
+    return redirect("photos", message_id=job.message_id)
+
+
+def photo_file(number):
+    content = draw(number)
+    return ContentFile(content[100:] if number == DAMAGED_PHOTO else content, name=f"{number}.jpg")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def queue_page(request):
     form = QueueForm(request.POST or None)
     if form.is_valid():
-        sent = [tasks.small_job.send(form.cleaned_data["seconds"]) for _ in range(form.cleaned_data["jobs"])]
+        args = (form.cleaned_data["seconds"],)
+        numbers = range(1, form.cleaned_data["jobs"] + 1)
+        sent = [tasks.small_job.send_with_options(args=args, title=f"Job {number}") for number in numbers]
         ids = urlencode([("message", message.message_id) for message in sent])
         return redirect(f"{reverse('queue')}?{ids}")
-    message_ids = filter(MESSAGE_ID.fullmatch, request.GET.getlist("message")[:SHOWN_JOBS])
-    jobs = [(f"Job {number}", message_id) for number, message_id in enumerate(message_ids, start=1)]
-    context = {"form": form, "jobs": jobs, "code": source_of(tasks.small_job)}
+    message_ids = list(filter(MESSAGE_ID.fullmatch, request.GET.getlist("message")[:SHOWN_JOBS]))
+    context = {"form": form, "message_ids": message_ids, "code": source_of(tasks.small_job)}
     return render(request, "example/queue.html", context)
 
 
 @require_GET
 def jobs_page(request):
-    return render(request, "example/jobs.html")
+    jobs = jobs_of(request)
+    context = {
+        "is_unavailable": jobs is None,
+        "running": [job for job in jobs or () if not job.complete],
+        "ended": [job for job in jobs or () if job.complete],
+    }
+    return render(request, "example/jobs.html", context)
+
+
+@require_GET
+def schedules_page(request):
+    code = "\n\n".join(source_of(actor) for actor in (tasks.count_rows, tasks.remove_old_exports))
+    return render(request, "example/schedules.html", {"code": code})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -109,7 +162,7 @@ def trouble_page(request, message_id=None):
     actors = {
         "retry": tasks.fail_twice,
         "message": tasks.fail_with_a_message,
-        "exception": tasks.fail_for_good,
+        "exception": tasks.fail_with_an_exception,
     }
     form = TroubleForm(request.POST or None)
     if form.is_valid():
@@ -119,6 +172,21 @@ def trouble_page(request, message_id=None):
     return render(request, "example/trouble.html", context)
 
 
+def jobs_of(request):
+    """Return the jobs of this visitor, newest first. None while the store is unavailable."""
+    if not hasattr(request, "jobs"):
+        try:
+            request.jobs = read_mine(request)
+        except StoreUnavailable:
+            request.jobs = None
+    return request.jobs
+
+
+def running_count(request):
+    """Return the number of this visitor's running and waiting jobs, for the header of every page."""
+    return {"running_count": sum(not job.complete for job in jobs_of(request) or ())}
+
+
 def source_of(actor):
-    """The code of an actor, for the page that shows it at work."""
+    """Return the code of an actor, for the page that uses it."""
     return inspect.getsource(inspect.unwrap(actor.fn))

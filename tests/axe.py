@@ -1,4 +1,4 @@
-"""axe-core, from npm: what it finds on a page that keeps people out."""
+"""axe-core, from npm: the accessibility checks of a page."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from playwright.sync_api import Page
 from tests import npm
 
 AXE = "axe-core@4.14.1"
-#: The one asks for a contrast of 7:1, which is more than is promised; the other only says that something is hidden.
-LEFT_OUT = ["color-contrast-enhanced", "hidden-content"]
+#: The first requires a contrast of 7:1, which isn't promised. The second only reports that something is hidden.
+DISABLED_RULES = ["color-contrast-enhanced", "hidden-content"]
 
-RUN = """async (leftOut) => {
-  const rules = axe.getRules().map(({ ruleId }) => [ruleId, { enabled: !leftOut.includes(ruleId) }]);
+RUN = """async (disabled) => {
+  const rules = axe.getRules().map(({ ruleId }) => [ruleId, { enabled: !disabled.includes(ruleId) }]);
   const { violations, incomplete, passes } = await axe.run(document, { rules: Object.fromEntries(rules) });
   const brief = (found) => Object.fromEntries(found.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]));
   return [brief(violations), brief(incomplete), brief(passes)];
@@ -25,7 +25,7 @@ Nodes = dict[str, list[str]]
 
 
 class Found(NamedTuple):
-    """What axe says of a page: by rule, the elements that it broke, that a person has to judge, and that kept it."""
+    """axe's results, by rule: the elements that violate it, that need a manual check, and that pass."""
 
     violations: Nodes
     incomplete: Nodes
@@ -39,10 +39,10 @@ def axe_source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def run_axe(axe_source: str) -> Callable[[Page], Found]:
-    """Runs every rule on a page, those of best practice and those on trial too."""
+    """A function that checks a page by every rule, including best practices and experimental ones."""
 
     def run(page: Page) -> Found:
         page.evaluate(axe_source)
-        return Found(*page.evaluate(RUN, LEFT_OUT))
+        return Found(*page.evaluate(RUN, DISABLED_RULES))
 
     return run

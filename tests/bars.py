@@ -1,4 +1,4 @@
-"""What the tests of the bar share: a page with a bar or many, and what a server says of a message."""
+"""Fixtures and helpers of the bar's tests: a page with one bar, and a server's answers."""
 
 from __future__ import annotations
 
@@ -21,29 +21,37 @@ HEAD = (
 NOT_FOUND = Reply(status=404, json={"error": "not_found"})
 UNAVAILABLE = Reply(status=503, json={"error": "store_unavailable"})
 
-#: Before any script of the page: note every event of a bar, and all that it says to a screen reader.
+#: Run before any script of the page: record every event of a bar, and every announcement to screen readers.
 OBSERVE = """
-  window.heard = [];
-  window.spoken = [];
+  window.events = [];
+  window.announced = [];
   for (const type of ["progress", "done", "failed"])
-    document.addEventListener(type, (event) => heard.push([type, event.detail]));
+    document.addEventListener(type, (event) => events.push([type, event.detail]));
   customElements.whenDefined("dramatiq-progress").then(() => {
     const status = document.querySelector("dramatiq-progress").shadowRoot.querySelector("[role=status]");
-    new MutationObserver(() => spoken.push(status.textContent)).observe(status, { childList: true });
+    new MutationObserver(() => announced.push(status.textContent)).observe(status, { childList: true });
   });
+"""
+#: Record every `trouble` event and every change of `offline`, with its value.
+RECORD_TROUBLE = """
+  window.troubles = [];
+  document.addEventListener("trouble", ({ detail }) => troubles.push(detail.response?.status ?? "network"));
+  new MutationObserver((changes) => {
+    for (const { target } of changes) troubles.push(target.hasAttribute("offline") ? "offline" : "online");
+  }).observe(document, { subtree: true, attributeFilter: ["offline"] });
 """
 
 
 @pytest.fixture
 def site() -> Iterator[ScriptedSite]:
-    """A server that says what the test tells it to say."""
+    """A server with the replies that the test sets."""
     with ScriptedSite() as made:
         yield made
 
 
 @pytest.fixture
 def open_bar(site: ScriptedSite, page: Page) -> OpenBar:
-    """Opens the page with one bar of these attributes and children; gives the bar."""
+    """A function that opens a page with one bar, with these attributes and children, and returns the bar."""
 
     def open_page(attributes: str = "", children: str = "", head: str = "") -> Locator:
         bar = f'<dramatiq-progress src="/progress/m1/" {attributes}>{children}</dramatiq-progress>'
@@ -56,14 +64,14 @@ def open_bar(site: ScriptedSite, page: Page) -> OpenBar:
 
 
 def answer(state: str, *, poll_after: float = 0.1, extra: dict[str, Any] | None = None, **values: Any) -> Any:
-    """What the server says of a message. Where no numbers are given, 1,200 of 5,000 are done."""
+    """Return a server's answer. The default progress is 1,200 of 5,000."""
     values = {"current": 1200, "total": 5000, "description": "Importing", "attempt": 1} | values
     progress = Progress(id="m1", actor="import_rows", queue="default", state=State(state), **values)
     return progress.as_dict() | {"poll_after": poll_after} | (extra or {})
 
 
 def part(bar: Locator, name: str) -> Locator:
-    return bar.locator(f"[part={name}]")
+    return bar.locator(f"[part~={name}]")
 
 
 def expect_state(bar: Locator, state: str) -> None:
@@ -71,13 +79,13 @@ def expect_state(bar: Locator, state: str) -> None:
 
 
 def settle(bar: Locator, site: ScriptedSite) -> int:
-    """The number of polls, when all that the page had sent until now have arrived."""
+    """Wait until all requests that the page has sent have arrived, and return the number of polls."""
     bar.page.evaluate("fetch('/after-all-others/')")
     return len(site.polls)
 
 
 def set_hidden(page: Page, hidden: bool) -> None:
-    """A headless browser never hides a tab: say what the platform says when one is hidden."""
+    """Simulate a hidden or visible tab, since a headless browser never hides one."""
     page.evaluate(
         """hidden => {
           Object.defineProperty(document, "hidden", { value: hidden, configurable: true });

@@ -11,7 +11,7 @@ import trustme
 
 @dataclass(frozen=True)
 class Certificates:
-    """What servers that speak TLS show, and what whoever asks them trusts: paths of PEM files."""
+    """The paths of PEM files: a server's certificate and key, and the authority that its clients trust."""
 
     authority: str
     certificate: str
@@ -19,7 +19,7 @@ class Certificates:
 
     @classmethod
     def make(cls, folder: Path) -> Certificates:
-        """For 127.0.0.1, from an authority of their own."""
+        """Create a certificate for 127.0.0.1, and an authority that issues it."""
         authority = trustme.CA()
         issued = authority.issue_cert("127.0.0.1")
         made = cls(*(str(folder / name) for name in ("authority.pem", "certificate.pem", "key.pem")))

@@ -1,4 +1,4 @@
-"""A Django site in this process: the pages that a test writes, and the store that it holds in its hand."""
+"""A Django site in this process, with the pages of a test and a store that the test writes to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dramatiq_progress import progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store
 
-ServeShop = Callable[[str, Mapping[str, str], Mapping[str, str]], str]
+ServeShop = Callable[[str, Mapping[str, str] | str, Mapping[str, str]], str]
 
 
 class _QuietHandler(WSGIRequestHandler):
@@ -29,21 +29,26 @@ class _QuietHandler(WSGIRequestHandler):
 
 @pytest.fixture
 def serve_shop(memory_store: Store, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServeShop]:
-    """Serves a project called `shop`: the code of its views, addresses by view, templates by name. Gives its URL.
+    """A function that serves a project called `shop`: the code of its views, its URLs, templates by name.
 
-    `shop.tasks.import_rows` is an actor whose messages wait, until the test does with them in the store what it wants.
+    The URLs are the code of ``urls.py``, or paths by view.
+
+    `shop.tasks.import_rows` is an actor whose messages wait, until the test changes their state in the store.
     """
     broker = StubBroker(middleware=[ProgressMiddleware()])
     servers: list[tuple[ThreadedWSGIServer, threading.Thread]] = []
 
-    def serve(views: str, addresses: Mapping[str, str], templates: Mapping[str, str]) -> str:
+    def serve(views: str, addresses: Mapping[str, str] | str, templates: Mapping[str, str]) -> str:
         tasks = _module(monkeypatch, "shop.tasks")
         tasks.import_rows = progress_actor(broker=broker, actor_name="import_rows")(lambda path: None)
         made = _module(monkeypatch, "shop.views")
         exec(compile(views, "views.py", "exec"), vars(made))  # noqa: S102 - the documentation's own code
         urls = _module(monkeypatch, "shop.urls")
-        urls.urlpatterns = [path("progress/", include("dramatiq_progress.urls"))]
-        urls.urlpatterns += [path(where, vars(made)[_view(name)], name=name) for name, where in addresses.items()]
+        if isinstance(addresses, str):
+            exec(compile(addresses, "urls.py", "exec"), vars(urls))  # noqa: S102 - the documentation's own code
+        else:
+            urls.urlpatterns = [path("progress/", include("dramatiq_progress.urls"))]
+            urls.urlpatterns += [path(where, vars(made)[_view(name)], name=name) for name, where in addresses.items()]
         settings.ROOT_URLCONF = "shop.urls"
         loaders = [("django.template.loaders.locmem.Loader", dict(templates))]
         settings.TEMPLATES = [
@@ -72,5 +77,5 @@ def _module(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
 
 
 def _view(name: str) -> str:
-    # The name of an address is its view's, but for what is a word of Python's.
+    # The name of a URL is that of its view, except for Python keywords.
     return {"import": "follow"}.get(name, name)

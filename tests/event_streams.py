@@ -1,4 +1,4 @@
-"""A client of an event stream that keeps all it hears, and what runs one in this process."""
+"""A client of event streams that records the events, and a runner for streams in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.waiting import wait_until
 
 
 def run_within(seconds: float, scenario: Callable[[], Awaitable[None]]) -> None:
-    """Run something asynchronous, and fail when it takes longer."""
+    """Run a coroutine function, and fail if it takes longer."""
 
     async def bounded() -> None:
         async with asyncio.timeout(seconds):
@@ -25,49 +25,49 @@ def run_within(seconds: float, scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(bounded())
 
 
-class Listener:
-    """Reads one stream in a thread of its own.
+class StreamClient:
+    """A client that reads one stream in its own thread.
 
     Attributes:
       response: Status and headers.
-      heard: Name and JSON of each event, in order; the name is ``message`` where none is given.
-      lines: All lines but empty ones.
+      events: Name and JSON of each event, in order. The default name is ``message``.
+      lines: All lines except empty ones.
     """
 
     def __init__(self, connection: HTTPConnection, response: HTTPResponse) -> None:
         self.response = response
-        self.heard: list[tuple[str, Any]] = []
+        self.events: list[tuple[str, Any]] = []
         self.lines: list[str] = []
         self._connection = connection
-        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """What was said of messages."""
-        return [data for name, data in self.heard if name == "message"]
+        """The progress of messages, in order."""
+        return [data for name, data in self.events if name == "message"]
 
     def last(self, message_id: str) -> dict[str, Any]:
-        """What was said of a message last; empty before."""
+        """Return the latest progress of a message. Empty before the first event."""
         return next((each for each in reversed(self.messages) if each["id"] == message_id), {})
 
-    def is_told(self, message_id: str, current: int) -> bool:
-        """Whether it has heard that so much is done."""
-        return bool((said := self.last(message_id)) and said["progress"]["current"] == current)
+    def has_received(self, message_id: str, current: int) -> bool:
+        """Whether the latest progress has this `current`."""
+        return bool((latest := self.last(message_id)) and latest["progress"]["current"] == current)
 
     def has_ended(self) -> bool:
         """Whether the server has ended the stream."""
         return not self._thread.is_alive()
 
     def leave(self) -> None:
-        """Close the connection, without a word."""
+        """Close the connection without notice."""
         with suppress(OSError):
             assert self._connection.sock is not None
             self._connection.sock.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._connection.close()
 
-    def _listen(self) -> None:
+    def _read(self) -> None:
         name = "message"
         with suppress(OSError, HTTPException, ValueError, AttributeError):
             while line := self.response.readline():
@@ -77,22 +77,22 @@ class Listener:
                 if text.startswith("event: "):
                     name = text.removeprefix("event: ")
                 elif text.startswith("data: "):
-                    self.heard.append((name, json.loads(text.removeprefix("data: "))))
+                    self.events.append((name, json.loads(text.removeprefix("data: "))))
                     name = "message"
 
 
 @contextmanager
-def listen(url: str, *message_ids: str, headers: Mapping[str, str] | None = None) -> Iterator[Listener]:
-    """A stream of these messages, from its beginning to the end of the block."""
+def open_stream_client(url: str, *message_ids: str, headers: Mapping[str, str] | None = None) -> Iterator[StreamClient]:
+    """Open a stream of these messages, and close it at the end of the block."""
     address = urlsplit(url)
     assert address.hostname and address.port
     connection = HTTPConnection(address.hostname, address.port, timeout=60)
     query = "&".join(f"id={each}" for each in message_ids)
     connection.request("GET", f"/progress/stream/?{query}", headers=dict(headers or {}))
-    listener = Listener(connection, connection.getresponse())
+    client = StreamClient(connection, connection.getresponse())
     try:
-        assert listener.response.status == 200, listener.response.status
-        wait_until(lambda: listener.lines)
-        yield listener
+        assert client.response.status == 200, client.response.status
+        wait_until(lambda: client.lines)
+        yield client
     finally:
-        listener.leave()
+        client.leave()

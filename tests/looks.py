@@ -1,4 +1,4 @@
-"""Every look that a bar has: what a server says and what the page sets. For the tests, and for docs/images/."""
+"""Every appearance of a bar, with the server's replies and the page's attributes. For tests and docs/images/."""
 
 from __future__ import annotations
 
@@ -9,34 +9,38 @@ from typing import Any
 
 from playwright.sync_api import Page, expect
 
-from tests.bars import HEAD, NOT_FOUND, UNAVAILABLE, answer
+from dramatiq_progress.progress import StepProgress
+from tests.bars import HEAD, NOT_FOUND, answer
 from tests.scripted_site import LIST, Reply, ScriptedSite
+from tests.waiting import wait_until
 
-#: No second poll comes before a test is over.
+#: Seconds until a poll that never happens in a test.
 NEVER = 3600
-#: How long a message is waited for that nobody knows.
-FIRST_ANSWER_LIMIT_MS = 121_000
+#: How long a bar waits for an unknown message.
+FIRST_ANSWER_LIMIT_MS = 5_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """One bar to look at.
+    """One appearance of a bar.
 
     Attributes:
-      name: What it is called, in a test and as a picture.
-      state: The state that the bar is in, at last.
-      said: What the server says, one after the other.
-      attributes: What the page sets.
-      offline: Whether the last request failed.
-      shows: The part that is seen when all is there: some are drawn by modules of their own.
+      name: Its name in tests and of its pictures.
+      state: The final state of the bar.
+      replies: The server's replies, in this order.
+      attributes: The attributes that the page sets.
+      offline: Whether the bar shows that the connection is lost.
+      shows: The part that is drawn last. Some are drawn by modules of their own.
+      text: The last text of the bar, if a module of its own draws it.
     """
 
     name: str
     state: str
-    said: tuple[Reply | dict[str, Any], ...]
+    replies: tuple[Reply | dict[str, Any], ...]
     attributes: str = ""
     offline: bool = False
-    shows: str = "track"
+    shows: str = "text"
+    text: str = ""
 
     @property
     def path(self) -> str:
@@ -44,96 +48,132 @@ class Look:
 
     @property
     def list_attribute(self) -> str:
-        """Where all that the server knows and says once is asked for together; trouble comes alone."""
-        return f'list="{LIST}"' if len(self.said) == 1 and isinstance(self.said[0], dict) else ""
+        """The attribute `list` of a bar with one answer: these share a request. Errors need their own."""
+        return f'list="{LIST}"' if len(self.replies) == 1 and isinstance(self.replies[0], dict) else ""
 
 
-def _said(state: str, **values: Any) -> dict[str, Any]:
-    said: dict[str, Any] = answer(state, **{"poll_after": NEVER, **values})
-    return said
+def _answer(state: str, **values: Any) -> dict[str, Any]:
+    made: dict[str, Any] = answer(state, **{"poll_after": NEVER, **values})
+    return made
 
 
-def _look(state: str, name: str = "", attributes: str = "", shows: str = "track", **values: Any) -> Look:
-    return Look(name=name or state, state=state, said=(_said(state, **values),), attributes=attributes, shows=shows)
+def _look(state: str, name: str = "", attributes: str = "", shows: str = "text", text: str = "", **values: Any) -> Look:
+    replies = (_answer(state, **values),)
+    return Look(name=name or state, state=state, replies=replies, attributes=attributes, shows=shows, text=text)
 
 
-_RUNNING = _said("running", current=3100, extra={"eta": 9.2})
-_BEGUN = _RUNNING | {"poll_after": 0.1}
-_PLACE = {"queue_position": 3, "queue_length": 12}
+_RUNNING = _answer("running", current=3100, extra={"eta": 9.2})
+_STARTED = _RUNNING | {"poll_after": 0.1}
+#: Shown at the first failure, since the retry is far away.
+_OUTAGE = Reply(status=503, json={}, headers={"Retry-After": str(NEVER)})
+_POSITION = {"queue_position": 3, "queue_length": 12}
 
 LOOKS = [
-    Look(name="waiting", state="waiting", said=(NOT_FOUND,)),
-    _look("enqueued", total=None, current=0, extra=_PLACE),
+    Look(name="waiting", state="waiting", replies=(NOT_FOUND,)),
+    _look("enqueued", total=None, current=0, extra=_POSITION),
     _look("delayed", total=None, current=0),
-    Look(name="running", state="running", said=(_RUNNING,)),
+    Look(name="running", state="running", replies=(_RUNNING,)),
     _look("running", "running-unknown", total=None, version=3),
-    _look("running", "cancel", 'cancel="/cancel/"', "cancel", extra={"can_cancel": True}),
-    _look("running", "cancelling", 'cancel="/cancel/"', "cancel-note", cancel_requested=True),
+    _look(
+        "running",
+        "step",
+        text="Step 2 of 3: Checking. 3,100 of 5,000",
+        current=3100,
+        description="",
+        has_steps=True,
+        overall=0.26,
+        step=StepProgress(2, 3, "Checking", 62.0),
+    ),
+    _look("running", "cancel", 'cancel="/cancel/"', "cancel", current=3100, extra={"can_cancel": True, "eta": 9.2}),
+    _look("running", "cancelling", 'cancel="/cancel/"', text="Cancelling…", cancel_requested=True),
     _look("retrying", retry_in=12, retries_left=3),
     _look("lost"),
-    Look(name="offline", state="running", said=(_BEGUN, UNAVAILABLE), offline=True),
+    Look(name="offline", state="running", replies=(_STARTED, _OUTAGE), offline=True),
     _look("done", current=5000),
     _look("done", "done-unknown", total=None, current=0),
-    _look("done", "done-result", "show-result", "note", current=5000, result={"imported": 4988, "left_out": 12}),
+    _look(
+        "done",
+        "done-result",
+        "show-result",
+        text="imported: 4,988, left out: 12",
+        current=5000,
+        result={"imported": 4988, "left_out": 12},
+    ),
     _look("done", "done-download", 'download="Download the ZIP"', "link", current=5000, result="/exports/7.zip"),
     _look("failed", result="Row 1,201: there is no airport “XQZ”."),
     _look("failed", "failed-unknown", total=None, current=0),
-    _look("failed", "failed-retry", 'retry="/again/"', "link", result="Row 1,201: there is no airport “XQZ”."),
+    _look("failed", "failed-retry", 'retry="/again/"', "retry", result="Row 1,201: there is no airport “XQZ”."),
     _look("cancelled"),
     _look("skipped", total=None, current=0),
-    Look(name="not-found", state="not-found", said=(NOT_FOUND,)),
-    Look(name="denied", state="not-found", said=(Reply(status=403, json={}),)),
-    Look(name="expired", state="expired", said=(_BEGUN, NOT_FOUND)),
+    Look(name="not-found", state="not-found", replies=(NOT_FOUND,)),
+    Look(name="denied", state="not-found", replies=(Reply(status=403, json={}),)),
+    Look(name="expired", state="expired", replies=(_STARTED, NOT_FOUND)),
 ]
 
 
-def open_looks(
-    page: Page, site: ScriptedSite, looks: Sequence[Look] = LOOKS, *, root: str = 'lang="en"', style: str = ""
+def write_looks(
+    site: ScriptedSite,
+    looks: Sequence[Look] = LOOKS,
+    *,
+    root: str = 'lang="en"',
+    style: str = "",
+    label: str = "",
 ) -> None:
-    """Open a page with these bars, each below its name, and wait until each is what it is to be.
+    """Set a page with these bars, each below its name, and the server's replies. A bar polls once it has a `src`.
 
-    The page's clock stands still then: no text changes any more.
+    The label of each is its name, unless another is given.
     """
     for look in looks:
-        site.say(*look.said, path=look.path)
+        site.reply(*look.replies, path=look.path)
     head = HEAD.replace('lang="en"', root)
     bars = "".join(
         f'<section id="{look.name}"><h2>{look.name}</h2><dramatiq-progress data-src="{escape(look.path)}" '
-        f'label="{look.name}" {look.list_attribute} {look.attributes}></dramatiq-progress></section>'
+        f'label="{label or look.name}" {look.list_attribute} {look.attributes}></dramatiq-progress></section>'
         for look in looks
     )
     site.html = f"{head}<title>Looks</title>{style}<body><main><h1>Looks</h1>{bars}</main>"
+
+
+def open_looks(page: Page, site: ScriptedSite, looks: Sequence[Look] = LOOKS, **of_page: str) -> None:
+    """Open a page of `write_looks`, and wait until all bars have their final appearance.
+
+    The page's clock is paused then, so that no text changes.
+    """
+    write_looks(site, looks, **of_page)
     page.clock.install(time=0)
     page.goto(site.url)
     page.clock.pause_at(1_000_000)
-    _wait_in_vain(page, [look for look in looks if look.name == "not-found"])
-    _begin(page, [look for look in looks if look.name != "not-found"])
+    _wait_for_not_found(page, [look for look in looks if look.name == "not-found"])
+    _start(page, [look for look in looks if look.name != "not-found"])
 
 
-def _wait_in_vain(page: Page, looks: Sequence[Look]) -> None:
+def _wait_for_not_found(page: Page, looks: Sequence[Look]) -> None:
     for look in looks:
         with page.expect_response(f"**{look.path}"):
-            _ask(page, [look])
+            _poll(page, [look])
         expect_look(page, look, state="waiting")
         page.clock.fast_forward(FIRST_ANSWER_LIMIT_MS)
         expect_look(page, look)
 
 
-def _begin(page: Page, looks: Sequence[Look]) -> None:
-    _ask(page, looks)
+def _start(page: Page, looks: Sequence[Look]) -> None:
+    _poll(page, looks)
     for look in looks:
-        if len(look.said) > 1:
+        if len(look.replies) > 1:
             expect_look(page, look, state="running", offline=False)
-    # The second poll comes 100 ms after the first was answered.
+    # The second poll is sent 100 ms after the first answer.
     page.clock.run_for(100)
     for look in looks:
+        if look.offline:
+            # Trouble is drawn by a timer.
+            wait_until(lambda: page.clock.run_for(1) or page.locator("dramatiq-progress[offline]").count())
         expect_look(page, look)
 
 
-def _ask(page: Page, looks: Sequence[Look]) -> None:
+def _poll(page: Page, looks: Sequence[Look]) -> None:
     for look in looks:
         page.locator(f"#{look.name} dramatiq-progress").evaluate("bar => { bar.src = bar.dataset.src }")
-    # A poll is sent by a timer, also if it is due at once.
+    # A poll is sent by a timer, even if it is due immediately.
     page.clock.run_for(1)
 
 
@@ -142,4 +182,6 @@ def expect_look(page: Page, look: Look, *, state: str = "", offline: bool | None
     expect(bar).to_have_attribute("state", state or look.state)
     offline = look.offline if offline is None else offline
     expect(page.locator(f"#{look.name} dramatiq-progress[offline]")).to_have_count(int(offline))
-    expect(bar.locator(f"[part={look.shows}]")).to_be_visible()
+    expect(bar.locator(f"[part~={look.shows}]")).to_be_visible()
+    if look.text:
+        expect(bar.locator("[part=text]")).to_have_text(look.text)

@@ -1,4 +1,4 @@
-"""Those who ask in the tests: a visitor, the owner of a message, another user, and staff, each with a client."""
+"""Users of the tests: a visitor, the owner of a message, another user, and staff, each with a client."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ NAMES = ("anonymous", "owner", "another", "staff")
 
 
 class People:
-    """Who they are and what they ask with.
+    """The four users.
 
     Attributes:
-      users: All but the anonymous one, by name.
-      clients: All four.
+      broker: The broker that their messages are sent to.
+      users: All but the visitor, by name.
+      clients: The clients of all four, by name.
     """
 
     def __init__(self, broker: StubBroker) -> None:
@@ -38,21 +39,22 @@ class People:
         self.clients = {name: Client() for name in NAMES}
         for name, user in self.users.items():
             self.clients[name].force_login(user)
-        self._actor = progress_actor(broker=broker, actor_name="work")(lambda: None)
+        self.broker = broker
+        self._actor = progress_actor(broker=broker, actor_name="work", cancellable=True)(lambda: None)
 
     def send(self, whom: Any = None) -> str:
-        """A message of somebody (a name, or what `owned_by` takes), or of nobody; its id."""
+        """Send a message and return its id. Its owner is a user by name, or any argument of `owned_by`."""
         with owned_by(self.users[whom] if isinstance(whom, str) else whom):
             return self._actor.send().message_id
 
     def who_gets(self, path: str) -> set[str]:
-        """The names of those who are answered 200."""
+        """Return the names of the users whose response is a 200."""
         return {name for name, client in self.clients.items() if client.get(path).status_code == 200}
 
 
 @pytest.fixture
 def people(db: None, settings: Any, memory_store: Store) -> Iterator[People]:
-    """The four, on a site with sessions, users and `OwnerMiddleware`."""
+    """The four users, on a site with sessions, users and `OwnerMiddleware`."""
     settings.MIDDLEWARE = MIDDLEWARE
     broker = StubBroker(middleware=[ProgressMiddleware()])
     yield People(broker)

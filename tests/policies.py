@@ -1,4 +1,4 @@
-"""Content Security Policies for the tests' site, set as projects do: by Django's own middleware or by django-csp."""
+"""Content Security Policies for the tests' site, set by Django's own middleware or by django-csp."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import django
 from csp import constants
 
-#: Stands in a policy for what the middleware puts in its place.
+#: A placeholder in a policy, which the middleware replaces.
 NONCE = "NONCE"
 
 MIDDLEWARE = {"django-csp": "csp.middleware.CSPMiddleware"}
@@ -26,16 +26,16 @@ TRUSTED = STRICT | {"require-trusted-types-for": ["'script'"], "trusted-types": 
 
 
 def header(policy: dict[str, list[str]]) -> str:
-    """The policy as a header says it."""
+    """Return the policy as the value of a header."""
     return "; ".join(f"{directive} {' '.join(sources)}" for directive, sources in policy.items())
 
 
 def read(policy: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings ``SECURE_CSP`` of Django 6 and ``CONTENT_SECURITY_POLICY`` of django-csp, of a policy in JSON."""
+    """Return ``SECURE_CSP`` (Django 6) and ``CONTENT_SECURITY_POLICY`` (django-csp) for a policy in JSON."""
 
     def named(nonce: object) -> dict[str, Any]:
         directives = json.loads(policy).items()
         return {directive: [nonce if each == NONCE else each for each in sources] for directive, sources in directives}
 
-    # As django.utils.csp.CSP.NONCE, which Django 5.2 has not.
+    # The value of django.utils.csp.CSP.NONCE, which Django 5.2 doesn't have.
     return named("<CSP_NONCE_SENTINEL>"), {"DIRECTIVES": named(constants.NONCE)}

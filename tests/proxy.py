@@ -1,4 +1,4 @@
-"""A TCP proxy of a few lines that delays, cuts or swallows what goes through it."""
+"""A TCP proxy that delays, cuts or drops the traffic to a server."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-#: A read that waits longer has nothing to forward; the thread then looks whether it is still wanted.
+#: How often a thread that has nothing to forward checks whether to stop.
 POLL_SECONDS = 0.05
 
 
 class Proxy:
-    """Stands before a server of this machine.
+    """A proxy for a server of this machine.
 
     Attributes:
-      delay: Seconds after which an answer of the server is handed on.
-      is_mute: It accepts connections, and hands nothing on in either direction.
-      is_cut: It accepts no connection, and ends those that there are.
+      delay: Seconds after which an answer of the server is forwarded.
+      is_mute: Whether it accepts connections, and forwards nothing in either direction.
+      is_cut: Whether it accepts no connection, and closes those that are open.
     """
 
     def __init__(self, port: int) -> None:
@@ -65,7 +65,7 @@ class Proxy:
                 self._begin(self._carry, client, server)
 
     def _carry(self, client: socket.socket, server: socket.socket) -> None:
-        """Both directions of one connection, in one thread, since a client waits for its answers."""
+        """Forward both directions of a connection. One thread is enough, since a client waits for its answers."""
         with client, server, suppress(OSError):
             while not (self._stopping or self.is_cut):
                 readable = [] if self.is_mute else select.select([client, server], [], [], POLL_SECONDS)[0]
@@ -82,7 +82,7 @@ class Proxy:
 
 @contextmanager
 def before(port: int) -> Iterator[Proxy]:
-    """A proxy before the server on a port."""
+    """Run a proxy for the server on a port."""
     made = Proxy(port)
     try:
         yield made

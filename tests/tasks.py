@@ -9,9 +9,9 @@ from pathlib import Path
 from dramatiq_progress import ProgressObserver, UserFacingError, progress_actor
 
 
-@progress_actor(max_retries=3, throws=UserFacingError)
+@progress_actor(max_retries=3, cancellable=True)
 def import_rows(progress_observer: ProgressObserver, path: str) -> None:
-    """The README's actor, over a file that takes some seconds to import."""
+    """Import a file within some seconds, like the README's actor."""
     rows = list(csv.DictReader(Path(path).read_text().splitlines()))
     if not rows:
         raise UserFacingError("The file is empty.")

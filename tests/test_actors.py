@@ -1,4 +1,4 @@
-"""`progress_actor` declares normal Dramatiq actors, and gives each call its observer."""
+"""`progress_actor`: it declares normal Dramatiq actors, and passes an observer to each call."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from dramatiq_progress import (
     progress_actor,
 )
 from dramatiq_progress import ProgressObserver as Renamed
+from dramatiq_progress.actors import is_asynchronous
 from dramatiq_progress.middleware import ProgressMiddleware
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def broker() -> Iterator[StubBroker]:
 
 
 def run(broker: StubBroker, actor: dramatiq.Actor[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Send a message, wait for its end, and return its progress."""
+    """Send a message, wait until it is done, and return its progress."""
     message = actor.send(*args, **kwargs)
     broker.join(actor.queue_name)
     progress = get_progress(message.message_id)
@@ -52,7 +53,7 @@ def run(broker: StubBroker, actor: dramatiq.Actor[..., Any], *args: Any, **kwarg
     return progress
 
 
-# Where the observer goes
+# The parameter of the observer
 
 
 def first(progress_observer: ProgressObserver, a: int, b: int = 2) -> list[int]:
@@ -101,23 +102,23 @@ def with_rest(a: int, watcher: ProgressObserver, *rest: int) -> list[int]:
     return [a, *rest]
 
 
-PLACES = [first, last, middle, by_keyword, by_name_only, optional, unresolvable, positional, with_rest]
+SIGNATURES = [first, last, middle, by_keyword, by_name_only, optional, unresolvable, positional, with_rest]
 
 
-@pytest.mark.parametrize("fn", PLACES)
-def test_the_observer_goes_to_its_parameter_wherever_it_stands(broker: StubBroker, fn: Any) -> None:
+@pytest.mark.parametrize("fn", SIGNATURES)
+def test_the_observer_is_passed_to_its_parameter_at_any_position(broker: StubBroker, fn: Any) -> None:
     actor = progress_actor(broker=broker, publish_result=True)(fn)
     progress = run(broker, actor, 1, 3)
     assert (progress.current, progress.result) == (1, [1, 3])
 
 
-@pytest.mark.parametrize("fn", [each for each in PLACES if each not in (positional, with_rest)])
-def test_the_other_arguments_may_be_given_by_name(broker: StubBroker, fn: Any) -> None:
+@pytest.mark.parametrize("fn", [each for each in SIGNATURES if each not in (positional, with_rest)])
+def test_the_other_arguments_may_be_passed_by_name(broker: StubBroker, fn: Any) -> None:
     actor = progress_actor(broker=broker, publish_result=True)(fn)
     assert run(broker, actor, b=3, a=1).result == [1, 3]
 
 
-def test_the_annotation_goes_before_the_name(broker: StubBroker) -> None:
+def test_the_annotation_takes_precedence_over_the_name(broker: StubBroker) -> None:
     def work(progress_observer: str, watcher: ProgressObserver) -> str:
         watcher.set_progress(1)
         return progress_observer
@@ -126,11 +127,11 @@ def test_the_annotation_goes_before_the_name(broker: StubBroker) -> None:
     assert (progress.current, progress.result) == (1, "plain")
 
 
-def test_a_function_without_observer_is_tracked_all_the_same(broker: StubBroker) -> None:
+def test_a_function_without_an_observer_is_tracked_too(broker: StubBroker) -> None:
     assert run(broker, progress_actor(broker=broker)(lambda a: None), 1).attempt == 1
 
 
-def test_two_observers_are_one_too_many(broker: StubBroker) -> None:
+def test_two_observer_parameters_are_an_error(broker: StubBroker) -> None:
     def work(a: ProgressObserver, b: ProgressObserver) -> None: ...
 
     with pytest.raises(TypeError, match=r"work has 2 parameters annotated ProgressObserver \(a, b\)"):
@@ -146,7 +147,7 @@ def test_the_observer_is_never_an_argument_of_the_message(broker: StubBroker) ->
 # A normal Dramatiq actor
 
 
-def test_it_may_be_used_bare_and_with_every_option_of_dramatiq(broker: StubBroker) -> None:
+def test_it_accepts_every_option_of_dramatiq_and_none(broker: StubBroker) -> None:
     class Special(dramatiq.Actor[..., Any]):
         pass
 
@@ -175,7 +176,7 @@ def test_one_decorator_serves_many_functions(broker: StubBroker) -> None:
     assert [decorate(first).actor_name, decorate(last).actor_name] == ["first", "last"]
 
 
-def test_it_keeps_name_and_docs_and_shows_the_senders_signature(broker: StubBroker) -> None:
+def test_the_actor_has_the_name_of_the_function_and_the_signature_for_senders(broker: StubBroker) -> None:
     actor = progress_actor(broker=broker)(middle)
     assert (actor.fn.__name__, actor.fn.__module__) == ("middle", __name__)
     assert list(inspect.signature(actor.fn).parameters) == ["a", "b"]
@@ -189,12 +190,12 @@ def test_groups_of_tracked_messages_run(broker: StubBroker) -> None:
     assert [each and each.current for each in found] == [1, 2]
 
 
-def test_without_the_middleware_the_line_to_add_is_told() -> None:
+def test_the_error_without_the_middleware_has_the_line_to_add() -> None:
     with pytest.raises(ImproperlyConfigured, match=r'"dramatiq_progress\.middleware\.ProgressMiddleware"'):
         progress_actor(broker=StubBroker(middleware=[]))(first)
 
 
-def test_what_has_no_name_must_be_given_one(broker: StubBroker) -> None:
+def test_a_callable_without_a_name_needs_an_actor_name(broker: StubBroker) -> None:
     with pytest.raises(TypeError, match="actor_name="):
         progress_actor(broker=broker)(functools.partial(first, b=5))
     actor = progress_actor(broker=broker, actor_name="five", publish_result=True)(functools.partial(first, b=5))
@@ -212,7 +213,7 @@ def test_a_direct_call_has_a_detached_observer(broker: StubBroker) -> None:
     assert progress_actor(broker=broker)(work)(3) == (None, 1, 3)
 
 
-def test_a_test_may_hand_over_an_observer_of_its_own(broker: StubBroker) -> None:
+def test_a_test_can_pass_its_own_observer(broker: StubBroker) -> None:
     actor: Any = progress_actor(broker=broker)(first)
     observer = ProgressObserver()
     assert actor(observer, 4) == [4, 2]
@@ -242,7 +243,7 @@ def test_an_actor_that_calls_itself_does_not_move_its_bar(broker: StubBroker) ->
     assert run(broker, actor, 3).current == 3
 
 
-def test_a_bad_report_of_an_inner_call_does_not_fail_the_job(broker: StubBroker) -> None:
+def test_an_invalid_report_of_an_inner_call_does_not_fail_the_job(broker: StubBroker) -> None:
     def inner(progress_observer: ProgressObserver) -> None:
         progress_observer.set_progress(-1)
 
@@ -273,7 +274,7 @@ def test_deeper_code_finds_the_observer(broker: StubBroker) -> None:
     assert current_observer() is None
 
 
-def test_another_thread_does_not_see_it_and_may_be_given_it(broker: StubBroker) -> None:
+def test_another_thread_has_no_current_observer_but_can_use_one(broker: StubBroker) -> None:
     def work(progress_observer: ProgressObserver) -> None:
         found: list[Any] = []
 
@@ -305,7 +306,7 @@ def test_async_actors_report_too(broker: StubBroker) -> None:
     assert (progress.current, progress.total, progress.result) == (3, 3, "ok")
 
 
-def test_async_actors_at_the_same_time_have_their_own_observers(broker: StubBroker) -> None:
+def test_concurrent_async_actors_have_their_own_observers(broker: StubBroker) -> None:
     both_run = threading.Barrier(2)
 
     async def work(number: int) -> None:
@@ -330,7 +331,7 @@ def test_an_async_actor_may_be_called_outside_a_worker() -> None:
     assert progress_actor(broker=idle)(work)() == 3
 
 
-def test_an_async_actor_without_asyncio_middleware_fails_as_dramatiq_says() -> None:
+def test_an_async_actor_without_asyncio_middleware_fails_with_the_error_of_dramatiq() -> None:
     async def work() -> None: ...
 
     lacking = StubBroker(middleware=[Retries(max_retries=0), ProgressMiddleware()])
@@ -344,24 +345,22 @@ def test_an_async_actor_without_asyncio_middleware_fails_as_dramatiq_says() -> N
     assert progress is not None and progress.state is State.FAILED
 
 
-# What is published
+# Results and invalid reports
 
 
 @pytest.mark.parametrize("publish", [True, False])
-def test_a_return_value_is_public_only_when_the_actor_says_so(broker: StubBroker, publish: bool) -> None:
+def test_a_return_value_is_public_only_if_the_actor_publishes_it(broker: StubBroker, publish: bool) -> None:
     actor = progress_actor(broker=broker, publish_result=publish)(first)
     assert run(broker, actor, 1).result == ([1, 2] if publish else None)
 
 
-def test_a_return_value_that_is_no_json_is_left_out(broker: StubBroker, caplog: Any) -> None:
+def test_a_return_value_that_cannot_be_encoded_is_ignored(broker: StubBroker, caplog: Any) -> None:
     actor = progress_actor(broker=broker, publish_result=True, actor_name="work")(lambda: object())
     assert run(broker, actor).result is None
-    assert "The result of work" in caplog.text
+    assert "Ignoring the result of work" in caplog.text
 
 
-def test_a_bad_report_fails_no_job_but_is_found_while_developing(
-    broker: StubBroker, settings: Any, caplog: Any
-) -> None:
+def test_an_invalid_report_fails_a_job_only_with_debug(broker: StubBroker, settings: Any, caplog: Any) -> None:
     def work(progress_observer: ProgressObserver) -> None:
         progress_observer.set_progress(5, 10)
         progress_observer.set_progress(float("nan"), -3)
@@ -371,8 +370,8 @@ def test_a_bad_report_fails_no_job_but_is_found_while_developing(
     actor = progress_actor(broker=broker)(work)
     progress = run(broker, actor)
     assert (progress.current, progress.total, progress.metadata) == (5, 10, {})
-    warnings = [each.getMessage() for each in caplog.records if "left out" in each.getMessage()]
-    assert len(warnings) == 1 and "reported current=nan" in warnings[0]
+    warnings = [each.getMessage() for each in caplog.records if "invalid report" in each.getMessage()]
+    assert len(warnings) == 1 and ": current=nan" in warnings[0]
 
     settings.DEBUG = True
     message = actor.send()
@@ -380,3 +379,43 @@ def test_a_bad_report_fails_no_job_but_is_found_while_developing(
         broker.join("default")
     failed = get_progress(message.message_id)
     assert failed is not None and failed.state is State.FAILED
+
+
+# Class-based actors, and a parameter that gets no observer
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_class_based_actor_gets_its_observer(broker: StubBroker, is_async: bool) -> None:
+    declare = functools.partial(progress_actor, broker=broker)
+
+    class Sync(dramatiq.GenericActor):
+        class Meta:
+            actor = declare
+
+        def perform(self, rows: int, observer: ProgressObserver) -> None:
+            observer.set_progress(rows, 9, type(self).__name__)
+
+    class Async(dramatiq.GenericActor):
+        class Meta:
+            actor = declare
+
+        async def perform(self, rows: int, observer: ProgressObserver) -> None:
+            observer.set_progress(rows, 9, type(self).__name__)
+
+    actor: Any = Async if is_async else Sync
+    assert is_asynchronous(broker.actors[actor.actor_name]) == is_async
+    progress = run(broker, actor, 4)
+    assert (progress.current, progress.total, progress.description) == (4, 9, actor.actor_name)
+
+
+def test_a_parameter_that_probably_should_be_the_observer_is_a_warning_at_the_declaration(broker: StubBroker) -> None:
+    def bare(observer, n):  # type: ignore[no-untyped-def]
+        """Its observer would be missing in the worker only."""
+
+    def annotated(observer: str, n: int) -> None:
+        """It has another kind of observer."""
+
+    with pytest.warns(UserWarning, match="bare gets no observer: .* Declare it as observer: ") as found:
+        progress_actor(broker=broker)(bare)
+    assert found[0].filename == __file__
+    progress_actor(broker=broker)(annotated)

@@ -1,4 +1,4 @@
-"""What `make audit` makes of pip-audit's answers."""
+"""The evaluation of pip-audit's output by `make audit`."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ def audit() -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    ("dependencies", "is_well", "said"),
+    ("dependencies", "passes", "text"),
     [
-        ([SOUND, SOUND], True, "no known weakness in 2 packages."),
-        ([SOUND, SKIPPED], True, "no known weakness in 1 packages; not known there: redis."),
-        ([SKIPPED, SKIPPED], True, "its database was not reached"),
-        ([SKIPPED, WEAK], False, "django 4.0: CVE-1 (mended in 4.1)"),
+        ([SOUND, SOUND], True, "no known vulnerability in 2 packages."),
+        ([SOUND, SKIPPED], True, "no known vulnerability in 1 packages; not in the database: redis."),
+        ([SKIPPED, SKIPPED], True, "the database could not be reached"),
+        ([SKIPPED, WEAK], False, "django 4.0: CVE-1 (fixed in 4.1)"),
     ],
 )
-def test_a_known_weakness_fails_and_a_missing_database_does_not(
-    audit: ModuleType, dependencies: list[Any], is_well: bool, said: str
+def test_a_known_vulnerability_fails_and_an_unreachable_database_does_not(
+    audit: ModuleType, dependencies: list[Any], passes: bool, text: str
 ) -> None:
-    found = audit.verdict(json.dumps({"dependencies": dependencies, "fixes": []}), "")
-    assert found[0] is is_well and said in found[1]
+    found = audit.evaluate(json.dumps({"dependencies": dependencies, "fixes": []}), "")
+    assert found[0] is passes and text in found[1]
 
 
-def test_an_audit_that_fails_is_told_from_one_that_reaches_nothing(audit: ModuleType) -> None:
-    assert audit.verdict("", "requests.exceptions.ConnectionError: api.osv.dev")[0]
-    assert audit.verdict("", "unrecognized arguments: --format") == (
+def test_a_failing_audit_differs_from_an_unreachable_database(audit: ModuleType) -> None:
+    assert audit.evaluate("", "requests.exceptions.ConnectionError: api.osv.dev")[0]
+    assert audit.evaluate("", "unrecognized arguments: --format") == (
         False,
         "pip-audit failed:\nunrecognized arguments: --format",
     )
 
 
-def test_what_the_package_needs_is_found_and_no_more(audit: ModuleType) -> None:
-    needed = audit.needed("dramatiq-progress")
-    assert {"django", "dramatiq", "django-dramatiq", "redis", "asgiref", "sqlparse"} <= needed.keys()
-    assert not {"pytest", "pika", "dramatiq-progress"} & needed.keys()
+def test_only_the_package_s_own_dependencies_are_audited(audit: ModuleType) -> None:
+    dependencies = audit.dependencies_of("dramatiq-progress")
+    assert {"django", "dramatiq", "django-dramatiq", "redis", "asgiref", "sqlparse"} <= dependencies.keys()
+    assert not {"pytest", "pika", "dramatiq-progress"} & dependencies.keys()

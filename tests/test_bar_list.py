@@ -1,4 +1,4 @@
-"""Many bars on a page: one request for all of them, one timer, and nothing that one bar does to the others."""
+"""Many bars on a page: they share one request and one timer, and don't affect each other."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from playwright.sync_api import Locator, Page, expect
 
 from dramatiq_progress.progress import State
 from dramatiq_progress.stores import Store
-from dramatiq_progress.stores.base import Attempt, Report
+from dramatiq_progress.stores.attempt import Attempt
 from tests import servers
-from tests.bars import HEAD, OBSERVE, UNAVAILABLE, answer, expect_state, part, set_hidden, settle
+from tests.bars import HEAD, OBSERVE, RECORD_TROUBLE, UNAVAILABLE, answer, expect_state, part, set_hidden, settle
 from tests.scripted_site import Reply, ScriptedSite
 from tests.waiting import wait_until
 
@@ -27,7 +27,7 @@ SLOW = 3600
 
 @pytest.fixture
 def open_bars(site: ScriptedSite, page: Page) -> OpenBars:
-    """Opens a page with a bar for each id, as the template tag writes them; gives the bars."""
+    """A function that opens a page with a bar for each id, like the template tag, and returns the bars."""
 
     def open_page(*ids: str, more: str = "") -> Locator:
         site.html = f"{HEAD}<body>{''.join(map(html, ids))}{more}"
@@ -42,13 +42,13 @@ def html(message_id: str) -> str:
     return f'<dramatiq-progress list="/progress/" src="/progress/{message_id}/"></dramatiq-progress>'
 
 
-def tell(site: ScriptedSite, *ids: str, state: str = "running", poll_after: float = SLOW, **more: Any) -> None:
+def set_answers(site: ScriptedSite, *ids: str, state: str = "running", poll_after: float = SLOW, **more: Any) -> None:
     for each in ids:
-        site.say(answer(state, poll_after=poll_after, **more), path=f"/progress/{each}/")
+        site.reply(answer(state, poll_after=poll_after, **more), path=f"/progress/{each}/")
 
 
-def asked(path: str) -> list[str]:
-    """The ids in the address of a poll."""
+def ids_in(path: str) -> list[str]:
+    """Return the ids in the URL of a poll."""
     parts = urlsplit(path)
     return parse_qs(parts.query).get("id") or [parts.path.split("/")[2]]
 
@@ -69,53 +69,51 @@ def add(page: Page, markup: str) -> None:
 
 def test_a_hundred_bars_cost_one_request(open_bars: OpenBars, site: ScriptedSite) -> None:
     ids = [f"{number:08}-c5d0-4f4b-9d3c-000000000000" for number in range(100)]
-    tell(site, *ids)
+    set_answers(site, *ids)
     bars = open_bars(*ids)
     expect_each(bars, "running")
     assert settle(bars, site) == 1
-    assert asked(site.polls[0]) == ids
-    # gunicorn takes a request line of 4,094 bytes, and other servers more.
+    assert ids_in(site.polls[0]) == ids
+    # gunicorn accepts a request line of 4,094 bytes, and other servers accept more.
     assert len(f"GET {site.polls[0]} HTTP/1.1\r\n") < 4094
 
 
-def test_more_than_a_hundred_bars_cost_several_and_none_is_left_behind(open_bars: OpenBars, site: ScriptedSite) -> None:
+def test_more_than_a_hundred_bars_cost_several_requests(open_bars: OpenBars, site: ScriptedSite) -> None:
     ids = [f"m{number}" for number in range(250)]
-    tell(site, *ids)
+    set_answers(site, *ids)
     bars = open_bars(*ids)
     expect_each(bars, "running")
     assert settle(bars, site) == 3
-    assert sorted(len(asked(poll)) for poll in site.polls) == [50, 100, 100]
+    assert sorted(len(ids_in(poll)) for poll in site.polls) == [50, 100, 100]
 
 
-def test_bars_that_are_always_due_do_not_keep_others_waiting(open_bars: OpenBars, site: ScriptedSite) -> None:
+def test_bars_that_are_always_due_do_not_starve_others(open_bars: OpenBars, site: ScriptedSite) -> None:
     ids = [f"m{number}" for number in range(150)]
-    tell(site, *ids, poll_after=0.1)
+    set_answers(site, *ids, poll_after=0.1)
     bars = open_bars(*ids)
     expect_each(bars, "running")
-    tell(site, *ids, state="done")
+    set_answers(site, *ids, state="done")
     expect_each(bars, "done")
 
 
-def test_one_bar_asks_for_its_message_alone(open_bars: OpenBars, site: ScriptedSite) -> None:
-    tell(site, "m1")
+def test_a_single_bar_polls_its_own_url(open_bars: OpenBars, site: ScriptedSite) -> None:
+    set_answers(site, "m1")
     bars = open_bars("m1")
     expect_state(bars, "running")
     assert site.polls == ["/progress/m1/"]
 
 
-def test_two_bars_of_one_message_ask_once(open_bars: OpenBars, site: ScriptedSite) -> None:
-    tell(site, "m1")
+def test_two_bars_of_one_message_cost_one_request(open_bars: OpenBars, site: ScriptedSite) -> None:
+    set_answers(site, "m1")
     bars = open_bars("m1", "m1")
     expect_each(bars, "running")
     assert settle(bars, site) == 1
     assert site.polls == ["/progress/m1/"]
 
 
-def test_a_second_bar_of_a_message_is_told_too_when_nothing_is_new(
-    open_bars: OpenBars, site: ScriptedSite, page: Page
-) -> None:
-    said = Reply(json=answer("retrying", retry_in=60, poll_after=SLOW), headers={"ETag": 'W/"1"'})
-    site.say(said, Reply(status=304))
+def test_a_second_bar_of_a_message_is_drawn_after_a_304(open_bars: OpenBars, site: ScriptedSite, page: Page) -> None:
+    listed = Reply(json=answer("retrying", retry_in=60, poll_after=SLOW), headers={"ETag": 'W/"1"'})
+    site.reply(listed, Reply(status=304))
     bars = open_bars("m1")
     expect_state(bars, "retrying")
     add(page, html("m1"))
@@ -136,19 +134,19 @@ def test_a_second_bar_of_a_message_is_told_too_when_nothing_is_new(
         f'<dramatiq-progress list="/progress/" src="/progress/{"x" * 65}/"></dramatiq-progress>',
     ],
 )
-def test_a_bar_of_another_server_asks_by_itself(open_bars: OpenBars, site: ScriptedSite, more: str) -> None:
-    """Also one whose address is none of the list's: what the list would refuse must not stop the other bars."""
+def test_a_bar_of_another_server_polls_separately(open_bars: OpenBars, site: ScriptedSite, more: str) -> None:
+    """So does a URL that isn't in the list: an id that the list rejects must not stop the other bars."""
     celery = {"complete": False, "progress": {"pending": False, "current": 30, "total": 100, "percent": 30}}
-    tell(site, "m1", "m3")
+    set_answers(site, "m1", "m3")
     other = more.split('src="')[1].split('"')[0]
-    site.say(celery, path=other)
+    site.reply(celery, path=other)
     bars = open_bars("m1", "m3", more=more)
     expect_each(bars, "running")
     assert {"/progress/?id=m1&id=m3", other} == set(site.polls)
 
 
-def test_another_kind_of_bar_asks_in_its_own_way(open_bars: OpenBars, site: ScriptedSite, page: Page) -> None:
-    tell(site, "m1", "m2", "m3", "m4", poll_after=0.1)
+def test_a_subclass_makes_its_own_requests(open_bars: OpenBars, site: ScriptedSite, page: Page) -> None:
+    set_answers(site, "m1", "m2", "m3", "m4", poll_after=0.1)
     bars = open_bars("m1", "m2")
     expect_each(bars, "running")
     page.evaluate(
@@ -157,7 +155,7 @@ def test_another_kind_of_bar_asks_in_its_own_way(open_bars: OpenBars, site: Scri
           customElements.define("own-progress", class extends DramatiqProgress {
             request(signal, url) {
               const request = super.request(signal, url);
-              request.headers.set("X-Asked-By", "me");
+              request.headers.set("X-Requested-By", "me");
               return request;
             }
           });
@@ -167,8 +165,10 @@ def test_another_kind_of_bar_asks_in_its_own_way(open_bars: OpenBars, site: Scri
     add(page, (html("m3") + html("m4")).replace("dramatiq-progress", "own-progress"))
     expect_state(page.locator("own-progress").nth(1), "running")
     site.wait_for_polls(len(site.polls) + 6)
-    asked_by = {(poll, headers.get("X-Asked-By")) for poll, headers in zip(site.polls, site.poll_headers, strict=True)}
-    assert asked_by == {("/progress/?id=m1&id=m2", None), ("/progress/?id=m3&id=m4", "me")}
+    requested_by = {
+        (poll, headers.get("X-Requested-By")) for poll, headers in zip(site.polls, site.poll_headers, strict=True)
+    }
+    assert requested_by == {("/progress/?id=m1&id=m2", None), ("/progress/?id=m3&id=m4", "me")}
 
 
 def test_a_page_of_a_real_site_costs_one_request_at_a_time(
@@ -177,7 +177,8 @@ def test_a_page_of_a_real_site_costs_one_request_at_a_time(
     wanted = settings.DRAMATIQ_PROGRESS
     environment = {
         "TEST_STORE_URL": wanted["OPTIONS"]["url"],
-        "TEST_PROGRESS": json.dumps({"PREFIX": wanted["PREFIX"]}),
+        # No heartbeats: `lost` would be a change.
+        "TEST_PROGRESS": json.dumps({"PREFIX": wanted["PREFIX"], "LOST_AFTER": 3600}),
         "TEST_DJANGO_MIDDLEWARE": json.dumps(["django.middleware.gzip.GZipMiddleware"]),
     }
     attempts = [Attempt(f"m{number}", "work", "default", 3) for number in range(100)]
@@ -198,7 +199,7 @@ def test_a_page_of_a_real_site_costs_one_request_at_a_time(
         assert answers[0] == (200, "gzip")
         page.wait_for_event("response", lambda each: each.status == 304)
         assert set(answers[1:]) == {(304, None)}
-        redis_store.report([Report(attempts[7], {"current": "7", "total": "10"})])
+        redis_store.report([(attempts[7], {"current": "7", "total": "10"})])
         expect(part(bars.nth(7), "percent")).to_have_text("70%")
         assert answers.count((200, "gzip")) == 2
         for attempt in attempts:
@@ -209,31 +210,31 @@ def test_a_page_of_a_real_site_costs_one_request_at_a_time(
 # ---- When ----
 
 
-def test_a_slow_message_is_not_asked_for_as_often_as_a_quick_one(
+def test_a_slow_message_is_polled_less_often_than_a_quick_one(
     open_bars: OpenBars, site: ScriptedSite, page: Page
 ) -> None:
-    tell(site, "quick", poll_after=1)
-    tell(site, "slow", "slower", poll_after=10)
+    set_answers(site, "quick", poll_after=1)
+    set_answers(site, "slow", "slower", poll_after=10)
     page.clock.install()
     bars = open_bars("quick", "slow", "slower")
     expect_each(bars, "running")
     for second in range(1, 41):
         page.clock.run_for(1000)
         site.wait_for_polls(second)
-    counts = Counter(each for poll in site.polls for each in asked(poll))
+    counts = Counter(each for poll in site.polls for each in ids_in(poll))
     assert 38 <= counts["quick"] <= 41
-    # Early by up to an eighth of its wait, with a request that is made anyway.
+    # It joins another request up to an eighth of its wait early.
     assert 4 <= counts["slow"] <= 6 and counts["slower"] == counts["slow"]
     assert len(site.polls) == counts["quick"]
 
 
 @pytest.mark.parametrize("waits", [(8, 9, 10), (10, 9, 8), (10, 10, 10), (6, 10, 8)])
-def test_bars_that_come_one_after_another_fall_into_step(
+def test_bars_that_are_added_one_after_another_align_their_polls(
     open_bars: OpenBars, site: ScriptedSite, page: Page, waits: tuple[float, ...]
 ) -> None:
     ids = ["m1", "m2", "m3"]
     for message_id, wait in zip(ids, waits, strict=True):
-        tell(site, message_id, poll_after=wait)
+        set_answers(site, message_id, poll_after=wait)
     page.clock.install()
     bars = open_bars("m1")
     for message_id in ids[1:]:
@@ -246,37 +247,37 @@ def test_bars_that_come_one_after_another_fall_into_step(
     for polls in range(1, 6):
         page.clock.run_for(max(waits) * 1000)
         site.wait_for_polls(before + polls)
-    assert [asked(poll) for poll in site.polls[before:]] == [ids] * (len(site.polls) - before)
+    assert [ids_in(poll) for poll in site.polls[before:]] == [ids] * (len(site.polls) - before)
     assert len(site.polls) - before <= 10
 
 
-def test_a_message_that_has_ended_is_not_asked_for_any_more(open_bars: OpenBars, site: ScriptedSite) -> None:
-    tell(site, "m1", "m2", "m3", poll_after=0.1)
+def test_a_final_message_is_no_longer_polled(open_bars: OpenBars, site: ScriptedSite) -> None:
+    set_answers(site, "m1", "m2", "m3", poll_after=0.1)
     bars = open_bars("m1", "m2", "m3")
     expect_each(bars, "running")
-    tell(site, "m2", state="done")
+    set_answers(site, "m2", state="done")
     expect_state(bars.nth(1), "done")
     before = settle(bars, site)
     site.wait_for_polls(before + 3)
-    assert all(asked(poll) == ["m1", "m3"] for poll in site.polls[before + 1 :])
-    tell(site, "m1", state="done")
+    assert all(ids_in(poll) == ["m1", "m3"] for poll in site.polls[before + 1 :])
+    set_answers(site, "m1", state="done")
     expect_state(bars.nth(0), "done")
     before = settle(bars, site)
     site.wait_for_polls(before + 3)
     assert set(site.polls[before + 1 :]) == {"/progress/m3/"}
-    tell(site, "m3", state="failed")
+    set_answers(site, "m3", state="failed")
     expect_state(bars.nth(2), "failed")
     assert settle(bars, site) == len(site.polls)
 
 
-def test_bars_come_and_go(open_bars: OpenBars, site: ScriptedSite, page: Page) -> None:
-    tell(site, "m1", "m2", "m3")
+def test_bars_can_be_added_and_removed(open_bars: OpenBars, site: ScriptedSite, page: Page) -> None:
+    set_answers(site, "m1", "m2", "m3")
     page.clock.install()
     bars = open_bars("m1")
     expect_state(bars, "running")
     add(page, html("m2") + html("m3"))
     expect_each(bars, "running")
-    assert [asked(poll) for poll in site.polls] == [["m1"], ["m2", "m3"]]
+    assert [ids_in(poll) for poll in site.polls] == [["m1"], ["m2", "m3"]]
     page.evaluate("document.querySelectorAll('dramatiq-progress').forEach((bar) => bar.remove())")
     page.clock.fast_forward("03:00:00")
     assert settle(bars, site) == 2
@@ -285,11 +286,9 @@ def test_bars_come_and_go(open_bars: OpenBars, site: ScriptedSite, page: Page) -
     assert settle(bars, site) == 3
 
 
-def test_a_bar_that_has_ended_does_not_part_the_others_when_it_goes(
-    open_bars: OpenBars, site: ScriptedSite, page: Page
-) -> None:
-    tell(site, "m1", state="done")
-    tell(site, "m2", "m3", poll_after=0.1)
+def test_removing_a_final_bar_does_not_separate_the_others(open_bars: OpenBars, site: ScriptedSite, page: Page) -> None:
+    set_answers(site, "m1", state="done")
+    set_answers(site, "m2", "m3", poll_after=0.1)
     bars = open_bars("m1")
     expect_state(bars, "done")
     add(page, html("m2"))
@@ -299,22 +298,22 @@ def test_a_bar_that_has_ended_does_not_part_the_others_when_it_goes(
     wait_until(lambda: "/progress/?id=m2&id=m3" in site.polls)
 
 
-def test_a_bar_that_is_removed_while_its_answer_is_under_way_takes_nobody_along(
+def test_removing_a_bar_during_a_request_does_not_affect_the_others(
     open_bars: OpenBars, site: ScriptedSite, page: Page
 ) -> None:
-    site.say(Reply(json=answer("running"), held=True), path="/progress/m1/")
-    tell(site, "m2", state="done")
+    site.reply(Reply(json=answer("running"), held=True), path="/progress/m1/")
+    set_answers(site, "m2", state="done")
     bars = open_bars("m1", "m2")
     site.wait_for_polls(1)
     page.evaluate("document.querySelector('dramatiq-progress').remove()")
-    site.let_go()
+    site.release()
     expect_each(bars, "done")
-    assert page.evaluate("heard.map(([type, { id }]) => type + id)") == ["progressm2", "donem2"]
+    assert page.evaluate("events.map(([type, { id }]) => type + id)") == ["progressm2", "donem2"]
 
 
-def test_a_bar_that_turns_to_another_message_leaves_the_first(open_bars: OpenBars, site: ScriptedSite) -> None:
-    tell(site, "m1", "m2", poll_after=0.1)
-    tell(site, "m3", state="done", current=7, total=10)
+def test_a_bar_that_switches_to_another_message_leaves_the_first(open_bars: OpenBars, site: ScriptedSite) -> None:
+    set_answers(site, "m1", "m2", poll_after=0.1)
+    set_answers(site, "m3", state="done", current=7, total=10)
     bars = open_bars("m1", "m2")
     expect_each(bars, "running")
     bars.nth(0).evaluate("bar => { bar.src = '/progress/m3/' }")
@@ -325,37 +324,35 @@ def test_a_bar_that_turns_to_another_message_leaves_the_first(open_bars: OpenBar
     assert set(site.polls[before + 1 :]) == {"/progress/m2/"}
 
 
-def test_a_list_that_is_named_later_is_used(open_bars: OpenBars, site: ScriptedSite) -> None:
-    tell(site, "m1", "m2", poll_after=0.1)
+def test_a_list_that_is_set_later_is_used(open_bars: OpenBars, site: ScriptedSite) -> None:
+    set_answers(site, "m1", "m2", poll_after=0.1)
     bars = open_bars("m1", more='<dramatiq-progress src="/progress/m2/"></dramatiq-progress>')
     expect_each(bars, "running")
     bars.nth(1).evaluate("bar => bar.setAttribute('list', '/progress/')")
     expect(bars.nth(1)).to_have_attribute("state", "running")
-    before = settle(bars, site)
-    site.wait_for_polls(before + 6)
-    assert "/progress/?id=m1&id=m2" in site.polls
+    wait_until(lambda: "/progress/?id=m1&id=m2" in site.polls)
 
 
-def test_a_hidden_page_does_not_ask_for_any_and_asks_for_all_when_it_is_seen(
+def test_a_hidden_page_polls_nothing_and_a_visible_one_polls_all(
     open_bars: OpenBars, site: ScriptedSite, page: Page
 ) -> None:
-    tell(site, "m1", poll_after=5)
-    tell(site, "m2", poll_after=500)
+    set_answers(site, "m1", poll_after=5)
+    set_answers(site, "m2", poll_after=500)
     page.clock.install()
     bars = open_bars("m1", "m2")
     expect_each(bars, "running")
     set_hidden(page, True)
     page.clock.fast_forward("01:00:00")
     assert settle(bars, site) == 1
-    tell(site, "m1", "m2", state="done")
+    set_answers(site, "m1", "m2", state="done")
     set_hidden(page, False)
     expect_each(bars, "done")
     assert settle(bars, site) == 2
 
 
-def test_a_listener_may_remove_every_bar(open_bars: OpenBars, site: ScriptedSite, page: Page) -> None:
-    site.say(Reply(json=answer("running", poll_after=0.1), held=True), path="/progress/m1/")
-    tell(site, "m2", poll_after=0.1)
+def test_a_listener_can_remove_every_bar(open_bars: OpenBars, site: ScriptedSite, page: Page) -> None:
+    site.reply(Reply(json=answer("running", poll_after=0.1), held=True), path="/progress/m1/")
+    set_answers(site, "m2", poll_after=0.1)
     bars = open_bars("m1", "m2")
     site.wait_for_polls(1)
     page.evaluate(
@@ -363,17 +360,15 @@ def test_a_listener_may_remove_every_bar(open_bars: OpenBars, site: ScriptedSite
           document.querySelectorAll("dramatiq-progress").forEach((bar) => bar.remove());
         })"""
     )
-    site.let_go()
-    page.wait_for_function("heard.length === 1 && !document.querySelector('dramatiq-progress')")
+    site.release()
+    page.wait_for_function("events.length === 1 && !document.querySelector('dramatiq-progress')")
     assert settle(bars, site) == 1
-    assert page.evaluate("heard.length") == 1
+    assert page.evaluate("events.length") == 1
 
 
-def test_a_listener_may_turn_another_bar_of_the_message_away(
-    open_bars: OpenBars, site: ScriptedSite, page: Page
-) -> None:
-    site.say(Reply(json=answer("running", poll_after=SLOW), held=True))
-    tell(site, "m2", state="enqueued")
+def test_a_listener_can_switch_another_bar_of_the_message(open_bars: OpenBars, site: ScriptedSite, page: Page) -> None:
+    site.reply(Reply(json=answer("running", poll_after=SLOW), held=True))
+    set_answers(site, "m2", state="enqueued")
     bars = open_bars("m1", "m1")
     site.wait_for_polls(1)
     page.evaluate(
@@ -381,35 +376,35 @@ def test_a_listener_may_turn_another_bar_of_the_message_away(
           document.querySelectorAll("dramatiq-progress")[1].src = "/progress/m2/";
         }, { once: true })"""
     )
-    site.let_go()
+    site.release()
     expect_state(bars.nth(1), "enqueued")
     expect_state(bars.nth(0), "running")
-    assert page.evaluate("heard.map(([, { state }]) => state)") == ["running", "enqueued"]
+    assert page.evaluate("events.map(([, { state }]) => state)") == ["running", "enqueued"]
 
 
 # ---- Not modified ----
 
 
-def test_a_list_that_has_not_changed_is_not_sent_again(open_bars: OpenBars, site: ScriptedSite) -> None:
-    said = {"messages": [answer("running", extra={"id": each}) for each in ("m2", "m1")], "unknown": []}
-    site.say(Reply(json=said, headers={"ETag": 'W/"a"'}), Reply(status=304), path="/progress/")
+def test_an_unchanged_list_is_not_sent_again(open_bars: OpenBars, site: ScriptedSite) -> None:
+    listed = {"messages": [answer("running", extra={"id": each}) for each in ("m2", "m1")], "unknown": []}
+    site.reply(Reply(json=listed, headers={"ETag": 'W/"a"'}), Reply(status=304), path="/progress/")
     bars = open_bars("m1", "m2")
     site.wait_for_polls(4)
     assert [each.get("If-None-Match") for each in site.poll_headers[:4]] == [None, *['W/"a"'] * 3]
     expect_each(bars, "running")
 
 
-#: The quick one has a turn before both are due again, the slow one first.
+#: The quick one is polled alone before both are due again, the slow one first.
 WAITS = {"slow": 4.1, "quick": 2}
 
 
-def test_an_etag_is_sent_only_by_those_who_heard_that_answer_last(
+def test_an_etag_is_sent_only_if_all_received_that_answer_last(
     open_bars: OpenBars, site: ScriptedSite, page: Page
 ) -> None:
-    """Else a 304 could repeat what one of them has heard to be otherwise since."""
-    said = {"messages": [answer("running", poll_after=wait, extra={"id": name}) for name, wait in WAITS.items()]}
-    site.say(Reply(json=said, headers={"ETag": 'W/"both"'}), path="/progress/")
-    site.say(Reply(json=answer("lost", poll_after=2.2), headers={"ETag": 'W/"alone"'}), path="/progress/quick/")
+    """Otherwise a 304 could repeat an answer that is older than the latest one of a bar."""
+    listed = {"messages": [answer("running", poll_after=wait, extra={"id": name}) for name, wait in WAITS.items()]}
+    site.reply(Reply(json=listed, headers={"ETag": 'W/"both"'}), path="/progress/")
+    site.reply(Reply(json=answer("lost", poll_after=2.2), headers={"ETag": 'W/"alone"'}), path="/progress/quick/")
     page.clock.install(time=0)
     page.clock.pause_at(1000)
     bars = open_bars(*WAITS)
@@ -417,11 +412,21 @@ def test_an_etag_is_sent_only_by_those_who_heard_that_answer_last(
     for state in ("running", "lost", "running"):
         expect_state(bars.nth(1), state)
         page.clock.run_for(2_101)
-    assert [asked(poll) for poll in site.polls[:3]] == [["quick", "slow"], ["quick"], ["quick", "slow"]]
+    assert [ids_in(poll) for poll in site.polls[:3]] == [["quick", "slow"], ["quick"], ["quick", "slow"]]
     assert [each.get("If-None-Match") for each in site.poll_headers[:3]] == [None, None, None]
 
 
 # ---- Trouble ----
+
+
+def test_one_failure_of_the_list_shows_nothing_on_any_bar(open_bars: OpenBars, site: ScriptedSite, page: Page) -> None:
+    page.add_init_script(RECORD_TROUBLE)
+    listed = {"messages": [answer("running", extra={"id": each}) for each in ("m1", "m2")]}
+    end = {"messages": [answer("done", extra={"id": each}) for each in ("m1", "m2")]}
+    site.reply(listed, UNAVAILABLE, listed, Reply(drop=True), end, path="/progress/")
+    bars = open_bars("m1", "m2")
+    expect_each(bars, "done")
+    assert page.evaluate("troubles") == []
 
 
 @pytest.mark.parametrize(
@@ -435,26 +440,26 @@ def test_an_etag_is_sent_only_by_those_who_heard_that_answer_last(
     ],
     ids=["503", "dropped", "login page", "no list", "no answers"],
 )
-def test_trouble_is_told_by_every_bar_and_they_recover_together(
+def test_every_bar_shows_trouble_and_all_recover_together(
     open_bars: OpenBars, site: ScriptedSite, trouble: Reply
 ) -> None:
-    tell(site, "m1", "m2", poll_after=0.1)
+    set_answers(site, "m1", "m2", poll_after=0.1)
     bars = open_bars("m1", "m2")
     expect_each(bars, "running")
-    site.say(trouble, path="/progress/")
+    site.reply(trouble, path="/progress/")
     for bar in bars.all():
         expect(bar).to_have_attribute("offline", "")
         expect_state(bar, "running")
-    said = {"messages": [answer("done", extra={"id": each}) for each in ("m1", "m2")]}
-    site.say(said, path="/progress/")
+    listed = {"messages": [answer("done", extra={"id": each}) for each in ("m1", "m2")]}
+    site.reply(listed, path="/progress/")
     expect_each(bars, "done")
     expect(bars.nth(0)).not_to_have_attribute("offline", "")
 
 
-def test_a_bar_that_comes_in_an_outage_waits_with_the_others(
+def test_a_bar_that_is_added_in_an_outage_waits_with_the_others(
     open_bars: OpenBars, site: ScriptedSite, page: Page
 ) -> None:
-    site.say(Reply(status=503, json={}, headers={"Retry-After": "100"}), path="/progress/")
+    site.reply(Reply(status=503, json={}, headers={"Retry-After": "100"}), path="/progress/")
     page.clock.install()
     bars = open_bars("m1", "m2")
     expect(bars.nth(0)).to_have_attribute("offline", "")
@@ -462,19 +467,19 @@ def test_a_bar_that_comes_in_an_outage_waits_with_the_others(
     expect(bars).to_have_count(3)
     page.clock.run_for(90_000)
     assert settle(bars, site) == 1
-    site.say({"messages": [answer("done", extra={"id": f"m{number}"}) for number in (1, 2, 3)]}, path="/progress/")
+    site.reply({"messages": [answer("done", extra={"id": f"m{number}"}) for number in (1, 2, 3)]}, path="/progress/")
     page.clock.run_for(11_000)
     expect_each(bars, "done")
     assert settle(bars, site) == 2
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 414])
-def test_where_the_list_is_refused_each_is_asked_for_alone(
+def test_each_message_is_polled_separately_if_the_list_is_refused(
     open_bars: OpenBars, site: ScriptedSite, status: int
 ) -> None:
-    """As by a server of the version before, or one that takes no address so long."""
-    site.say(Reply(status=status, text="<h1>No</h1>"), path="/progress/")
-    tell(site, "m1", "m2", "m3")
+    """For example by a server that doesn't accept URLs of this length."""
+    site.reply(Reply(status=status, text="<h1>No</h1>"), path="/progress/")
+    set_answers(site, "m1", "m2", "m3")
     bars = open_bars("m1", "m2", "m3")
     expect_each(bars, "running")
     assert settle(bars, site) == 4
@@ -482,22 +487,22 @@ def test_where_the_list_is_refused_each_is_asked_for_alone(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_list_that_one_may_not_see_is_said_to_be_so(open_bars: OpenBars, site: ScriptedSite, status: int) -> None:
-    site.say(Reply(status=status, json={}), path="/progress/")
+def test_a_denied_list_is_shown_by_each_bar(open_bars: OpenBars, site: ScriptedSite, status: int) -> None:
+    site.reply(Reply(status=status, json={}), path="/progress/")
     bars = open_bars("m1", "m2")
     expect_each(bars, "not-found")
-    expect(part(bars.nth(1), "text")).to_have_text("Not available. You may have to sign in again.")
+    expect(part(bars.nth(1), "text")).to_have_text("This task isn't available. You may need to sign in again.")
 
 
-def test_each_message_is_missing_for_itself(open_bars: OpenBars, site: ScriptedSite) -> None:
-    tell(site, "m1", "m2", poll_after=0.1)
+def test_a_missing_message_does_not_affect_the_others(open_bars: OpenBars, site: ScriptedSite) -> None:
+    set_answers(site, "m1", "m2", poll_after=0.1)
     bars = open_bars("m1", "m2", "m3")
     expect_state(bars.nth(0), "running")
     expect_state(bars.nth(2), "waiting")
-    site.say(Reply(status=404), path="/progress/m2/")
+    site.reply(Reply(status=404), path="/progress/m2/")
     expect_state(bars.nth(1), "expired")
     expect_state(bars.nth(0), "running")
-    tell(site, "m2", "m3", state="done")
+    set_answers(site, "m2", "m3", state="done")
     expect_state(bars.nth(1), "done")
     expect_state(bars.nth(2), "done")
     expect_state(bars.nth(0), "running")

@@ -1,4 +1,4 @@
-"""The bar under Content Security Policies: no state, end or stream violates one; nonces; trusted types."""
+"""The bar under Content Security Policies: no state, outcome or stream violates one; nonces; trusted types."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tests.servers import ROOT
 from tests.store_server import Server
 from tests.streaming_site import begin, report, serve
 
-#: The console names most violations, and the fixture `page` fails the test for one; the browser's event names all.
-NOTE_VIOLATIONS = """
+#: The fixture `page` fails for violations in the console, which aren't all. The browser's event reports all.
+RECORD_VIOLATIONS = """
   window.violations = [];
   document.addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI, sample }) =>
     violations.push([violatedDirective, blockedURI, sample]));
 """
 
 
-def test_the_documented_policy_is_the_one_that_is_tested() -> None:
+def test_the_documented_policy_is_tested() -> None:
     docs = (ROOT / "docs" / "bar.md").read_text()
     assert f"`{policies.header(policies.STRICT)}`" in docs
 
@@ -35,9 +35,9 @@ def test_the_documented_policy_is_the_one_that_is_tested() -> None:
 @pytest.mark.parametrize("policy", [policies.STRICT, policies.TRUSTED], ids=["strict", "trusted"])
 def test_no_state_violates_a_strict_policy(site: ScriptedSite, page: Page, policy: Any) -> None:
     site.page_headers = {"Content-Security-Policy": policies.header(policy)}
-    page.add_init_script(NOTE_VIOLATIONS)
+    page.add_init_script(RECORD_VIOLATIONS)
     open_looks(page, site)
-    # It is styled, so the stylesheet was let in; and the length, which is set by script, was too.
+    # The stylesheet was loaded, and the length, which a script sets, was applied.
     fill = part(page.locator("#running dramatiq-progress"), "fill")
     expect(fill).to_have_css("border-radius", "4px")
     assert fill.evaluate("fill => fill.style.inlineSize") == "62%"
@@ -45,12 +45,12 @@ def test_no_state_violates_a_strict_policy(site: ScriptedSite, page: Page, polic
     assert page.evaluate("violations") == []
 
 
-def test_a_violation_would_be_noticed(browser: Browser, site: ScriptedSite) -> None:
+def test_a_violation_is_detected(browser: Browser, site: ScriptedSite) -> None:
     site.page_headers = {"Content-Security-Policy": policies.header(policies.TRUSTED)}
     site.html = "<title>Violations</title>"
-    # Not the fixture's page, which fails for what is in the console.
+    # The fixture `page` would fail for the error in the console.
     with browser.new_page() as page:
-        page.add_init_script(NOTE_VIOLATIONS)
+        page.add_init_script(RECORD_VIOLATIONS)
         page.goto(site.url)
         page.evaluate("document.body.setAttribute('style', 'color: red')")
         page.wait_for_function("violations.length")
@@ -61,11 +61,11 @@ def test_a_violation_would_be_noticed(browser: Browser, site: ScriptedSite) -> N
     "policy", [policies.STRICT, policies.WITH_NONCE, policies.TRUSTED], ids=["strict", "nonce", "trusted"]
 )
 @pytest.mark.parametrize("middleware", policies.MIDDLEWARE)
-def test_the_stream_and_every_end_keep_a_policy_that_django_sets(
+def test_no_stream_and_no_outcome_violates_a_policy_of_django(
     server: Server, tmp_path: Path, page: Page, policy: Any, middleware: str
 ) -> None:
-    """By Django's own middleware where there is one, and by django-csp; with nonces nothing else is let in."""
-    page.add_init_script(NOTE_VIOLATIONS)
+    """With Django's own middleware, if it has one, and with django-csp."""
+    page.add_init_script(RECORD_VIOLATIONS)
     environment = {
         "TEST_DJANGO_MIDDLEWARE": json.dumps([policies.MIDDLEWARE[middleware]]),
         "TEST_POLICY": json.dumps(policy),
@@ -83,7 +83,7 @@ def test_the_stream_and_every_end_keep_a_policy_that_django_sets(
         for attempt, result in zip(attempts[:3], ({"rows": 3}, "/exports/7.zip", "all"), strict=True):
             site.store.finish(attempt, state=State.DONE, fields={"result": json.dumps(result)})
         site.store.finish(attempts[3], state=State.FAILED)
-        expect(part(bars.first, "note")).to_have_text("rows: 3")
+        expect(part(bars.first, "text")).to_have_text("rows: 3")
         expect(page.get_by_role("link", name="Download")).to_be_visible()
         expect(page.locator("#summary b")).to_have_text("there")
         expect(page.get_by_role("link", name="Try again")).to_be_visible()
@@ -97,43 +97,42 @@ def _directives(header: str) -> set[str]:
 
 @pytest.mark.parametrize("middleware", policies.MIDDLEWARE)
 @pytest.mark.parametrize("policy", [policies.WITH_NONCE, policies.STRICT], ids=["nonce", "strict"])
-def test_a_nonce_is_in_the_policy_only_where_the_page_uses_it(
+def test_a_nonce_is_in_the_policy_only_if_the_page_uses_it(
     client: Any, settings: Any, middleware: str, policy: Any
 ) -> None:
-    """A nonce switches `'unsafe-inline'` off: a page without our tag must get none because of us."""
+    """A nonce disables `'unsafe-inline'`, so a page without our tag must not get one."""
     settings.MIDDLEWARE = [policies.MIDDLEWARE[middleware]]
     settings.SECURE_CSP, settings.CONTENT_SECURITY_POLICY = policies.read(json.dumps(policy))
     with_tag, without = client.get("/ends/"), client.get("/")
     nonces = re.findall('nonce="([^"]+)"', with_tag.content.decode())
     assert len(nonces) == 2
     assert len(set(nonces)) == 1
-    is_wanted = policy is policies.WITH_NONCE
-    assert (f"'nonce-{nonces[0]}'" in with_tag.headers["Content-Security-Policy"]) == is_wanted
+    is_expected = policy is policies.WITH_NONCE
+    assert (f"'nonce-{nonces[0]}'" in with_tag.headers["Content-Security-Policy"]) == is_expected
     assert "nonce-" not in without.headers["Content-Security-Policy"]
     assert client.get("/ends/").content != with_tag.content
 
 
 def test_a_result_is_followed_under_a_strict_policy(site: ScriptedSite, page: Page) -> None:
     site.page_headers = {"Content-Security-Policy": policies.header(policies.TRUSTED)}
-    site.say(Reply(text="<title>The result</title>"), path="/result/")
-    site.say(answer("done", result="/result/"))
+    site.reply(Reply(text="<title>The result</title>"), path="/result/")
+    site.reply(answer("done", result="/result/"))
     site.html = f'{HEAD}<body><dramatiq-progress src="/progress/m1/" redirect></dramatiq-progress>'
     page.goto(site.url)
     expect(page).to_have_title("The result")
 
 
-def test_where_trusted_types_leave_us_out_the_result_is_shown_as_text(browser: Browser, site: ScriptedSite) -> None:
+def test_the_result_is_text_if_trusted_types_exclude_our_policy(browser: Browser, site: ScriptedSite) -> None:
     policy = policies.TRUSTED | {"trusted-types": ["another"]}
     site.page_headers = {"Content-Security-Policy": policies.header(policy)}
-    site.say(Reply(text="<p id=summary>All there</p>"), path="/summary/")
-    site.say(answer("done", result={"rows": 3}))
+    site.reply(Reply(text="<p id=summary>All there</p>"), path="/summary/")
+    site.reply(answer("done", result={"rows": 3}))
     site.html = f'{HEAD}<body><dramatiq-progress src="/progress/m1/" swap="/summary/"></dramatiq-progress>'
-    # Not the fixture's page, which fails for what is in the console: that is the violation.
+    # The fixture `page` would fail for the violation in the console.
     with browser.new_page() as page:
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(site.url)
         bar = page.locator("dramatiq-progress")
-        expect(part(bar, "note")).to_have_text("rows: 3")
-        expect(part(bar, "text")).to_have_text("Done")
+        expect(part(bar, "text")).to_have_text("rows: 3")
         assert errors == []

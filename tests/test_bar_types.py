@@ -1,4 +1,4 @@
-"""The module's `.d.ts`: compiled by a real TypeScript, and held against the module in a real browser."""
+"""The module's `.d.ts`: compiled with TypeScript, and compared with the module in a real browser."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page
 
 from dramatiq_progress.progress import Progress, State
@@ -19,8 +20,9 @@ LIBRARIES = ["--lib", "es2022,dom,dom.iterable"]
 TYPES = (STATIC / "dramatiq_progress" / "dramatiq-progress.d.ts").read_text()
 
 
+@pytest.mark.slow(8)
 def test_pages_that_use_the_module_compile(tmp_path: Path) -> None:
-    """What must not compile has a `@ts-expect-error`."""
+    """Lines that must not compile have a `@ts-expect-error`."""
     compiler = npm.install(TYPESCRIPT, tmp_path) / "bin" / "tsc"
     tsc = [find_program("node"), str(compiler)]
     compiled = subprocess.run(
@@ -30,34 +32,34 @@ def test_pages_that_use_the_module_compile(tmp_path: Path) -> None:
 
 
 def declared(name: str) -> set[str]:
-    """The members of an interface."""
+    """Return the members of an interface."""
     found = re.search(rf"interface {name} (?:extends \w+ )?{{\n(.*?)\n}}", TYPES, re.DOTALL)
     assert found
     return set(re.findall(r'^  (?:readonly )?"?([\w-]+)"?[?(:]', found[1], re.MULTILINE))
 
 
-def test_every_export_is_declared_and_nothing_else(site: ScriptedSite, page: Page) -> None:
+def test_exactly_the_exports_are_declared(site: ScriptedSite, page: Page) -> None:
     site.html = "<!doctype html><title>Names</title>"
     page.goto(site.url)
-    names, texts, lacking = page.evaluate(
+    names, texts, missing = page.evaluate(
         """async (members) => {
           const module = await import("/static/dramatiq_progress/dramatiq-progress.js");
           const { DramatiqProgress, ProgressBar, TEXTS } = module;
           const bars = [new DramatiqProgress(), new ProgressBar("")];
-          const lacking = members.filter((member) => !bars.every((bar) => member in bar));
-          return [Object.keys(module), Object.keys(TEXTS), lacking];
+          const missing = members.filter((member) => !bars.every((bar) => member in bar));
+          return [Object.keys(module), Object.keys(TEXTS), missing];
         }""",
         sorted(declared("Bar")),
     )
     assert set(names) == set(re.findall(r"^export (?:const|class) (\w+)", TYPES, re.MULTILINE))
     assert set(texts) == declared("Texts")
-    assert lacking == []
+    assert missing == []
 
 
 def test_the_answer_has_the_keys_of_the_server() -> None:
-    said = Progress(id="m1", actor="work", queue="default", state=State.DONE).as_dict()
-    assert declared("Answer") == set(said)
-    progress = said["progress"]
+    answer = Progress(id="m1", actor="work", queue="default", state=State.DONE).as_dict()
+    assert declared("Answer") == set(answer)
+    progress = answer["progress"]
     assert isinstance(progress, dict)
     assert declared("ProgressNumbers") == set(progress)
     assert all(f'"{state}"' in TYPES for state in State)

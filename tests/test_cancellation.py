@@ -1,8 +1,9 @@
-"""What becomes of a job that somebody cancels: in this process, and in workers of their own on each broker."""
+"""Cancelled jobs: in this process, and in worker processes with each broker."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -35,7 +36,7 @@ from dramatiq_progress import (
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store, get_store
-from dramatiq_progress.stores.base import Attempt
+from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
 from tests.faults import tasks
 from tests.faults.scene import Scene
@@ -43,9 +44,9 @@ from tests.steps import when
 from tests.waiting import wait_until
 
 REQUESTED = Cancellation(CancelOutcome.REQUESTED, State.RUNNING)
-#: A step of an actor that waits for a cancel.
+#: Duration of a step of an actor that waits for a cancel.
 STEP_SECONDS = 0.005
-#: No retry comes by itself before the test has ended.
+#: No retry is due before the end of the test.
 LATE_RETRY = {"min_backoff": 600_000, "max_backoff": 600_000}
 
 Work = Callable[[ProgressObserver], Any]
@@ -53,7 +54,7 @@ Work = Callable[[ProgressObserver], Any]
 
 @pytest.fixture(autouse=True)
 def here(request: pytest.FixtureRequest, settings: Any) -> None:
-    """Progress lives in memory unless the test says where, and signs of life are frequent."""
+    """Store progress in memory unless the test names a store, with frequent heartbeats."""
     if "scene" not in request.fixturenames:
         if "redis_store" not in request.fixturenames:
             request.getfixturevalue("memory_store")
@@ -85,14 +86,14 @@ def work_off(broker: StubBroker) -> None:
 
 
 class Job:
-    """A job that is to be cancelled when it runs, and what its actor has done."""
+    """A job that is cancelled while it runs, and the steps of its actor."""
 
     def __init__(self, broker: StubBroker, work: Work, **options: Any) -> None:
         self.broker, self.work = broker, work
         self.began = threading.Event()
         self.starts = 0
         self.done: list[str] = []
-        self.actor = progress_actor(broker=broker, actor_name="work", **options)(self.run)
+        self.actor = progress_actor(broker=broker, actor_name="work", **{"cancellable": True, **options})(self.run)
 
     def run(self, progress_observer: ProgressObserver) -> None:
         self.starts += 1
@@ -102,7 +103,7 @@ class Job:
         self.done.append("returned")
 
     def cancelled(self) -> Progress:
-        """The progress at the end of a message that is cancelled as soon as it runs."""
+        """Send a message, cancel it as soon as it runs, and return its final progress."""
         message = self.actor.send()
         with working(self.broker):
             assert self.began.wait(30)
@@ -119,17 +120,17 @@ def read(message: dramatiq.Message[Any]) -> Progress:
 
 
 def report_on(observer: ProgressObserver) -> None:
-    """Report until something is raised."""
+    """Report until a report raises."""
     for _ in observer.track(range(10_000)):
         threading.Event().wait(STEP_SECONDS)
-    raise AssertionError("nobody cancelled this")
+    raise AssertionError("this was not cancelled")
 
 
-# What waits
+# Messages that wait
 
 
 @pytest.mark.parametrize("delay", [None, 300])
-def test_one_that_waits_is_cancelled_at_once_and_never_runs(broker: StubBroker, delay: int | None) -> None:
+def test_a_waiting_message_is_cancelled_immediately_and_never_runs(broker: StubBroker, delay: int | None) -> None:
     job = Job(broker, lambda _: None)
     message = job.actor.send_with_options(delay=delay)
     state = State.ENQUEUED if delay is None else State.DELAYED
@@ -139,7 +140,7 @@ def test_one_that_waits_is_cancelled_at_once_and_never_runs(broker: StubBroker, 
     assert (job.starts, read(message).state) == (0, State.CANCELLED)
 
 
-def test_one_that_is_to_be_retried_is_not(broker: StubBroker) -> None:
+def test_a_retrying_message_is_not_retried_after_a_cancel(broker: StubBroker) -> None:
     def fail(_: ProgressObserver) -> None:
         raise RuntimeError("broken")
 
@@ -148,22 +149,25 @@ def test_one_that_is_to_be_retried_is_not(broker: StubBroker) -> None:
     with working(broker):
         when(message, State.RETRYING)
         assert cancel(message.message_id) == Cancellation(CancelOutcome.CANCELLED, State.RETRYING)
-        # The retry comes.
+        # The retry is delivered.
         broker.queues["default"].put(message.encode())
         wait_until(lambda: not broker.queues["default"].unfinished_tasks)
     cancelled = read(message)
     assert (cancelled.state, cancelled.current, job.starts) == (State.CANCELLED, 1, 1)
 
 
-# What runs
+# Messages that run
 
 
-def test_the_next_report_of_one_that_runs_raises(broker: StubBroker) -> None:
+def test_the_next_report_of_a_running_actor_raises(broker: StubBroker, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "dramatiq_progress")
     job = Job(broker, report_on)
     cancelled = job.cancelled()
     assert (cancelled.state, cancelled.attempt, cancelled.cancel_requested) == (State.CANCELLED, 1, True)
     assert cancelled.result == "The task was cancelled."
     assert (job.starts, job.done) == (1, [])
+    expected = f"Message {cancelled.id} ({cancelled.actor}) was interrupted and is cancelled."
+    assert [each.getMessage() for each in caplog.records if each.levelno == logging.INFO] == [expected]
 
 
 def report_metadata(observer: ProgressObserver) -> None:
@@ -183,7 +187,7 @@ def test_every_kind_of_report_raises(broker: StubBroker, work: Work) -> None:
     assert Job(broker, work).cancelled().state is State.CANCELLED
 
 
-def test_an_actor_that_catches_every_exception_is_cancelled_all_the_same(broker: StubBroker) -> None:
+def test_an_actor_that_catches_every_exception_is_still_cancelled(broker: StubBroker) -> None:
     def work(observer: ProgressObserver) -> None:
         while True:
             with suppress(Exception):
@@ -193,7 +197,7 @@ def test_an_actor_that_catches_every_exception_is_cancelled_all_the_same(broker:
     assert issubclass(Cancelled, Interrupt) and not issubclass(Cancelled, Exception)
 
 
-def test_what_cleans_up_may_report(broker: StubBroker) -> None:
+def test_reports_while_cleaning_up_do_not_raise(broker: StubBroker) -> None:
     def work(observer: ProgressObserver) -> None:
         try:
             report_on(observer)
@@ -209,18 +213,18 @@ def test_what_cleans_up_may_report(broker: StubBroker) -> None:
     assert job.done == ["cleaned up"]
 
 
-def test_an_actor_may_ask_and_end_well(broker: StubBroker) -> None:
+def test_an_actor_that_checks_the_request_may_return(broker: StubBroker) -> None:
     def work(observer: ProgressObserver) -> None:
         assert not observer.cancel_requested
         wait_until(lambda: observer.cancel_requested)
-        observer.set_result("as far as it came")
+        observer.set_result("partial")
 
     done = Job(broker, work).cancelled()
     assert (done.state, done.success, done.cancel_requested) == (State.DONE, True, True)
-    assert done.result == "as far as it came"
+    assert done.result == "partial"
 
 
-def test_an_actor_may_catch_it_go_on_and_end_well(broker: StubBroker) -> None:
+def test_an_actor_that_catches_the_exception_may_continue_and_return(broker: StubBroker) -> None:
     def work(observer: ProgressObserver) -> None:
         with suppress(Cancelled):
             report_on(observer)
@@ -231,7 +235,7 @@ def test_an_actor_may_catch_it_go_on_and_end_well(broker: StubBroker) -> None:
     assert (done.state, done.current, done.description) == (State.DONE, 5, "Closing")
 
 
-def test_an_actor_may_raise_it_itself(broker: StubBroker) -> None:
+def test_an_actor_may_raise_cancelled_itself(broker: StubBroker) -> None:
     def work(observer: ProgressObserver) -> None:
         raise Cancelled("the file is gone")
 
@@ -241,7 +245,7 @@ def test_an_actor_may_raise_it_itself(broker: StubBroker) -> None:
     assert (read(message).state, job.starts) == (State.CANCELLED, 1)
 
 
-def test_one_that_fails_while_it_is_to_be_cancelled_is_cancelled_and_not_retried(broker: StubBroker) -> None:
+def test_an_actor_that_fails_after_a_cancel_request_is_cancelled_and_not_retried(broker: StubBroker) -> None:
     def work(observer: ProgressObserver) -> None:
         wait_until(lambda: observer.cancel_requested)
         raise RuntimeError("broken")
@@ -251,7 +255,7 @@ def test_one_that_fails_while_it_is_to_be_cancelled_is_cancelled_and_not_retried
     assert job.starts == 1
 
 
-def test_one_that_never_reports_ends_as_it_would_have(broker: StubBroker) -> None:
+def test_an_actor_that_never_reports_is_not_interrupted(broker: StubBroker) -> None:
     go_on = threading.Event()
 
     def work(_: ProgressObserver) -> None:
@@ -268,9 +272,15 @@ def test_one_that_never_reports_ends_as_it_would_have(broker: StubBroker) -> Non
         assert when(message, State.DONE).cancel_requested
 
 
-def test_an_actor_that_is_declared_so_is_not_cancelled(broker: StubBroker) -> None:
+@pytest.mark.parametrize(("declared", "setting"), [(None, None), (None, False), (False, None), (False, True)])
+def test_an_actor_that_is_not_declared_cancellable_is_not_cancelled(
+    broker: StubBroker, settings: Any, declared: bool | None, setting: bool | None
+) -> None:
+    """Its code wasn't written for it. The declaration of an actor precedes the setting of the project."""
+    if setting is not None:
+        settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"CANCELLABLE": setting}
     go_on = threading.Event()
-    job = Job(broker, lambda _: go_on.wait(30), cancellable=False)
+    job = Job(broker, lambda _: go_on.wait(30), cancellable=declared)
     message = job.actor.send()
     assert cancel(message.message_id) == Cancellation(CancelOutcome.NOT_CANCELLABLE, State.ENQUEUED)
     with working(broker):
@@ -281,10 +291,43 @@ def test_an_actor_that_is_declared_so_is_not_cancelled(broker: StubBroker) -> No
         when(message, State.DONE)
 
 
-# In other threads and in coroutines
+def test_a_setting_makes_the_actors_of_a_project_cancellable(broker: StubBroker, settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"CANCELLABLE": True}
+    assert Job(broker, report_on, cancellable=None).cancelled().state is State.CANCELLED
 
 
-def test_what_threads_of_an_actor_raise_comes_out_of_their_futures(broker: StubBroker) -> None:
+@pytest.mark.parametrize("state", [State.ENQUEUED, State.RUNNING])
+def test_code_can_cancel_what_is_not_cancellable_by_force(broker: StubBroker, state: State) -> None:
+    job = Job(broker, report_on, cancellable=False)
+    message = job.actor.send()
+    if state is State.ENQUEUED:
+        assert cancel(message.message_id, force=True) == Cancellation(CancelOutcome.CANCELLED, state)
+    with working(broker):
+        if state is State.RUNNING:
+            assert job.began.wait(30)
+            assert asyncio.run(acancel(message.message_id, force=True)) == REQUESTED
+        broker.join("default", fail_fast=False)
+        when(message, State.CANCELLED)
+    assert job.done == [] and job.starts == (state is State.RUNNING)
+
+
+def test_with_an_invalid_setting_a_message_is_sent_and_runs_without_a_crash_of_a_hook(
+    broker: StubBroker, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Dramatiq would log each as "Unexpected failure", and skip the rest of the hook."""
+    settings.DRAMATIQ_PROGRESS = {"CANCELLABLE": "yes"}
+    job = Job(broker, lambda _: None, cancellable=None)
+    job.actor.send()
+    work_off(broker)
+    assert job.done == ["returned"]
+    assert "DRAMATIQ_PROGRESS[\"CANCELLABLE\"] is 'yes'" in caplog.text
+    assert not [each for each in caplog.records if each.levelname == "CRITICAL"]
+
+
+# Threads and coroutines
+
+
+def test_an_exception_in_a_thread_pool_is_raised_by_its_future(broker: StubBroker) -> None:
     def work(observer: ProgressObserver) -> None:
         def count() -> None:
             wait_until(lambda: observer.cancel_requested)
@@ -297,8 +340,8 @@ def test_what_threads_of_an_actor_raise_comes_out_of_their_futures(broker: StubB
     assert Job(broker, work).cancelled().state is State.CANCELLED
 
 
-def test_a_thread_is_told_at_each_report_and_the_actor_still_at_its_own(broker: StubBroker) -> None:
-    told: list[str] = []
+def test_each_report_of_another_thread_raises_and_then_the_actors_own(broker: StubBroker) -> None:
+    interrupted: list[str] = []
 
     def work(observer: ProgressObserver) -> None:
         def count() -> None:
@@ -308,7 +351,7 @@ def test_a_thread_is_told_at_each_report_and_the_actor_still_at_its_own(broker: 
                     observer.increment_progress()
                 except Cancelled:
                     observer.set_progress(5)
-                    told.append("told")
+                    interrupted.append("thread")
 
         thread = threading.Thread(target=count)
         thread.start()
@@ -316,7 +359,7 @@ def test_a_thread_is_told_at_each_report_and_the_actor_still_at_its_own(broker: 
         report_on(observer)
 
     assert Job(broker, work).cancelled().state is State.CANCELLED
-    assert told == ["told"] * 3
+    assert interrupted == ["thread"] * 3
 
 
 async def report_in_coroutine(progress_observer: ProgressObserver) -> None:
@@ -334,7 +377,7 @@ async def report_in_tasks(progress_observer: ProgressObserver) -> None:
 
 @pytest.mark.parametrize("work", [report_in_coroutine, report_in_tasks])
 def test_an_async_actor_is_cancelled_at_its_reports(broker: StubBroker, work: Callable[..., Any]) -> None:
-    message = progress_actor(broker=broker)(work).send()
+    message = progress_actor(broker=broker, cancellable=True)(work).send()
     with working(broker):
         wait_until(lambda: read(message).current > 0)
         cancel(message.message_id)
@@ -343,10 +386,41 @@ def test_an_async_actor_is_cancelled_at_its_reports(broker: StubBroker, work: Ca
     assert read(message).attempt == 1
 
 
+def test_an_async_actor_is_cancelled_although_a_background_task_reports_first(broker: StubBroker) -> None:
+    """The actor is its task: other tasks are interrupted at each report, and don't use up the actor's interruption."""
+    interrupted: list[str] = []
+
+    async def work(progress_observer: ProgressObserver) -> None:
+        async def tick() -> None:
+            while True:
+                try:
+                    progress_observer.set_metadata(ticks=len(interrupted))
+                except Cancelled:
+                    interrupted.append("background")
+                await asyncio.sleep(STEP_SECONDS)
+
+        ticking = asyncio.create_task(tick())
+        try:
+            while True:
+                if not progress_observer.cancel_requested or len(interrupted) >= 3:
+                    progress_observer.increment_progress()
+                await asyncio.sleep(STEP_SECONDS)
+        finally:
+            ticking.cancel()
+
+    message = progress_actor(broker=broker, cancellable=True)(work).send()
+    with working(broker):
+        wait_until(lambda: read(message).current > 0)
+        cancel(message.message_id)
+        when(message, State.CANCELLED)
+        broker.join("default", fail_fast=False)
+    assert len(interrupted) >= 3
+
+
 # Among other messages
 
 
-def test_the_rest_of_a_pipeline_does_not_run(broker: StubBroker) -> None:
+def test_later_messages_of_a_pipeline_do_not_run(broker: StubBroker) -> None:
     ran: list[object] = []
     last = progress_actor(broker=broker, actor_name="last")(lambda *arguments: ran.append(arguments))
     job = Job(broker, report_on)
@@ -360,10 +434,10 @@ def test_the_rest_of_a_pipeline_does_not_run(broker: StubBroker) -> None:
     assert ran == [] and get_progress(second.message_id) is None
 
 
-def test_the_others_of_a_group_run_and_its_callbacks_do_not(broker: StubBroker) -> None:
+def test_other_messages_of_a_group_run_and_its_callbacks_do_not(broker: StubBroker) -> None:
     ran: list[str] = []
     callback = dramatiq.actor(broker=broker, actor_name="callback")(lambda: ran.append("callback"))
-    other = progress_actor(broker=broker, actor_name="other")(lambda: ran.append("other"))
+    other = progress_actor(broker=broker, actor_name="other", cancellable=True)(lambda: ran.append("other"))
     messages = [other.message(), other.message()]
     group = dramatiq.group(messages, broker=broker)  # type: ignore[no-untyped-call]
     group.add_completion_callback(callback.message())
@@ -375,7 +449,7 @@ def test_the_others_of_a_group_run_and_its_callbacks_do_not(broker: StubBroker) 
 
 
 def test_an_actor_that_calls_another_is_cancelled_as_a_whole(broker: StubBroker) -> None:
-    """The inner one has a detached observer, which raises nothing, and lets pass what the outer one's raises."""
+    """The inner call has a detached observer, which never raises; the outer observer's exception passes through it."""
 
     def inner(progress_observer: ProgressObserver, outer: Any) -> None:
         assert progress_observer.message_id is None
@@ -388,31 +462,31 @@ def test_an_actor_that_calls_another_is_cancelled_as_a_whole(broker: StubBroker)
     assert Job(broker, lambda observer: called(outer=observer)).cancelled().state is State.CANCELLED
 
 
-# Who is told
+# Signals and outcomes
 
 
 @pytest.mark.parametrize("state", [State.ENQUEUED, State.RUNNING])
-def test_a_change_of_state_is_announced_once(broker: StubBroker, state: State) -> None:
-    """By whoever cancels what waits; by the worker that skips what another had begun before it died."""
-    heard: list[tuple[State | None, State]] = []
+def test_a_cancel_sends_one_signal(broker: StubBroker, state: State) -> None:
+    """From the canceller of a waiting message; from the worker that skips a message whose first worker died."""
+    received: list[tuple[State | None, State]] = []
 
-    def hear(progress: Progress, previous: State | None, **_: Any) -> None:
-        heard.append((previous, progress.state))
+    def receive(progress: Progress, previous: State | None, **_: Any) -> None:
+        received.append((previous, progress.state))
 
     message = Job(broker, lambda _: None).actor.send()
     if state is State.RUNNING:
-        get_store().start(Attempt(message.message_id, "work", "default"))
-    state_changed.connect(hear)
+        get_store().start(Attempt(message.message_id, "work", "default", cancellable=True))
+    state_changed.connect(receive)
     try:
         cancel(message.message_id)
         cancel(message.message_id)
         work_off(broker)
     finally:
-        state_changed.disconnect(hear)
-    assert heard == [(state, State.CANCELLED)]
+        state_changed.disconnect(receive)
+    assert received == [(state, State.CANCELLED)]
 
 
-def test_an_answer_is_true_when_the_job_is_not_to_go_on(broker: StubBroker) -> None:
+def test_the_outcome_of_a_cancel_is_true_if_it_has_an_effect(broker: StubBroker) -> None:
     job = Job(broker, lambda _: None)
     message = job.actor.send()
     assert not cancel("never-sent")
@@ -424,7 +498,7 @@ def test_an_answer_is_true_when_the_job_is_not_to_go_on(broker: StubBroker) -> N
     assert not cancel(finished.message_id)
 
 
-def test_a_store_that_is_down_says_so_and_keeps_nothing_for_later(broker: StubBroker, settings: Any) -> None:
+def test_a_cancel_without_a_store_raises_and_is_not_deferred(broker: StubBroker, settings: Any) -> None:
     good = settings.DRAMATIQ_PROGRESS
     message = Job(broker, lambda _: None).actor.send()
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
@@ -438,10 +512,10 @@ def test_a_store_that_is_down_says_so_and_keeps_nothing_for_later(broker: StubBr
     settings.DRAMATIQ_PROGRESS = good
 
 
-def test_one_that_was_cancelled_before_its_start_could_be_written_stops(
+def test_an_actor_stops_if_its_message_was_cancelled_before_its_start_was_written(
     redis_store: Store, broker: StubBroker, settings: Any
 ) -> None:
-    """The worker had lost the store, and whoever cancelled had not."""
+    """The worker had no connection to the store, and the canceller had one."""
     good = settings.DRAMATIQ_PROGRESS
     job = Job(broker, report_on)
     message = job.actor.send()
@@ -462,13 +536,13 @@ def test_a_detached_observer_is_never_cancelled() -> None:
     assert not observer.cancel_requested
 
 
-# Workers of their own
+# Worker processes
 
 BOTH_BROKERS = pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=True)
 
 
 @BOTH_BROKERS
-def test_every_broker_stops_what_runs_and_skips_what_waits(scene: Scene, tmp_path: Path) -> None:
+def test_running_messages_stop_and_waiting_ones_are_skipped(scene: Scene, tmp_path: Path) -> None:
     waiting = scene.send(tasks.report_for, 60.0)
     scene.cancel(waiting)
     with scene.worker("-p", "1", "-t", "3"):
@@ -482,9 +556,9 @@ def test_every_broker_stops_what_runs_and_skips_what_waits(scene: Scene, tmp_pat
         scene.when(retried, State.RETRYING)
         scene.cancel(retried)
         scene.when(retried, State.CANCELLED)
-        # The retry comes.
+        # The retry is delivered.
         scene.deliver_again(retried)
-        # What comes is skipped, and the worker is free for others.
+        # It is skipped, and the worker is free for other messages.
         for message in [scene.send(tasks.report_for, 0.01) for _ in range(6)]:
             scene.when(message, State.DONE)
         scene.heal()
@@ -495,7 +569,7 @@ def test_every_broker_stops_what_runs_and_skips_what_waits(scene: Scene, tmp_pat
 
 
 @BOTH_BROKERS
-def test_one_whose_worker_dies_before_it_has_stopped_is_not_begun_again(scene: Scene, tmp_path: Path) -> None:
+def test_a_message_whose_worker_dies_after_a_cancel_is_not_started_again(scene: Scene, tmp_path: Path) -> None:
     with scene.worker("-p", "1", "-t", "2") as worker:
         message = scene.send(tasks.wait_for, str(tmp_path / "never"))
         scene.when(message, State.RUNNING, current=1)
@@ -510,8 +584,8 @@ def test_one_whose_worker_dies_before_it_has_stopped_is_not_begun_again(scene: S
     assert len(scene.deeds(message, "began")) == 1
 
 
-def test_a_worker_that_was_frozen_stops_when_it_wakes_up(scene: Scene) -> None:
-    """Its message was cancelled when it came to another one."""
+def test_a_frozen_worker_stops_when_it_wakes_up(scene: Scene) -> None:
+    """Its message was cancelled when another worker received it."""
     with scene.worker("-p", "1", "-t", "2") as frozen:
         message = scene.send(tasks.report_for, 60.0)
         scene.when(message, State.RUNNING, attempt=1)

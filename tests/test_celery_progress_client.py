@@ -1,4 +1,4 @@
-"""The JavaScript client of celery-progress 0.5, unchanged, against the real view: a real site, store and browser."""
+"""The unchanged JavaScript client of celery-progress 0.5 with our view: a real site, store and browser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from dramatiq_progress.progress import State
 from dramatiq_progress.stores import Store
-from dramatiq_progress.stores.base import Attempt, Report
+from dramatiq_progress.stores.attempt import Attempt
 from tests import servers
 
 ATTEMPT = {"actor": "work", "queue": "default", "retries_left": 3}
@@ -20,11 +20,11 @@ ATTEMPT = {"actor": "work", "queue": "default", "retries_left": 3}
 
 @pytest.fixture
 def site(redis_store: Store, settings: Any, tmp_path: Path) -> Iterator[str]:
-    """The tests' site, with the store of this test."""
-    wanted = settings.DRAMATIQ_PROGRESS
+    """The URL of the tests' site, which uses this test's store."""
+    options = settings.DRAMATIQ_PROGRESS
     environment = {
-        "TEST_STORE_URL": wanted["OPTIONS"]["url"],
-        "TEST_PROGRESS": json.dumps({"PREFIX": wanted["PREFIX"]}),
+        "TEST_STORE_URL": options["OPTIONS"]["url"],
+        "TEST_PROGRESS": json.dumps({"PREFIX": options["PREFIX"]}),
     }
     with servers.site(log=tmp_path / "site.log", environment=environment) as url:
         yield url
@@ -47,7 +47,7 @@ def expect_drawn(bar: Locator, percent: int, color: str) -> None:
 RUNNING, DONE, FAILED = "rgb(104, 169, 239)", "rgb(118, 206, 96)", "rgb(220, 79, 99)"
 
 
-def test_it_goes_from_waiting_to_done(
+def test_it_shows_a_message_from_waiting_to_done(
     site: str, page: Page, bar: Locator, message: Locator, redis_store: Store
 ) -> None:
     redis_store.enqueue("m1", **ATTEMPT)
@@ -56,7 +56,7 @@ def test_it_goes_from_waiting_to_done(
     attempt = Attempt("m1", **ATTEMPT)
     redis_store.start(attempt)
     expect(message).to_have_text("Task started...")
-    redis_store.report([Report(attempt, {"current": "30", "total": "120", "description": "Importing"})])
+    redis_store.report([(attempt, {"current": "30", "total": "120", "description": "Importing"})])
     expect(message).to_have_text("30 of 120 processed. Importing")
     expect_drawn(bar, 25, RUNNING)
     redis_store.finish(attempt, state=State.DONE, fields={"result": json.dumps("All there")})
@@ -77,7 +77,7 @@ def test_it_shows_a_retry_as_running_and_then_a_failure(
 ) -> None:
     attempt = Attempt("m1", **ATTEMPT)
     redis_store.start(attempt)
-    redis_store.report([Report(attempt, {"current": "30", "total": "120"})])
+    redis_store.report([(attempt, {"current": "30", "total": "120"})])
     page.goto(f"{site}/celery/m1/")
     expect_drawn(bar, 25, RUNNING)
     redis_store.finish(attempt, state=State.RETRYING, retry_in=60)

@@ -1,8 +1,9 @@
-"""From options to servers: one, a master that Sentinels watch, or a cluster; over TLS too; and mistakes in them."""
+"""The options of a store: one server, a master that Sentinels monitor, or a cluster; TLS; and invalid options."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ import pytest
 import redis
 from django.core.exceptions import ImproperlyConfigured
 from dramatiq.brokers.redis import RedisBroker
+from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
+from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from dramatiq_progress import StoreUnavailable
 from dramatiq_progress.stores import Store, get_store
-from dramatiq_progress.stores.connections import connect, options_of_pool
 from dramatiq_progress.stores.redis import RedisStore
-from dramatiq_progress.stores.servers import OneServer
+from dramatiq_progress.stores.redis.options import connect, options_of_pool
+from dramatiq_progress.stores.redis.servers import OneServer
 from tests import topologies
 from tests.certificates import Certificates
 from tests.conftest import PATIENT
@@ -30,7 +33,7 @@ CLUSTER = {"cluster": True, "startup_nodes": ["h:1"]}
 
 
 def works(store: Store) -> bool:
-    """Whether what is written can be read."""
+    """Return whether a store can be written and read."""
     store.enqueue("m1", actor="work", queue="default", retries_left=0)
     return store.read(["m1"])[0] is not None
 
@@ -50,8 +53,8 @@ def works(store: Store) -> bool:
         ({"cluster": True, "host": "h"}, "the cluster of h:6379"),
     ],
 )
-def test_a_store_says_where_it_is_without_a_password(given: dict[str, Any], address: str) -> None:
-    """It connects to nothing before it is used: none of these servers is there."""
+def test_the_repr_of_a_store_has_its_address_and_no_password(given: dict[str, Any], address: str) -> None:
+    """It doesn't connect before it is used: none of these servers exists."""
     store = RedisStore(prefix="p:", **given)
     assert repr(store) == f"<RedisStore {address} p:>"
     store.close()
@@ -71,7 +74,7 @@ def test_a_store_says_where_it_is_without_a_password(given: dict[str, Any], addr
         (ClusterNode("h", 7), ("h", 7)),
     ],
 )
-def test_an_address_may_be_written_as_people_do(given: Any, read: tuple[str, int]) -> None:
+def test_an_address_can_be_written_in_several_forms(given: Any, read: tuple[str, int]) -> None:
     servers = connect(sentinels=[given], service_name="progress")
     assert servers.address == f"progress of the Sentinels {read[0]}:{read[1]}"
     servers.close()
@@ -94,7 +97,7 @@ def test_an_address_may_be_written_as_people_do(given: Any, read: tuple[str, int
         ({"service_name": "progress"}, 'leave out "service_name": there are no "sentinels"'),
         ({"startup_nodes": ["h:1"]}, 'leave out "startup_nodes": there is no "cluster": True'),
         ({"cluster": True}, '"cluster" needs "startup_nodes"'),
-        ({"cluster": True, "startup_nodes": [7]}, '"startup_nodes" holds a int; write'),
+        ({"cluster": True, "startup_nodes": [7]}, '"startup_nodes" holds 7; write'),
         (CLUSTER | {"cluster": "no"}, "\"cluster\" is 'no'; write True or False"),
         (CLUSTER | {"db": 3}, "database 0 only, and 3 is given"),
         ({"cluster": True, "url": "redis://:hunter2@h/2"}, "database 0 only, and 2 is given"),
@@ -103,9 +106,7 @@ def test_an_address_may_be_written_as_people_do(given: Any, read: tuple[str, int
         ({"cluster": True, "url": "redis://h", "ssl": True}, "'ssl'"),
     ],
 )
-def test_options_that_cannot_be_meant_are_an_error_that_says_what_to_write(
-    settings: Any, given: dict[str, Any], message: str
-) -> None:
+def test_the_error_of_invalid_options_says_what_to_write(settings: Any, given: dict[str, Any], message: str) -> None:
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": given}
     with pytest.raises(ImproperlyConfigured) as raised:
         get_store()
@@ -114,7 +115,7 @@ def test_options_that_cannot_be_meant_are_an_error_that_says_what_to_write(
 
 
 @pytest.mark.parametrize("given", [{}, SENTINELS])
-def test_nobody_waits_long_for_a_server_or_for_a_sentinel(given: dict[str, Any]) -> None:
+def test_timeouts_are_short_for_servers_and_sentinels(given: dict[str, Any]) -> None:
     servers = connect(**given, socket_connect_timeout=1)
     assert isinstance(servers, OneServer)
     for each in (servers.client, *servers.watchers):
@@ -124,7 +125,7 @@ def test_nobody_waits_long_for_a_server_or_for_a_sentinel(given: dict[str, Any])
     servers.close()
 
 
-def test_a_sentinel_may_have_options_of_its_own() -> None:
+def test_sentinels_can_have_options_of_their_own() -> None:
     servers = connect(**SENTINELS, password="for the server", sentinel_kwargs={"password": "for the Sentinel"})
     assert isinstance(servers, OneServer)
     assert servers.client.connection_pool.connection_kwargs["password"] == "for the server"
@@ -135,14 +136,14 @@ def test_a_sentinel_may_have_options_of_its_own() -> None:
 @pytest.mark.parametrize(
     "given", [{"sentinels": ["127.0.0.1:1"], "service_name": "s"}, {"cluster": True, "startup_nodes": ["127.0.0.1:1"]}]
 )
-def test_servers_that_are_down_are_told_without_a_password(given: dict[str, Any]) -> None:
+def test_the_error_of_servers_that_are_down_has_no_password(given: dict[str, Any]) -> None:
     hidden = {"sentinel_kwargs": {"password": "hunter2"}} if "sentinels" in given else {}
     store = RedisStore(prefix="p:", password="hunter2", **given, **hidden)
-    for ask in (store.ping, lambda: store.read(["m1"])):
+    for command in (store.ping, lambda: store.read(["m1"])):
         with pytest.raises(StoreUnavailable) as raised:
-            ask()
+            command()
         assert "127.0.0.1:1" in str(raised.value) and "hunter2" not in str(raised.value)
-        # redis-py writes a Sentinel that it could not ask with all its options.
+        # redis-py prints a Sentinel that it could not reach with all its options.
         assert len(str(raised.value)) < 300
     store.close()
 
@@ -150,21 +151,22 @@ def test_servers_that_are_down_are_told_without_a_password(given: dict[str, Any]
 # A cluster
 
 
-def test_a_read_of_many_costs_each_node_one_round_trip(cluster_store: RedisStore, cluster: Topology) -> None:
-    """And none to ask where a command's keys are, as redis-py's own pipeline does."""
+def test_reading_many_messages_takes_one_round_trip_per_node(cluster_store: RedisStore, cluster: Topology) -> None:
+    """And none to look up the keys of a command, as redis-py's own pipeline does."""
     ids = [f"m{i}" for i in range(100)]
     for each in ids:
         cluster_store.enqueue(each, actor="work", queue="default", retries_left=0)
-    cluster_store._read(ids)  # now each node knows the script
+    calls = cluster_store._read_calls([cluster_store.key(each) for each in ids])
+    cluster_store._call(calls)  # now each node knows the script
     before = [commands(each) for each in cluster.servers]
-    assert all(cluster_store._read(ids))
+    assert all(cluster_store._call(calls))
     after = [commands(each) for each in cluster.servers]
-    asked = [
+    sent = [
         {name: now[name] - then.get(name, 0) for name in now if now[name] != then.get(name, 0)}
         for then, now in zip(before, after, strict=True)
     ]
-    assert sum(each.get("evalsha", 0) for each in asked) == 100
-    assert all(each.keys() <= {"evalsha", "time", "hgetall"} for each in asked), asked
+    assert sum(each.get("evalsha", 0) for each in sent) == 100
+    assert all(each.keys() <= {"evalsha", "time", "hgetall"} for each in sent), sent
 
 
 def commands(server: Server) -> dict[str, int]:
@@ -175,13 +177,13 @@ def commands(server: Server) -> dict[str, int]:
     }
 
 
-def test_a_node_that_forgot_the_scripts_is_told_them_again(cluster_store: Store, cluster: Topology) -> None:
+def test_scripts_are_loaded_again_on_a_node_that_forgot_them(cluster_store: Store, cluster: Topology) -> None:
     ids = [f"m{i}" for i in range(20)]
     for each in ids:
         cluster_store.enqueue(each, actor="work", queue="default", retries_left=0)
-    forgetful = cluster.master(cluster_store.key("m1"))
-    assert forgetful is not None
-    forgetful.ask("SCRIPT FLUSH")
+    master = cluster.master(cluster_store.key("m1"))
+    assert master is not None
+    master.ask("SCRIPT FLUSH")
     assert all(cluster_store.read(ids))
 
 
@@ -211,13 +213,15 @@ def test_a_server_is_reached_over_tls(tls_server: Server, certificates: Certific
         store.close()
 
 
-def test_a_server_that_nobody_vouches_for_is_not_spoken_to(tls_server: Server) -> None:
+def test_a_server_with_an_untrusted_certificate_is_refused(tls_server: Server) -> None:
     store = RedisStore(prefix="p:", url=f"rediss://{tls_server.address}/0", **PATIENT)
     with pytest.raises(StoreUnavailable, match="certificate verify failed"):
         store.ping()
     store.close()
 
 
+# Seen once: redis-py's client for a cluster dropped a connection in a reference cycle, whose socket was freed first.
+@pytest.mark.filterwarnings("ignore:.*SSLSocket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("topology", [topologies.sentinel, topologies.cluster])
 def test_sentinels_and_clusters_are_reached_over_tls(topology: Any, tmp_path: Path, certificates: Certificates) -> None:
     with topology(tmp_path, certificates) as made:
@@ -243,13 +247,13 @@ def test_a_cluster_is_reached_by_the_url_of_one_node(cluster: Topology) -> None:
         ("unix:///s.sock?db=2", {"unix_socket_path": "/s.sock", "db": 2}),
     ],
 )
-def test_the_address_of_a_brokers_pool_is_taken_over(url: str, expected: dict[str, Any]) -> None:
+def test_the_address_of_a_brokers_pool_is_used(url: str, expected: dict[str, Any]) -> None:
     found = options_of_pool(redis.ConnectionPool.from_url(url, socket_timeout=99))
     assert found == expected
     RedisStore(prefix="p:", **found)
 
 
-def test_the_sentinels_of_a_brokers_pool_are_taken_over() -> None:
+def test_the_sentinels_of_a_brokers_pool_are_used() -> None:
     manager = Sentinel([("h", 1), ("i", 2)], sentinel_kwargs={"password": "s", "ssl": True, "socket_timeout": 99})
     pool = SentinelConnectionPool("progress", manager, password="p", db=3, ssl=True, ssl_ca_certs="a.pem")
     found = options_of_pool(pool)
@@ -262,12 +266,12 @@ def test_the_sentinels_of_a_brokers_pool_are_taken_over() -> None:
     RedisStore(prefix="p:", **found).close()
 
 
-def test_a_pool_that_does_not_say_where_its_server_is_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(ImproperlyConfigured, match="name the store's own"):
+def test_the_error_of_a_pool_without_an_address_says_what_to_do() -> None:
+    with pytest.raises(ImproperlyConfigured, match="Name the store's own"):
         options_of_pool(redis.ConnectionPool(service_name="progress"))
 
 
-def test_the_store_of_a_broker_behind_sentinels_is_behind_them_too(settings: Any, sentinels: Topology) -> None:
+def test_the_store_of_a_broker_with_sentinels_uses_them(settings: Any, sentinels: Topology) -> None:
     addresses = [("127.0.0.1", each.port) for each in sentinels.others]
     manager = Sentinel(addresses)
     broker = RedisBroker(client=manager.master_for(topologies.SERVICE_NAME, db=4), middleware=[])
@@ -283,3 +287,108 @@ def test_the_store_of_a_broker_behind_sentinels_is_behind_them_too(settings: Any
         dramatiq.set_broker(before)
         for each in (broker.client, *manager.sentinels):
             each.close()
+
+
+# ---- Options ----
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"socket_timeout": "5"}, "socket_timeout.*'5'.*seconds"),
+        ({"socket_connect_timeout": -1}, "socket_connect_timeout.*-1.*seconds"),
+        ({"retry": 3}, "retry.*3.*Retry"),
+        ({"protocol": 4}, "protocol.*4.*2 or 3"),
+        ({"max_connections": 0}, "max_connections.*at least 1"),
+        ({"url": 5}, "url.*5.*text"),
+        ({"port": 99_999}, "port.*99999.*65535"),
+        ({"port": 10**5000}, "port.*int"),
+        ({"db": "zero"}, "db.*'zero'.*whole number"),
+        ({"db": 10**5000}, "db.*int"),
+        ({"password": 5}, "password.*5.*text"),
+        ({"unix_socket_path": 5}, "unix_socket_path.*path"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, str) else next(iter(value)),
+)
+def test_an_option_of_the_wrong_type_is_an_error_that_names_it(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=expected):
+        connect(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"protocol": 3},
+        {"protocol": 2},
+        {"health_check_interval": 1},
+        {"client_name": "named"},
+        {"socket_keepalive": True},
+        {"decode_responses": False},
+        {"encoding": "utf-8"},
+        {"max_connections": 1},
+        {"retry": Retry(NoBackoff(), 2)},
+        {"single_connection_client": True},
+        {"socket_timeout": None},
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_an_option_of_redis_py_changes_no_value_that_is_read(valkey: str, options: dict[str, Any]) -> None:
+    store = RedisStore(prefix="options:", url=f"{valkey}/1", **options)
+    assert works(store)
+    store.close()
+
+
+@pytest.mark.parametrize("is_blocking", [False, True])
+def test_a_connection_pool_of_the_projects_own_works(valkey: str, is_blocking: bool) -> None:
+    """It returns bytes, unless it is told otherwise."""
+    kind = redis.BlockingConnectionPool if is_blocking else redis.ConnectionPool
+    pool = kind.from_url(f"{valkey}/1")
+    store = RedisStore(prefix="pool:", connection_pool=pool)
+    assert works(store)
+    store.close()
+    pool.disconnect()
+
+
+# ---- The store of a broker ----
+
+
+@contextmanager
+def as_global_broker(broker: Any) -> Iterator[None]:
+    before = dramatiq.get_broker()
+    dramatiq.set_broker(broker)
+    try:
+        yield
+    finally:
+        dramatiq.set_broker(before)
+
+
+def test_the_namespaces_of_two_brokers_keep_their_records_apart(settings: Any, valkey: str) -> None:
+    settings.DRAMATIQ_PROGRESS = {}
+    prefixes = []
+    for options in ({}, {"namespace": "shop"}, {"namespace": "queue"}):
+        with as_global_broker(RedisBroker(url=f"{valkey}/1", middleware=[], **options)):
+            prefixes.append(get_store().prefix)
+    assert prefixes == ["dramatiq-progress:", "dramatiq-progress@shop:", "dramatiq-progress@queue:"]
+
+
+class Elsewhere:
+    """A client that is neither redis-py's nor valkey-py's."""
+
+
+def test_a_broker_whose_client_does_not_say_where_its_server_is_is_an_error(settings: Any, valkey: str) -> None:
+    settings.DRAMATIQ_PROGRESS = {}
+    broker = RedisBroker(url=f"{valkey}/1", middleware=[])
+    broker.client = Elsewhere()
+    with as_global_broker(broker), pytest.raises(ImproperlyConfigured, match=r"Elsewhere.*OPTIONS.*url"):
+        get_store()
+
+
+def test_a_pool_whose_connections_are_simulated_is_an_error(settings: Any) -> None:
+    """As of fakeredis: its host and port are redis-py's defaults, and somebody else's server."""
+
+    class FakeConnection(redis.Connection):
+        pass
+
+    pool = redis.ConnectionPool(connection_class=FakeConnection, host="localhost", port=6379)
+    with pytest.raises(ImproperlyConfigured, match=r"FakeConnection.*OPTIONS.*url"):
+        options_of_pool(pool)

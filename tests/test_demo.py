@@ -1,4 +1,4 @@
-"""The demo as a user meets it: `make demo`, pages and uploads over HTTP, Ctrl-C, and no process left."""
+"""The demo: `make demo`, its pages and uploads over HTTP, and Ctrl+C, after which no process is left."""
 
 from __future__ import annotations
 
@@ -25,19 +25,22 @@ from typing import Any
 
 import pytest
 import redis
-from playwright.sync_api import Page
+from PIL import Image
+from playwright.sync_api import Page, expect
 
 from example.servers import shown, without_password
 from tests.axe import Found
-from tests.servers import ROOT
+from tests.servers import ROOT, free_port
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow(3)
+
 PASSWORD = "s3cr3t-pass"
-STOP_LIMIT_SECONDS = 30
+STOP_LIMIT_SECONDS = 90
 
 
 class Running:
-    """A demo that runs, and a browser without JavaScript for its pages."""
+    """A running demo, and a client for its pages without JavaScript."""
 
     def __init__(self, process: subprocess.Popen[bytes], output: Path, var_dir: Path) -> None:
         self.process = process
@@ -56,7 +59,7 @@ class Running:
         return match.group(1) if match else ""
 
     def open(self, path: str, body: bytes | None = None, **headers: str) -> tuple[str, bytes]:
-        """Send a request, with a body as POST; gives the address and the content after any redirect."""
+        """Send a request (with a body as POST), and return the URL and the content after any redirect."""
         request = urllib.request.Request(self.url + path, body, headers)
         with self._browser.open(request) as response:
             return response.url, response.read()
@@ -68,32 +71,32 @@ class Running:
         return self.open(path)[1]
 
     def post(self, path: str, fields: dict[str, str], file: tuple[str, bytes] | None = None) -> tuple[str, str]:
-        """Fill in the form of a page and send it; gives the address and the text of the next page."""
+        """Fill in and send the form of a page, and return the URL and the text of the next page."""
         token = self.token(path.replace("sample/", ""))
         body, content_type = encode_form({**fields, "csrfmiddlewaretoken": token}, file)
         address, page = self.open(path, body, **{"Content-Type": content_type})
         return address, page.decode()
 
     def token(self, path: str) -> str:
-        """What Django wants of the forms of a page."""
+        """Return the CSRF token of the forms of a page."""
         found = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', self.get(path))
         assert found is not None
         return found.group(1)
 
     def send(self, path: str, fields: dict[str, str], file: tuple[str, bytes] | None = None) -> str:
-        """Fill in and send a form that starts a job; gives the address where its bar asks."""
+        """Fill in and send a form that starts a job, and return the URL that its bar polls."""
         _, page = self.post(path, fields, file)
         return bars(page)[0]
 
     def upload(self, content: bytes, name: str = "rows.csv") -> dict[str, Any]:
-        """Import a file, and give the last progress."""
+        """Import a file, and return its final progress."""
         return self.finished(self.send("/import/", {}, (name, content)))[-1]
 
     def progress(self, address: str) -> dict[str, Any]:
         return dict(json.loads(self.get(address)))
 
     def finished(self, address: str) -> list[dict[str, Any]]:
-        """Poll until the end, and give every answer that was new."""
+        """Poll until the job is finished, and return each different answer."""
         answers: list[dict[str, Any]] = []
 
         def is_complete() -> bool:
@@ -106,7 +109,7 @@ class Running:
         return answers
 
     def rows(self, name: str) -> list[list[str]]:
-        """The rows in the database that came from a file."""
+        """Return the rows in the database that were imported from a file."""
         query = """
             SELECT example_row."values" FROM example_row JOIN example_import ON example_import.id = source_id
             WHERE name = ? ORDER BY line
@@ -117,7 +120,7 @@ class Running:
 
 @contextmanager
 def starting(var_dir: Path, *command: str, **environment: str) -> Iterator[Running]:
-    """Start the demo in a process group of its own, as a shell does; Ctrl-C at the end."""
+    """Start the demo in its own process group, as a shell does, and press Ctrl+C at the end."""
     inherited = {name: value for name, value in os.environ.items() if name not in ("REDIS_URL", "BROKER_URL")}
     output = var_dir / "output.txt"
     with output.open("wb") as log:
@@ -140,7 +143,7 @@ def starting(var_dir: Path, *command: str, **environment: str) -> Iterator[Runni
 
 @contextmanager
 def demo(var_dir: Path, *command: str, **environment: str) -> Iterator[Running]:
-    """A demo that is up."""
+    """Run a demo."""
     with starting(var_dir, *command, **environment) as running:
         wait_until(lambda: running.url or running.process.poll() is not None)
         assert running.url, running.output
@@ -148,7 +151,7 @@ def demo(var_dir: Path, *command: str, **environment: str) -> Iterator[Running]:
 
 
 def refused(var_dir: Path, **environment: str) -> str:
-    """Start a demo that cannot run; gives what it says."""
+    """Start a demo that can't run, and return its output."""
     with starting(var_dir, **environment) as running:
         assert running.process.wait(STOP_LIMIT_SECONDS) == 1
     assert "Traceback" not in running.output
@@ -156,7 +159,7 @@ def refused(var_dir: Path, **environment: str) -> str:
 
 
 def encode_form(fields: dict[str, str], file: tuple[str, bytes] | None) -> tuple[bytes, str]:
-    """A form as a browser sends it; gives the body and its content type."""
+    """Encode a form as a browser does, and return the body and its content type."""
     if file is None:
         return urllib.parse.urlencode(fields).encode(), "application/x-www-form-urlencoded"
     boundary = secrets.token_hex(16)
@@ -168,17 +171,12 @@ def encode_form(fields: dict[str, str], file: tuple[str, bytes] | None) -> tuple
 
 
 def bars(page: str) -> list[str]:
-    """Where the bars of a page ask for progress."""
+    """Return the URLs that the bars of a page poll."""
     return re.findall(r'<dramatiq-progress[^>]* src="([^"]+)"', page)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 def processes() -> dict[int, tuple[int, str]]:
-    """The processes of this machine that are no zombies: id to parent's id and command line."""
+    """Return the processes of this machine, without zombies: id to parent's id and command line."""
     table = subprocess.run(
         ["ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,command="], capture_output=True, text=True, check=True
     )
@@ -187,7 +185,7 @@ def processes() -> dict[int, tuple[int, str]]:
 
 
 def family(pid: int) -> dict[int, str]:
-    """A process, its children and theirs: id to command line."""
+    """Return a process and its descendants: id to command line."""
     table = processes()
     members = {pid}
     while more := {each for each, (parent, _) in table.items() if parent in members} - members:
@@ -197,7 +195,7 @@ def family(pid: int) -> dict[int, str]:
 
 def nothing_is_left_of(members: dict[int, str]) -> bool:
     table = processes()
-    # An id may have been given to another process meanwhile.
+    # In the meantime an id may have been reused.
     return not any(table.get(pid, (0, ""))[1] == command for pid, command in members.items())
 
 
@@ -208,7 +206,7 @@ def redis_url(valkey: str) -> str:
 
 @pytest.fixture(scope="module")
 def running(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One demo for the tests that only use it."""
+    """One demo for all tests that don't stop it."""
     with demo(tmp_path_factory.mktemp("demo"), REDIS_URL=redis_url) as running:
         yield running
 
@@ -224,8 +222,12 @@ def test_an_uploaded_file_is_imported(running: Running) -> None:
 
     assert answers[-1]["state"] == "done"
     assert answers[-1]["result"] == {"imported": 1200}
-    assert {"Checking", "Importing"} >= {each["progress"]["description"] for each in answers} - {""}
-    seen = [each["progress"]["current"] for each in answers if each["progress"]["description"] == "Importing"]
+    steps = [(each["step"] and each["step"]["name"], each["progress"]) for each in answers]
+    assert {"Checking", "Importing"} >= {name for name, _ in steps} - {None}
+    percents = [progress["percent"] or 0.0 for _, progress in steps]
+    assert percents == sorted(percents)
+    assert percents[-1] == 100
+    seen = [progress["current"] for name, progress in steps if name == "Importing"]
     assert seen == sorted(seen)
     assert seen[-1] == 1200
     assert set(seen) <= {0, 500, 1000, 1200}
@@ -233,7 +235,7 @@ def test_an_uploaded_file_is_imported(running: Running) -> None:
     assert "people.csv" in running.get("/import/")
 
 
-def test_the_page_of_an_import_has_its_bar_after_a_refresh(running: Running) -> None:
+def test_the_page_of_an_import_has_the_same_bar_after_a_reload(running: Running) -> None:
     address, page = running.post("/import/", {}, ("again.csv", b"a,b\n1,2\n"))
     path = urllib.parse.urlsplit(address).path
     assert bars(running.get(path)) == bars(page)
@@ -241,20 +243,20 @@ def test_the_page_of_an_import_has_its_bar_after_a_refresh(running: Running) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reason"),
     [
         (b"a,b\n1,2\n1,2,3\n", "Line 3 has 3 columns, but the header has 2. Nothing was imported."),
         (b'a,b\n"1\n1",2\n1\n', "Line 4 has 1 column, but the header has 2. Nothing was imported."),
         (b"", "The file is empty."),
-        (b"a,b\n", "The file has a header but no rows, so there is nothing to import."),
+        (b"a,b\n", "The file has a header but no rows. Nothing was imported."),
         (
             b"just some text\nand more\n",
-            "This does not look like CSV: there are no commas, semicolons or tabs in its",
+            "This doesn't look like CSV: its first line has no commas, semicolons or tabs.",
         ),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", "This file is not UTF-8 text."),
-        ("a,b\nä,ö\n".encode("latin-1"), "This file is not UTF-8 text."),
-        (b"a,b\n1,\x00\n", "This is not a text file."),
-        (b'a,b\n1,"2\n', "This file cannot be read as CSV"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "This file isn't UTF-8 text."),
+        ("a,b\nä,ö\n".encode("latin-1"), "This file isn't UTF-8 text."),
+        (b"a,b\n1,\x00\n", "This isn't a text file."),
+        (b'a,b\n1,"2\n', "This file can't be read as CSV"),
     ],
     ids=[
         "long row",
@@ -268,12 +270,12 @@ def test_the_page_of_an_import_has_its_bar_after_a_refresh(running: Running) -> 
         "open quote",
     ],
 )
-def test_a_bad_file_is_refused_with_a_reason(running: Running, content: bytes, told: str) -> None:
+def test_an_invalid_file_fails_with_a_reason(running: Running, content: bytes, reason: str) -> None:
     name = f"{secrets.token_hex(4)}.csv"
     last = running.upload(content, name)
     assert last["state"] == "failed"
     assert last["success"] is False
-    assert last["result"].startswith(told)
+    assert last["result"].startswith(reason)
     assert last["attempt"] == 1
     assert running.rows(name) == []
     assert name not in running.get("/import/")
@@ -284,13 +286,13 @@ def test_a_bad_file_is_refused_with_a_reason(running: Running, content: bytes, t
     ["\ufeffa,b\r\n1,ä\r\n", "a;b\n1;ä\n", "a\tb\n1\tä\n", "a,b\n\n1,ä\n\n"],
     ids=["byte order mark", "semicolons", "tabs", "blank lines"],
 )
-def test_usual_kinds_of_csv_are_understood(running: Running, content: str) -> None:
+def test_common_kinds_of_csv_are_read(running: Running, content: str) -> None:
     name = f"{secrets.token_hex(4)}.csv"
     assert running.upload(content.encode(), name)["result"] == {"imported": 1}
     assert running.rows(name) == [["1", "ä"]]
 
 
-def test_an_import_that_is_delivered_again_takes_no_row_twice(running: Running) -> None:
+def test_an_import_that_is_redelivered_imports_no_row_twice(running: Running) -> None:
     script = """
 import django
 django.setup()
@@ -319,14 +321,14 @@ def test_an_import_that_is_cancelled_leaves_no_row(running: Running) -> None:
     assert running.rows("unwanted.csv") == []
 
 
-def test_no_file_and_a_file_too_big_are_told_on_the_form(running: Running) -> None:
+def test_the_form_shows_that_a_file_is_missing_or_too_big(running: Running) -> None:
     _, page = running.post("/import/", {}, None)
     assert "Choose a CSV file first." in page
     _, page = running.post("/import/", {}, ("big.csv", b"a,b\n" * (6 * 1024 * 1024)))
-    assert "This file is too big: it has 24.0\xa0MB, and the limit is 20.0\xa0MB." in page
+    assert "This file is too large: it has 24.0\xa0MB, and the limit is 20.0\xa0MB." in page
 
 
-def test_the_sample_is_imported_and_comes_back_in_the_export(running: Running) -> None:
+def test_the_imported_sample_is_in_the_export(running: Running) -> None:
     imported = running.finished(running.send("/import/sample/", {}))[-1]
     assert imported["result"]["imported"] > 20_000
 
@@ -341,14 +343,28 @@ def test_the_sample_is_imported_and_comes_back_in_the_export(running: Running) -
     assert len(lines) == imported["result"]["imported"] + 1
 
 
-def test_an_export_that_is_not_there_is_not_found(running: Running) -> None:
+def test_an_unknown_export_is_not_found(running: Running) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         running.download("/export/00000000-0000-4000-8000-000000000000.zip")
     with caught.value as error:
         assert error.code == 404
 
 
-def test_jobs_for_one_slow_worker_wait_their_turn(running: Running) -> None:
+def test_photos_share_one_bar_whose_end_says_that_one_has_failed(running: Running) -> None:
+    address, page = running.post("/photos/", {})
+    (bar,) = bars(page)
+    last = running.finished(bar)[-1]
+    assert (last["state"], last["title"], last["result"]) == ("failed", "Resize 60 photos", "1 of 60 failed.")
+    assert (last["parts"]["done"], last["parts"]["failed"]) == (59, 1)
+    pictures = re.findall(r'<img src="([^"]+)" alt="Photo (\d+)"', running.get(address.removeprefix(running.url)))
+    assert {int(number) for _, number in pictures} == {*range(1, 61)} - {57}
+    assert Image.open(io.BytesIO(running.download(pictures[0][0]))).size == (160, 120)
+    shown = bars(running.get("/jobs/"))
+    assert bar in shown
+    assert len(shown) == len(set(shown))
+
+
+def test_jobs_for_one_slow_worker_wait_in_the_queue(running: Running) -> None:
     address, page = running.post("/queue/", {"jobs": "3", "seconds": "1"})
     addresses = bars(page)
     assert len(addresses) == 3
@@ -357,7 +373,7 @@ def test_jobs_for_one_slow_worker_wait_their_turn(running: Running) -> None:
     seen: list[list[str]] = []
 
     def all_are_done() -> bool:
-        # The last is asked first: if it runs, the others have ended when they are asked.
+        # The last is polled first: if it runs, the others are done when they are polled.
         seen.append([running.progress(each)["state"] for each in reversed(addresses)])
         return set(seen[-1]) == {"done"}
 
@@ -384,30 +400,43 @@ def test_a_job_that_fails_twice_is_retried_until_it_succeeds(running: Running) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
         ("message", "Invoice 2026-0013 has no address. Add one, then start again."),
         ("exception", "The task failed."),
     ],
 )
-def test_a_job_that_fails_for_good_says_what_the_user_may_know(running: Running, kind: str, told: str) -> None:
+def test_a_job_that_fails_without_retries_shows_the_message_for_the_user(
+    running: Running, kind: str, message: str
+) -> None:
     last = running.finished(running.send("/trouble/", {"kind": kind}))[-1]
-    assert (last["state"], last["result"], last["attempt"]) == ("failed", told, 1)
+    assert (last["state"], last["result"], last["attempt"]) == ("failed", message, 1)
 
 
-def test_your_jobs_are_those_of_this_browser(running: Running) -> None:
+def test_the_page_of_your_jobs_has_the_jobs_of_this_browser(running: Running) -> None:
     address = running.send("/trouble/", {"kind": "message"})
     page = running.get("/jobs/")
     assert address in bars(page)
-    assert "<span>Fail with a message</span>" in page
+    assert "<b>Fail with a message</b>" in page
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{running.url}/jobs/") as response:
-        assert b"You have sent no jobs" in response.read()
+        assert b"No jobs yet" in response.read()
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/import/", "/export/", "/queue/", "/trouble/", "/jobs/", "/queue/?message=%2F..%2F&message=x"]
+    "path",
+    [
+        "/",
+        "/import/",
+        "/export/",
+        "/photos/",
+        "/queue/",
+        "/trouble/",
+        "/schedules/",
+        "/jobs/",
+        "/queue/?message=%2F..%2F&message=x",
+    ],
 )
-def test_pages_open(running: Running, path: str) -> None:
+def test_all_pages_and_their_links_open(running: Running, path: str) -> None:
     page = running.get(path)
     for address in re.findall(r'(?:src|href)="(/[^"]*)"', page):
         if "/progress/" not in address:
@@ -415,18 +444,58 @@ def test_pages_open(running: Running, path: str) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1000), ("dark", 320)])
-def test_pages_keep_nobody_out(
+def test_pages_are_accessible_and_fit_narrow_windows(
     running: Running, run_axe: Callable[[Page], Found], page: Page, scheme: Any, width: int
 ) -> None:
-    """Neither by what axe finds nor by what hangs out of a narrow window."""
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 700})
-    for path in ("/", "/import/", "/export/", "/queue/", "/trouble/", "/jobs/"):
+    for path in ("/", "/import/", "/export/", "/photos/", "/queue/", "/trouble/", "/schedules/", "/jobs/"):
         page.goto(f"{running.url}{path}")
         for summary in page.locator("summary").all():
             summary.click()
         assert (path, run_axe(page).violations) == (path, {})
         assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+
+
+def test_home_shows_the_import_that_was_started_there(running: Running, page: Page) -> None:
+    page.goto(running.url)
+    assert page.locator(".live dramatiq-progress").get_attribute("src") is None
+    page.get_by_role("button", name="Start the import").click()
+    bar = page.locator(".live dramatiq-progress")
+    expect(bar).to_have_attribute("state", "running")
+    expect(page.locator("nav .wide .badge")).to_contain_text("1")
+    requests = page.locator("#facts div", has_text="Requests by this page").locator("dd")
+    expect(requests).to_have_text(re.compile("[1-9]"))
+    expect(page.get_by_role("button", name="Start another")).to_be_visible()
+    bar.get_by_role("button", name="Cancel").click()
+    expect(bar).to_have_attribute("state", "cancelled")
+
+
+def test_the_grid_of_photos_fills_until_the_user_cancels(running: Running, page: Page) -> None:
+    page.goto(f"{running.url}/photos/")
+    page.get_by_role("button", name="Resize the photos").click()
+    page.wait_for_url("**/photos/*/")
+    expect(page.locator("#photos img")).not_to_have_count(0)
+    bar = page.locator("dramatiq-progress")
+    bar.get_by_role("button", name="Cancel").click()
+    expect(bar).to_have_attribute("state", "cancelled")
+    assert page.locator("#photos li:empty").count()
+    page.goto(f"{running.url}/jobs/")
+    expect(page.locator("dramatiq-progress", has_text="Resize 60 photos")).to_have_count(1)
+
+
+def test_the_table_of_imports_is_new_without_a_reload(running: Running, page: Page, tmp_path: Path) -> None:
+    """And what the page says is true for a second import too."""
+    for number in (1, 2):
+        file = tmp_path / f"table-{number}.csv"
+        file.write_text("name,born\nAda,1815\nGrace,1906\n")
+        page.goto(f"{running.url}/import/")
+        page.get_by_label("CSV file").set_input_files(file)
+        page.get_by_role("button", name="Upload and import").click()
+        page.wait_for_url("**/import/*/")
+        expect(page.locator("dramatiq-progress [part=text]")).to_have_text("imported: 2")
+        row = page.get_by_role("row", name=file.name)
+        expect(row.get_by_role("cell").nth(1)).to_have_text("2")
 
 
 def test_a_form_without_its_token_is_refused(running: Running) -> None:
@@ -440,13 +509,13 @@ def test_a_form_without_its_token_is_refused(running: Running) -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_make_demo_takes_another_port_and_leaves_nothing_behind_after_ctrl_c(tmp_path: Path) -> None:
-    # The environment of the tests will do, whatever make thinks of its age.
+def test_make_demo_uses_a_free_port_and_leaves_no_process_after_ctrl_c(tmp_path: Path) -> None:
+    # The environment of the tests is good enough, even if make takes it for outdated.
     command = ("make", f"VENV={sys.prefix}", f"--assume-old={sys.prefix}/demo.stamp", "demo")
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         with demo(tmp_path, *command, PORT=str(port)) as running:
-            assert f"Port {port} is busy; the demo takes" in running.output
+            assert f"Port {port} is busy; the demo uses" in running.output
             assert not running.url.endswith(f":{port}")
             address = running.send("/queue/", {"jobs": "1", "seconds": "2"})
             wait_until(lambda: running.progress(address)["state"] == "running")
@@ -459,11 +528,11 @@ def test_make_demo_takes_another_port_and_leaves_nothing_behind_after_ctrl_c(tmp
     assert "Traceback" not in running.output
     wait_until(lambda: nothing_is_left_of(members))
     worker_log = next(tmp_path.glob("logs/*/slow-worker.log")).read_text()
-    assert "Stopping worker process" in worker_log, "it was asked, not killed"
+    assert "Stopping worker process" in worker_log, "the worker was stopped, not killed"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
-def test_a_killed_launcher_takes_everything_with_it(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent to its child")
+def test_killing_the_launcher_stops_all_parts(tmp_path: Path) -> None:
     with demo(tmp_path) as running:
         members = family(running.process.pid)
         running.process.kill()
@@ -471,18 +540,18 @@ def test_a_killed_launcher_takes_everything_with_it(tmp_path: Path) -> None:
         wait_until(lambda: nothing_is_left_of(members))
 
 
-def test_a_part_that_dies_is_named_and_ends_the_demo(tmp_path: Path) -> None:
+def test_the_death_of_a_part_is_reported_and_ends_the_demo(tmp_path: Path) -> None:
     with demo(tmp_path) as running:
         members = family(running.process.pid)
         web = next(pid for pid, command_line in members.items() if "runserver" in command_line)
         os.kill(web, signal.SIGKILL)
         assert running.process.wait(STOP_LIMIT_SECONDS) == 1
-    assert "The web server was ended by SIGKILL. The end of" in running.output
+    assert "The web server was killed by SIGKILL. Last lines of" in running.output
     assert "Stopped." in running.output
     wait_until(lambda: nothing_is_left_of(members))
 
 
-def test_sigterm_while_it_starts_ends_it_too(tmp_path: Path) -> None:
+def test_sigterm_during_the_start_ends_the_demo(tmp_path: Path) -> None:
     with starting(tmp_path) as running:
         wait_until(lambda: len(family(running.process.pid)) > 1)
         members = family(running.process.pid)
@@ -501,44 +570,44 @@ def test_redis_url_is_used_for_broker_and_store(running: Running, redis_url: str
     assert any(key.startswith("dramatiq-progress-example:") for key in keys)
 
 
-def test_a_redis_that_cannot_be_reached_is_told_without_its_password(tmp_path: Path) -> None:
+def test_the_error_of_an_unreachable_redis_has_no_password(tmp_path: Path) -> None:
     port = free_port()
-    said = refused(tmp_path, REDIS_URL=f"redis://:{PASSWORD}@127.0.0.1:{port}/3")
-    assert f"Cannot use the server of REDIS_URL, redis://127.0.0.1:{port}/3: " in said
-    assert "unset REDIS_URL" in said
-    assert PASSWORD not in said
+    output = refused(tmp_path, REDIS_URL=f"redis://:{PASSWORD}@127.0.0.1:{port}/3")
+    assert f"Can't use the server of REDIS_URL, redis://127.0.0.1:{port}/3: " in output
+    assert "unset REDIS_URL" in output
+    assert PASSWORD not in output
 
 
-def test_a_redis_that_refuses_the_password_is_told_without_it(valkey: str, tmp_path: Path) -> None:
-    said = refused(tmp_path, REDIS_URL=valkey.replace("redis://", f"redis://user:{PASSWORD}@"))
-    assert "Cannot use the server of REDIS_URL" in said
-    assert PASSWORD not in said
+def test_the_error_of_a_redis_that_refuses_the_password_has_no_password(valkey: str, tmp_path: Path) -> None:
+    output = refused(tmp_path, REDIS_URL=valkey.replace("redis://", f"redis://user:{PASSWORD}@"))
+    assert "Can't use the server of REDIS_URL" in output
+    assert PASSWORD not in output
 
 
-def test_a_rabbitmq_that_cannot_be_reached_is_told_without_its_password(tmp_path: Path) -> None:
+def test_the_error_of_an_unreachable_rabbitmq_has_no_password(tmp_path: Path) -> None:
     port = free_port()
-    said = refused(tmp_path, BROKER_URL=f"amqp://user:{PASSWORD}@127.0.0.1:{port}/")
-    assert f"Cannot use the server of BROKER_URL, amqp://127.0.0.1:{port}/" in said
-    assert "unset BROKER_URL" in said
-    assert PASSWORD not in said
+    output = refused(tmp_path, BROKER_URL=f"amqp://user:{PASSWORD}@127.0.0.1:{port}/")
+    assert f"Can't use the server of BROKER_URL, amqp://127.0.0.1:{port}/" in output
+    assert "unset BROKER_URL" in output
+    assert PASSWORD not in output
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "message"),
     [
         ({"PORT": "http"}, "PORT is 'http'; it must be a number from 1 to 65535."),
         ({"PORT": "70000"}, "PORT is '70000'"),
         ({"REDIS_URL": f"http://{PASSWORD}"}, "REDIS_URL is not the URL of a Redis server."),
         ({"REDIS_URL": f"redis://:{PASSWORD}/x@host:6379"}, "REDIS_URL is not the URL of a Redis server."),
-        ({"BROKER_URL": f"kafka://{PASSWORD}"}, "BROKER_URL must begin with amqp://"),
-        ({"EXAMPLE_VAR": "/dev/null"}, "EXAMPLE_VAR chooses another place."),
+        ({"BROKER_URL": f"kafka://{PASSWORD}"}, "BROKER_URL must start with amqp://"),
+        ({"EXAMPLE_VAR": "/dev/null"}, "Set EXAMPLE_VAR to another folder."),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
-def test_what_cannot_work_is_told_at_once(tmp_path: Path, environment: dict[str, str], told: str) -> None:
-    said = refused(tmp_path, **environment)
-    assert told in said
-    assert PASSWORD not in said
+def test_invalid_settings_are_reported_at_the_start(tmp_path: Path, environment: dict[str, str], message: str) -> None:
+    output = refused(tmp_path, **environment)
+    assert message in output
+    assert PASSWORD not in output
 
 
 @pytest.mark.parametrize(
@@ -549,13 +618,13 @@ def test_what_cannot_work_is_told_at_once(tmp_path: Path, environment: dict[str,
         ("rediss://:word@[::1]:6379/0?password=word", "rediss://::1:6379/0"),
         ("unix:///run/redis.sock?password=word", "unix:///run/redis.sock"),
         ("redis://user:1/word@host", "redis://user:1"),
-        ("redis://user:wo/rd@host", "(a URL that cannot be read)"),
+        ("redis://user:wo/rd@host", "(an invalid URL)"),
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, text: str) -> None:
     assert shown(url) == text
 
 
-def test_passwords_are_taken_out_of_any_text() -> None:
+def test_passwords_are_removed_from_any_text() -> None:
     url = "redis://user:p%40ss@host"
     assert without_password("as p@ss or as p%40ss", url, "", "redis://[") == "as *** or as ***"

@@ -1,8 +1,9 @@
-"""The order in which modules may know each other, read from their imports: it points toward the store."""
+"""The import order of the package's modules (see DESIGN.md, section 2), read from their import statements."""
 
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,63 +14,112 @@ import dramatiq_progress
 
 PACKAGE = Path(dramatiq_progress.__file__).parent
 
-#: A module may import those in the rows above its own, and its own package's.
+#: A module may import modules of the rows above its own, and of its own package.
 ORDER = [
-    {"errors", "conf", "signals", "polling", "owners", "links"},
+    {"errors", "conf", "polling", "owners", "titles", "threads", "jitter"},
     {"progress"},
-    {"stores", "rate", "values", "permissions"},
-    {"recorder"},
-    {"observer"},
-    {"middleware", "requests"},
+    {"links", "stores", "requests"},
+    {"permissions"},
+    {"signals", "schedules"},
     {"cancellation"},
-    {"actors"},
-    {"hub", "places"},
-    {"streams"},
-    {"views", "checks", "texts"},
-    {"urls", "fallback"},
-    {"templatetags"},
+    {"worker", "web"},
+    {"middleware", "views"},
+    {"actors", "urls", "templatetags"},
+    {"backends", "scheduler"},
+    {"checks", "composition", "management"},
     {"apps"},
 ]
 ROW = {name: row for row, names in enumerate(ORDER) for name in names}
+
+#: The two sides of the package. Neither imports the other; both import the stores. Checks may import both.
+SIDES = {
+    **dict.fromkeys(("worker", "middleware", "actors", "scheduler", "backends"), "worker"),
+    **dict.fromkeys(("web", "views", "urls", "templatetags", "permissions", "requests", "links"), "web"),
+}
 
 
 def modules() -> list[Path]:
     return [each for each in PACKAGE.rglob("*.py") if each != PACKAGE / "__init__.py"]
 
 
-def place(path: Path) -> str:
+def name_of(path: Path) -> str:
+    """The first part of a module's name below the package."""
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imported(path: Path) -> set[str]:
-    """The modules of this package that a module imports, anywhere in it."""
+def imported_by(path: Path) -> set[str]:
+    """The modules of this package that a module imports anywhere, also in functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            name = node.module or ""
-            if node.level == 1 and path.parent == PACKAGE:
-                found |= {name.split(".")[0]} if name else {each.name for each in node.names}
+        if isinstance(node, ast.Import):
+            found |= {each.name for each in node.names if each.name.split(".")[0] == "dramatiq_progress"}
+        elif isinstance(node, ast.ImportFrom):
+            # The package that the import starts from; a module's own package for a single dot.
+            start = path.relative_to(PACKAGE.parent).parent.parts
+            start = start[: len(start) + 1 - node.level] if node.level else ()
+            name = ".".join([*start, *([node.module] if node.module else [])])
+            if name == "dramatiq_progress":
+                found |= {f"dramatiq_progress.{each.name}" for each in node.names}
             elif name.startswith("dramatiq_progress."):
-                found.add(name.split(".")[1])
-    return found
+                found.add(name)
+    return {name.split(".")[1] for name in found}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_toward_the_store(path: Path) -> None:
-    here = place(path)
-    assert here in ROW, f"{here} has no row in the table above"
-    wrong = {each for each in imported(path) if each != here and ROW[each] >= ROW[here]}
+    name = name_of(path)
+    assert name in ROW, f"{name} has no row in ORDER"
+    wrong = {each for each in imported_by(path) if each != name and ROW[each] >= ROW[name]}
     assert not wrong
 
 
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_worker_and_web_do_not_import_each_other(path: Path) -> None:
+    side = SIDES.get(name_of(path))
+    assert not {each for each in imported_by(path) if side and SIDES.get(each, side) != side}
+
+
+@pytest.mark.parametrize(
+    ("source", "imported"),
+    [
+        ("from .hub import Hub", {"web"}),
+        ("from ..sessions import refreshed", {"web"}),
+        ("from ... import polling", {"polling"}),
+        ("from ...stores.base import Store", {"stores"}),
+        ("from dramatiq_progress.worker.recorder import get_recorder", {"worker"}),
+        ("def act():\n    import dramatiq_progress.worker.recorder as recorder", {"worker"}),
+        ("import json\nfrom django.http import HttpRequest", set()),
+    ],
+)
+def test_every_form_of_import_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, imported: set[str]
+) -> None:
+    monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path / "dramatiq_progress")
+    path = tmp_path / "dramatiq_progress" / "web" / "streams" / "module.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    assert imported_by(path) == imported
+
+
 def test_no_public_name_hides_a_module() -> None:
-    assert not set(dramatiq_progress.__all__) & {place(each) for each in modules()}
+    assert not set(dramatiq_progress.__all__) & {name_of(each) for each in modules()}
     assert dramatiq_progress.__all__ == sorted(dramatiq_progress.__all__)
 
 
-def test_progress_knows_neither_django_nor_redis() -> None:
+def test_progress_is_independent_of_django_and_redis() -> None:
     text = (PACKAGE / "progress.py").read_text()
     assert "django" not in text.lower().replace("no django", "") and "redis" not in text.lower()
+
+
+def test_only_the_scheduler_imports_apscheduler() -> None:
+    code = (
+        "import sys, django; django.setup()\n"
+        "import dramatiq_progress.checks, dramatiq_progress.views, dramatiq_progress.templatetags.dramatiq_progress\n"
+        "import dramatiq_progress.management.commands.runscheduler\n"
+        "sys.exit('apscheduler' in sys.modules)"
+    )
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent, env=environment)
 
 
 def test_the_package_can_be_imported_before_django_is_set_up() -> None:

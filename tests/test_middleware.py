@@ -1,4 +1,4 @@
-"""A message's life, as real brokers and workers live it, becomes the states of its record."""
+"""The middleware: real brokers and workers process messages, and their states are recorded."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from dramatiq_progress import (
     get_progress,
     progress_actor,
 )
-from dramatiq_progress.middleware import GIVEN_UP, ProgressMiddleware
+from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.progress import GIVEN_UP
 from dramatiq_progress.stores import Store
-from dramatiq_progress.stores.base import Attempt, Report
+from dramatiq_progress.stores.attempt import Attempt
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -38,7 +39,7 @@ class SkipsEverything(Middleware):
 
 
 class Site:
-    """A broker and a worker of it."""
+    """A broker and its worker."""
 
     def __init__(self, broker: dramatiq.Broker) -> None:
         self.broker = broker
@@ -48,7 +49,7 @@ class Site:
         return progress_actor(broker=self.broker, **options)(fn)
 
     def work(self) -> None:
-        # As the command line does; TimeLimit starts to watch only then.
+        # As the command line does. TimeLimit starts its timer only then.
         self.broker.emit_after("process_boot")
         self._worker = dramatiq.Worker(self.broker, worker_timeout=10, worker_threads=2)
         self._worker.start()
@@ -66,7 +67,7 @@ def read(message: dramatiq.Message[Any]) -> Progress:
 
 
 def when(message: dramatiq.Message[Any], *states: State) -> Progress:
-    """The progress of a message as soon as it is in one of these states."""
+    """Wait until a message is in one of these states, and return its progress."""
     wait_until(lambda: read(message).state in states)
     return read(message)
 
@@ -76,7 +77,7 @@ Factory = Callable[..., Site]
 
 @pytest.fixture(params=["first", "middle", "last"])
 def site(request: pytest.FixtureRequest) -> Iterator[Factory]:
-    """Makes sites with the middleware of Dramatiq and ours at the beginning, in the middle, or at the end."""
+    """Creates sites with our middleware before, between or after that of Dramatiq."""
     made: list[Site] = []
 
     def make(*others: Middleware, broker: dramatiq.Broker | None = None) -> Site:
@@ -166,7 +167,7 @@ def test_a_failure_is_final_when_retries_are_exhausted(site: Factory) -> None:
 
 
 @pytest.mark.parametrize("options", [{"max_retries": 0}, {"throws": RuntimeError}, {"retry_when": lambda *_: False}])
-def test_a_failure_that_is_not_retried_is_final_at_once(site: Factory, options: dict[str, Any]) -> None:
+def test_a_failure_that_is_not_retried_is_final_immediately(site: Factory, options: dict[str, Any]) -> None:
     here = site()
 
     def work() -> None:
@@ -189,7 +190,7 @@ def test_without_retries_middleware_any_exception_is_final(site: Factory) -> Non
     assert when(message, State.FAILED).attempt == 1
 
 
-def test_a_retry_that_asks_for_a_delay_gets_it(site: Factory) -> None:
+def test_a_retry_has_the_delay_that_the_actor_asks_for(site: Factory) -> None:
     here = site()
 
     def work() -> None:
@@ -202,7 +203,7 @@ def test_a_retry_that_asks_for_a_delay_gets_it(site: Factory) -> None:
 
 
 def test_a_retry_that_cannot_be_sent_has_failed(site: Factory) -> None:
-    """Dramatiq acknowledges and drops such a message; nobody must wait for it."""
+    """Dramatiq acknowledges and drops such a message, so it must not be shown as retrying."""
 
     class Full(StubBroker):
         def enqueue(self, message: Any, *, delay: int | None = None) -> Any:
@@ -225,14 +226,32 @@ def test_a_retry_that_cannot_be_sent_has_failed(site: Factory) -> None:
 def test_a_message_for_the_user_is_shown_and_other_text_is_not(site: Factory) -> None:
     here = site()
 
-    def work(told: bool) -> None:
-        raise UserFacingError("Line 7 has 3 columns.") if told else ValueError("password=hunter2")
+    def work(public: bool) -> None:
+        raise UserFacingError("Line 7 has 3 columns.") if public else ValueError("password=hunter2")
 
-    actor = here.actor(work, max_retries=0)
-    told, untold = actor.send(True), actor.send(False)
+    actor = here.actor(work, max_retries=1, min_backoff=10)
+    public, secret = actor.send(True), actor.send(False)
     here.work()
-    assert when(told, State.FAILED).result == "Line 7 has 3 columns."
-    assert when(untold, State.FAILED).result == "The task failed."
+    assert when(public, State.FAILED).result == "Line 7 has 3 columns."
+    assert when(secret, State.FAILED).result == "The task failed."
+
+
+@pytest.mark.parametrize("throws", [None, KeyError, (KeyError, LookupError), [KeyError]])
+@pytest.mark.parametrize("raised", [UserFacingError, KeyError, ValueError])
+def test_a_message_for_the_user_is_final_and_so_are_the_exceptions_in_throws(
+    site: Factory, throws: Any, raised: type[Exception]
+) -> None:
+    here = site()
+
+    def work() -> None:
+        raise raised("No such file.")
+
+    message = here.actor(work, throws=throws, min_backoff=600_000, max_backoff=600_000).send()
+    here.work()
+    is_final = raised is UserFacingError or (raised is KeyError and throws is not None)
+    progress = when(message, State.FAILED, State.RETRYING)
+    assert (progress.state, progress.attempt) == (State.FAILED if is_final else State.RETRYING, 1)
+    assert (progress.result == "No such file.") == (raised is UserFacingError)
 
 
 def test_a_result_of_an_attempt_that_failed_is_not_shown(site: Factory) -> None:
@@ -286,7 +305,7 @@ def test_a_message_that_its_actor_skips_is_skipped(site: Factory) -> None:
     assert when(message, State.SKIPPED).attempt == 1
 
 
-def test_an_actor_that_is_out_of_time_is_retried(site: Factory) -> None:
+def test_an_actor_that_exceeds_its_time_limit_is_retried(site: Factory) -> None:
     here = site(TimeLimit(interval=10), Retries(min_backoff=600_000, max_backoff=600_000))
 
     def work() -> None:
@@ -302,14 +321,14 @@ def test_a_cancelled_message_is_not_run(site: Factory, store: Store) -> None:
     here = site()
     ran = threading.Event()
     message = here.actor(ran.set, actor_name="work").send()
-    store.finish(Attempt(message.message_id, "work", "default"), state=State.CANCELLED, began=False)
+    store.finish(Attempt(message.message_id, "work", "default"), state=State.CANCELLED, started=False)
     here.work()
     here.broker.join("default")
     assert not ran.is_set()
     assert read(message).state is State.CANCELLED
 
 
-def test_an_actor_that_no_worker_knows_has_failed(site: Factory) -> None:
+def test_a_message_for_an_unknown_actor_has_failed(site: Factory) -> None:
     sender, receiver = site(), site()
     message = sender.actor(lambda: None, actor_name="gone").send()
     receiver.broker.declare_queue("default")
@@ -318,7 +337,7 @@ def test_an_actor_that_no_worker_knows_has_failed(site: Factory) -> None:
     assert when(message, State.FAILED).attempt == 0
 
 
-def test_a_failed_message_that_is_sent_again_by_hand_begins_anew(site: Factory) -> None:
+def test_a_failed_message_that_is_sent_again_by_hand_starts_over(site: Factory) -> None:
     here = site()
     broken = threading.Event()
     broken.set()
@@ -342,18 +361,18 @@ def test_a_duplicate_of_a_message_that_is_done_stays_done(site: Factory) -> None
     message = actor.send()
     here.work()
     done = when(message, State.DONE)
-    # The broker delivers it once more, without an enqueue of ours.
+    # The broker delivers it again, without an enqueue of ours.
     here.broker.queues["default"].put(message.encode())
     wait_until(lambda: len(runs) == 2)
     here.broker.join("default")
     assert (read(message).state, read(message).version) == (State.DONE, done.version)
 
 
-def test_a_copy_that_is_skipped_says_nothing_of_the_one_that_runs(site: Factory) -> None:
+def test_a_skipped_copy_does_not_change_the_running_message(site: Factory) -> None:
     go_on, begun = threading.Event(), threading.Event()
 
     class OnlyOnce(Middleware):
-        """Skips a message that is being worked on."""
+        """Skips a message that is being processed."""
 
         def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
             if begun.is_set():
@@ -377,11 +396,11 @@ def test_a_copy_that_is_skipped_says_nothing_of_the_one_that_runs(site: Factory)
     assert when(message, State.DONE).current == 1
 
 
-def test_a_retry_before_the_actor_was_reached_is_a_retry(site: Factory) -> None:
+def test_a_retry_before_the_actor_was_called_is_a_retry(site: Factory) -> None:
     refusals = threading.Semaphore(1)
 
     class Refuses(Middleware):
-        """Fails the first time, before the message comes to the actor."""
+        """Fails the first time, before the actor is called."""
 
         def before_process_message(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
             if refusals.acquire(blocking=False):
@@ -394,7 +413,7 @@ def test_a_retry_before_the_actor_was_reached_is_a_retry(site: Factory) -> None:
     assert when(message, State.DONE).attempt in (1, 2)
 
 
-def test_an_actor_that_sends_its_own_message_again_is_not_done_before_it_is(site: Factory) -> None:
+def test_an_actor_that_sends_its_own_message_again_is_delayed(site: Factory) -> None:
     here = site()
     runs: list[int] = []
 
@@ -407,19 +426,19 @@ def test_an_actor_that_sends_its_own_message_again_is_not_done_before_it_is(site
     sent = [actor.message()]
     here.broker.enqueue(sent[0])
     here.work()
-    assert when(sent[0], State.RETRYING, State.DONE).state is State.RETRYING
+    assert when(sent[0], State.DELAYED, State.DONE).state is State.DELAYED
     assert when(sent[0], State.DONE).attempt == 2
 
 
-def test_a_message_that_kills_its_worker_each_time_is_given_up(site: Factory, settings: Any, store: Store) -> None:
+def test_a_message_that_kills_its_worker_each_time_is_rejected(site: Factory, settings: Any, store: Store) -> None:
     settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"MAX_DELIVERIES": 2}
     here = site()
     ran = threading.Event()
     message = here.actor(ran.set, actor_name="work").send()
-    for _ in range(2):  # as workers do that are killed in the middle of it
+    for _ in range(2):  # as two workers that are killed while they process it
         killed = Attempt(message.message_id, "work", "default")
         store.start(killed)
-        store.report([Report(killed, {"current": "4", "total": "5"})])
+        store.report([(killed, {"current": "4", "total": "5"})])
     here.work()
     failed = when(message, State.FAILED)
     assert not ran.is_set()
@@ -429,7 +448,7 @@ def test_a_message_that_kills_its_worker_each_time_is_given_up(site: Factory, se
 
 
 @pytest.mark.parametrize("text", ["", "   ", "broken"])
-def test_a_message_for_the_user_that_is_no_text_is_the_usual_one(site: Factory, text: str) -> None:
+def test_an_unusable_message_for_the_user_is_replaced_by_the_default(site: Factory, text: str) -> None:
     class Broken(UserFacingError):
         def __str__(self) -> str:
             raise RuntimeError("no text")
@@ -475,7 +494,7 @@ def test_messages_of_a_pipeline_each_have_their_own_record(site: Factory) -> Non
     assert when(second, State.DONE).result == 13
 
 
-def test_plain_actors_are_left_alone(site: Factory) -> None:
+def test_plain_actors_are_not_tracked(site: Factory) -> None:
     here = site()
 
     def work() -> None:
@@ -488,7 +507,7 @@ def test_plain_actors_are_left_alone(site: Factory) -> None:
     assert get_progress(message.message_id) is None
 
 
-def test_the_redis_broker_keeps_the_same_story(site: Factory, valkey: str) -> None:
+def test_the_redis_broker_has_the_same_states(site: Factory, valkey: str) -> None:
     here = site(broker=RedisBroker(url=f"{valkey}/2", middleware=[], namespace=f"test-{id(site)}"))
     attempts: list[int] = []
 
@@ -505,7 +524,7 @@ def test_the_redis_broker_keeps_the_same_story(site: Factory, valkey: str) -> No
     assert when(delayed, State.DONE).attempt == 1
 
 
-def test_a_store_that_is_down_harms_no_job(settings: Any, site: Factory, caplog: Any) -> None:
+def test_a_store_that_is_down_fails_no_job(settings: Any, site: Factory, caplog: Any) -> None:
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
     here = site()
     reported: list[Any] = []
@@ -518,10 +537,10 @@ def test_a_store_that_is_down_harms_no_job(settings: Any, site: Factory, caplog:
     here.work()
     here.broker.join("default")
     assert reported == [(1, 1)]
-    assert caplog.text.count("jobs go on") == 1
+    assert caplog.text.count("jobs continue") == 1
 
 
-def test_a_mistake_in_the_settings_harms_no_job(settings: Any, site: Factory, caplog: Any) -> None:
+def test_an_error_in_the_settings_fails_no_job(settings: Any, site: Factory, caplog: Any) -> None:
     here = site()
     ran = threading.Event()
     actor = here.actor(ran.set, actor_name="work")
@@ -530,4 +549,4 @@ def test_a_mistake_in_the_settings_harms_no_job(settings: Any, site: Factory, ca
     here.work()
     here.broker.join("default")
     assert ran.is_set()
-    assert "COLOUR" in caplog.text
+    wait_until(lambda: "COLOUR" in caplog.text)

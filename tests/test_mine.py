@@ -1,4 +1,4 @@
-"""My jobs: what a user or a visitor has sent, newest first, wherever they look."""
+"""My jobs: the messages of a user or a visitor, newest first."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from django.http import HttpRequest
 from django.template import Context, RequestContext, Template
 from django.test import RequestFactory
 
-from dramatiq_progress import State
+from dramatiq_progress import State, owned_by, progress_actor
 from dramatiq_progress.owners import VISITOR_KEY
 from dramatiq_progress.stores import get_store
-from dramatiq_progress.stores.base import MOST_OWNED, Attempt
+from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.stores.calls import OWNED_LIMIT
 from tests.people import People
 from tests.waiting import wait_until
 
@@ -42,7 +43,7 @@ def request_of(people: People, name: str) -> HttpRequest:
     return request
 
 
-def test_everybody_sees_their_own_newest_first(people: People) -> None:
+def test_each_user_sees_their_own_messages_newest_first(people: People) -> None:
     mine = [people.send("owner") for _ in range(3)]
     theirs = people.send("another")
     people.send()
@@ -51,7 +52,19 @@ def test_everybody_sees_their_own_newest_first(people: People) -> None:
     assert ids(people.clients["staff"]) == ids(people.clients["anonymous"]) == []
 
 
-def test_each_is_told_as_in_the_list(people: People) -> None:
+def test_only_cancellable_messages_have_a_button(people: People, settings: Any) -> None:
+    """A list with messages of both kinds is no mistake, so there is no warning."""
+    settings.DEBUG = True
+    first = people.send("owner")
+    with owned_by(people.users["owner"]):
+        second = progress_actor(broker=people.broker, actor_name="charge")(lambda: None).send().message_id
+    template = Template("{% load dramatiq_progress %}{% dramatiq_progress_mine cancel=True %}")
+    html = template.render(RequestContext(request_of(people, "owner")))
+    assert f'src="/progress/{second}/"' in html and "warning" not in html
+    assert re.findall(r' cancel="(.*?)"', html) == [f"/progress/{first}/cancel/"]
+
+
+def test_messages_are_the_same_as_in_the_list(people: People) -> None:
     message_id = people.send("owner")
     finish(message_id)
     listed = people.clients["owner"].get(f"/progress/?id={message_id}")
@@ -61,14 +74,14 @@ def test_each_is_told_as_in_the_list(people: People) -> None:
     assert people.clients["owner"].get("/progress/mine/", headers={"If-None-Match": mine["ETag"]}).status_code == 304
 
 
-def test_one_that_has_ended_stays_as_long_as_its_record(people: People, settings: Any) -> None:
+def test_a_finished_message_is_listed_until_its_record_expires(people: People, settings: Any) -> None:
     first, second = people.send("owner"), people.send("owner")
     settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "FINISHED_TTL": 0.2}
     finish(first)
     wait_until(lambda: ids(people.clients["owner"]) == [second])
 
 
-def test_a_visitor_who_logs_in_sees_both(people: People) -> None:
+def test_a_visitor_who_logs_in_sees_messages_from_before_and_after(people: People) -> None:
     visitor = people.clients["anonymous"]
     session = visitor.session
     session[VISITOR_KEY] = "token"
@@ -83,13 +96,13 @@ def test_a_visitor_who_logs_in_sees_both(people: People) -> None:
     assert ids(people.clients["another"]) == [after]
 
 
-def test_looking_makes_no_session(people: People) -> None:
+def test_reading_creates_no_session(people: People) -> None:
     response = people.clients["anonymous"].get("/progress/mine/")
     assert response.json() == {"messages": [], "unknown": []}
     assert not response.cookies
 
 
-def test_what_may_not_be_read_is_not_there(people: People, settings: Any) -> None:
+def test_a_message_that_may_not_be_read_is_not_listed(people: People, settings: Any) -> None:
     people.send("owner")
     settings.DRAMATIQ_PROGRESS = {
         **settings.DRAMATIQ_PROGRESS,
@@ -98,17 +111,18 @@ def test_what_may_not_be_read_is_not_there(people: People, settings: Any) -> Non
     assert ids(people.clients["owner"]) == []
 
 
-def test_the_newest_are_kept(people: People) -> None:
-    sent = [people.send("owner") for _ in range(MOST_OWNED + 3)]
+def test_the_latest_messages_are_kept(people: People) -> None:
+    sent = [people.send("owner") for _ in range(OWNED_LIMIT + 3)]
     assert ids(people.clients["owner"]) == sent[:2:-1]
 
 
-def test_a_store_that_is_down_is_said_to_be(people: People, settings: Any) -> None:
+def test_an_unavailable_store_is_a_503_and_a_text_in_the_tag(people: People, settings: Any) -> None:
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
     response = people.clients["owner"].get("/progress/mine/")
     assert (response.status_code, response.json()) == (503, {"error": "store_unavailable"})
     html = render(request_of(people, "owner"), "empty='You have no jobs.'")
-    assert html == '<div class="dramatiq-progress-mine"><p>This cannot be shown now. <a href="">Refresh</a></p></div>'
+    text = "Progress can&#x27;t be shown right now."
+    assert html == f'<div class="dramatiq-progress-mine"><p>{text} <a href="">Refresh</a></p></div>'
 
 
 # ---- The template tag ----
@@ -119,20 +133,20 @@ def render(request: HttpRequest | None, options: str = "", **context: str) -> st
     return template.render(Context(context) if request is None else RequestContext(request, context))
 
 
-def test_the_tag_makes_a_bar_of_each(people: People) -> None:
+def test_the_tag_renders_a_bar_per_message(people: People) -> None:
     sent = [people.send("owner") for _ in range(2)]
     people.send("another")
     html = render(request_of(people, "owner"), "show_result=True")
-    assert html.startswith('<div class="dramatiq-progress-mine"><div><span>Work</span><dramatiq-progress ')
-    assert html.count(' label="Work"') == 2
+    assert html.startswith('<div class="dramatiq-progress-mine"><dramatiq-progress ')
+    assert html.count("<b>Work</b>") == 2
     assert re.findall(r' src="/progress/([\w-]+)/"', html) == sent[::-1]
     assert html.count(" show-result") == 2
     html = render(request_of(people, "owner"), "label=name", name="<Job>")
-    assert html.count("<div><span>&lt;Job&gt;</span><dramatiq-progress ") == 2
+    assert html.count(' label="&lt;Job&gt;"') == html.count("<b>&lt;Job&gt;</b>") == 2
     assert "Work" not in html
 
 
-def test_who_has_sent_nothing_is_told_so(people: People) -> None:
+def test_the_tag_renders_a_text_without_messages(people: People) -> None:
     request = request_of(people, "anonymous")
     assert render(request) == '<div class="dramatiq-progress-mine"></div>'
     html = render(request, "empty=text", text="No <jobs>.")
@@ -150,6 +164,6 @@ def test_the_tag_works_in_an_async_view(people: People) -> None:
     assert message_id in asyncio.run(view())
 
 
-def test_without_a_request_the_tag_says_what_it_needs(people: People) -> None:
+def test_without_a_request_the_tag_raises(people: People) -> None:
     with pytest.raises(ImproperlyConfigured, match="needs the request"):
         render(None)

@@ -1,4 +1,4 @@
-"""What an actor may report, and what becomes of it; on detached observers, which keep it and write nowhere."""
+"""The observer: valid and invalid reports, mostly on detached observers, which write nowhere."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dramatiq_progress import InvalidReport, Progress, ProgressObserver
-from dramatiq_progress.stores.base import Attempt
+from dramatiq_progress import InvalidReport, ProgressObserver
+from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.stores.reading import decode
 
 
 @pytest.fixture
@@ -28,22 +29,22 @@ def observer() -> ProgressObserver:
 
 @pytest.fixture
 def lenient() -> ProgressObserver:
-    """As in a worker with DEBUG off."""
+    """An observer as in a worker with DEBUG off."""
     return ProgressObserver(attempt=Attempt("m1", "work", "default"), strict=False)
 
 
 def wire(observer: ProgressObserver) -> dict[str, Any]:
-    """What a browser would get for what the observer holds."""
+    """Return the JSON that a browser would receive for the observer's values."""
     record = {"actor": "work", "queue": "q", "state": "running", "heartbeat": "0", "version": "1"}
-    fields = observer.collect_all(with_result=True)
-    progress = Progress.from_record("m1", record | fields, now=0, lost_after=15)
-    # As a browser does: no NaN, no Infinity, and bytes that are UTF-8.
+    fields = observer.final_fields(with_result=True)
+    progress = decode("m1", record | fields, now=0, lost_after=15)
+    # Strict, like a browser: no NaN, no Infinity, and valid UTF-8.
     text = json.dumps(progress.as_dict(), ensure_ascii=False, allow_nan=False).encode()
     found: dict[str, Any] = json.loads(text)
     return found
 
 
-def test_what_is_left_out_keeps_its_last_value(observer: ProgressObserver) -> None:
+def test_an_omitted_value_stays(observer: ProgressObserver) -> None:
     observer.set_progress(1, 10, "Reading")
     observer.set_progress(2)
     assert (observer.current, observer.total, observer.description) == (2, 10, "Reading")
@@ -55,9 +56,9 @@ def test_what_is_left_out_keeps_its_last_value(observer: ProgressObserver) -> No
 
 def test_increments_add_up(observer: ProgressObserver) -> None:
     observer.increment_progress()
-    observer.increment_progress(4, "Going")
+    observer.increment_progress(4, "Working")
     observer.increment_progress(0.5)
-    assert (observer.current, observer.description) == (5.5, "Going")
+    assert (observer.current, observer.description) == (5.5, "Working")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_increments_add_up(observer: ProgressObserver) -> None:
         (0, 0),
     ],
 )
-def test_numbers_of_every_kind_are_taken(observer: ProgressObserver, reported: Any, kept: Any) -> None:
+def test_numbers_of_every_kind_are_accepted(observer: ProgressObserver, reported: Any, kept: Any) -> None:
     observer.set_progress(reported, reported)
     assert (observer.current, type(observer.current)) == (kept, type(kept))
     assert wire(observer)["progress"]["total"] == kept
@@ -87,7 +88,7 @@ BAD_NUMBERS = [
 
 
 @pytest.mark.parametrize("bad", BAD_NUMBERS, ids=lambda value: f"{type(value).__name__}")
-def test_what_is_no_number_is_an_error_while_developing(observer: ProgressObserver, bad: Any) -> None:
+def test_an_invalid_number_is_an_error_with_debug(observer: ProgressObserver, bad: Any) -> None:
     observer.set_progress(5, 10)
     with pytest.raises(InvalidReport, match="current="):
         observer.set_progress(bad)
@@ -100,16 +101,16 @@ def test_what_is_no_number_is_an_error_while_developing(observer: ProgressObserv
 
 
 @pytest.mark.parametrize("bad", BAD_NUMBERS, ids=lambda value: f"{type(value).__name__}")
-def test_what_is_no_number_is_left_out_in_a_job(lenient: ProgressObserver, bad: Any, caplog: Any) -> None:
+def test_an_invalid_number_is_ignored_in_a_job(lenient: ProgressObserver, bad: Any, caplog: Any) -> None:
     lenient.set_progress(5, 10)
-    lenient.set_progress(bad, description="Going")
+    lenient.set_progress(bad, description="Working")
     lenient.increment_progress(bad)
     if bad is not None:
         lenient.set_progress(6, bad)
     assert lenient.current == (5 if bad is None else 6)
-    assert (lenient.total, lenient.description) == (10, "Going")
+    assert (lenient.total, lenient.description) == (10, "Working")
     [warning] = [each.getMessage() for each in caplog.records]
-    assert warning.startswith("work (message m1) reported current=")
+    assert warning.startswith("Ignoring an invalid report from work (message m1): current=")
 
 
 def test_numbers_cannot_add_up_to_infinity(lenient: ProgressObserver) -> None:
@@ -118,13 +119,13 @@ def test_numbers_cannot_add_up_to_infinity(lenient: ProgressObserver) -> None:
     assert wire(lenient)["progress"]["current"] == 1.7e308
 
 
-def test_more_than_the_total_is_reported_as_it_is(observer: ProgressObserver) -> None:
+def test_a_value_above_the_total_is_shown_as_reported(observer: ProgressObserver) -> None:
     observer.set_progress(12, 10)
     shown = wire(observer)["progress"]
     assert (shown["current"], shown["total"], shown["percent"]) == (12, 10, 100.0)
 
 
-def test_descriptions_are_cut_and_translated_ones_are_taken(observer: ProgressObserver) -> None:
+def test_descriptions_are_cut_and_may_be_lazy_translations(observer: ProgressObserver) -> None:
     observer.set_progress(1, description="x" * 5000)
     assert observer.description == "x" * 1000
     lazy: Any = gettext_lazy("Importing")
@@ -132,7 +133,7 @@ def test_descriptions_are_cut_and_translated_ones_are_taken(observer: ProgressOb
     assert observer.description == "Importing"
 
 
-def test_a_description_that_fails_to_be_text_is_left_out(lenient: ProgressObserver, caplog: Any) -> None:
+def test_a_description_whose_str_fails_is_ignored(lenient: ProgressObserver, caplog: Any) -> None:
     class Broken:
         def __str__(self) -> str:
             raise RuntimeError("no text")
@@ -161,7 +162,7 @@ def test_half_a_surrogate_pair_becomes_a_replacement_character(observer: Progres
 # track
 
 
-def test_track_counts_an_item_when_the_loop_comes_back(observer: ProgressObserver) -> None:
+def test_track_counts_an_item_after_the_loop_body(observer: ProgressObserver) -> None:
     seen = [(item, observer.current, observer.total) for item in observer.track("abc", description="Letters")]
     assert seen == [("a", 0, 3), ("b", 1, 3), ("c", 2, 3)]
     assert (observer.current, observer.description) == (3, "Letters")
@@ -179,7 +180,7 @@ def test_track_does_not_count_the_item_that_failed(observer: ProgressObserver) -
     assert observer.current == 2
 
 
-def test_track_of_a_generator_has_no_total_unless_told(observer: ProgressObserver) -> None:
+def test_track_of_a_generator_has_no_total_unless_given(observer: ProgressObserver) -> None:
     def numbers() -> Iterator[int]:
         yield from range(3)
 
@@ -192,12 +193,12 @@ def test_track_of_a_generator_has_no_total_unless_told(observer: ProgressObserve
     assert observer.total is None
 
 
-def test_track_tells_the_total_before_the_first_item(observer: ProgressObserver) -> None:
+def test_track_reports_the_total_before_the_first_item(observer: ProgressObserver) -> None:
     observer.track([1, 2])
     assert observer.total == 2
 
 
-def test_track_of_what_is_too_long_for_len(observer: ProgressObserver) -> None:
+def test_track_of_an_iterable_too_long_for_len(observer: ProgressObserver) -> None:
     for item in observer.track(range(10**20)):
         if item == 3:
             break
@@ -205,7 +206,7 @@ def test_track_of_what_is_too_long_for_len(observer: ProgressObserver) -> None:
 
 
 @pytest.mark.django_db
-def test_track_of_a_queryset_asks_the_database_once(observer: ProgressObserver, django_assert_num_queries: Any) -> None:
+def test_track_of_a_queryset_makes_one_query(observer: ProgressObserver, django_assert_num_queries: Any) -> None:
     from django_dramatiq.models import Task
 
     for _ in range(3):
@@ -218,26 +219,26 @@ def test_track_of_a_queryset_asks_the_database_once(observer: ProgressObserver, 
 # Metadata and results
 
 
-def test_metadata_adds_up_and_may_be_what_djangos_encoder_takes(observer: ProgressObserver) -> None:
+def test_metadata_is_merged_and_encoded_by_django(observer: ProgressObserver) -> None:
     observer.set_metadata(file="a.csv", size=3)
     observer.set_metadata(size=4, day=datetime.date(2026, 1, 2), price=Decimal("1.50"), title=gettext_lazy("T"))
     assert observer.metadata == {"file": "a.csv", "size": 4, "day": "2026-01-02", "price": "1.50", "title": "T"}
 
 
 @pytest.mark.parametrize("bad", [object(), math.nan, {1: {2: math.inf}}, "x" * 20_000, {(1, 2): 3}])
-def test_metadata_that_cannot_be_shown_is_left_out(
+def test_metadata_that_cannot_be_encoded_is_ignored(
     observer: ProgressObserver, lenient: ProgressObserver, bad: Any, caplog: Any
 ) -> None:
-    with pytest.raises(InvalidReport, match=r"metadata=.*cannot be attached"):
+    with pytest.raises(InvalidReport, match="metadata="):
         observer.set_metadata(bad=bad)
     lenient.set_metadata(good=1)
     lenient.set_metadata(bad=bad)
     lenient.set_metadata(better=2)
     assert lenient.metadata == {"good": 1, "better": 2}
-    assert "work (message m1) reported metadata=" in caplog.text
+    assert "invalid report from work (message m1): metadata=" in caplog.text
 
 
-def test_metadata_is_limited_in_all_and_not_each_time(observer: ProgressObserver) -> None:
+def test_the_limit_of_metadata_is_for_all_values_together(observer: ProgressObserver) -> None:
     observer.set_metadata(first="x" * 10_000)
     with pytest.raises(InvalidReport, match="16,384"):
         observer.set_metadata(second="x" * 10_000)
@@ -254,22 +255,22 @@ def test_metadata_is_limited_in_all_and_not_each_time(observer: ProgressObserver
         (2**70, 2**70),
     ],
 )
-def test_results_are_json_as_django_writes_it(observer: ProgressObserver, value: Any, shown: Any) -> None:
+def test_results_are_encoded_by_django(observer: ProgressObserver, value: Any, shown: Any) -> None:
     observer.set_result(value)
     assert observer.result == shown
 
 
 @pytest.mark.parametrize("bad", [object(), math.nan, "x" * 70_000])
-def test_a_result_that_cannot_be_shown_is_left_out_with_a_warning(
+def test_a_result_that_cannot_be_encoded_is_ignored_with_a_warning(
     observer: ProgressObserver, bad: Any, caplog: Any
 ) -> None:
     observer.set_result("before")
     observer.set_result(bad)
     assert observer.result == "before"
-    assert "is left out" in caplog.text
+    assert "Ignoring the result of" in caplog.text
 
 
-def test_nothing_is_lost_when_threads_report_at_once(observer: ProgressObserver) -> None:
+def test_no_report_of_concurrent_threads_is_lost(observer: ProgressObserver) -> None:
     def part(number: int) -> None:
         for _ in range(2_000):
             observer.increment_progress()
@@ -286,44 +287,44 @@ def test_nothing_is_lost_when_threads_report_at_once(observer: ProgressObserver)
 
 def test_a_detached_observer_writes_nowhere(observer: ProgressObserver, memory_store: Any) -> None:
     observer.set_progress(1, 2)
-    assert (observer.message_id, observer.attempt, observer.open_attempt) == (None, 1, None)
-    assert observer.collect() == {"current": "1", "total": "2"}
+    assert (observer.message_id, observer.attempt, observer.bound_attempt) == (None, 1, None)
+    assert observer.take_changes() == {"current": "1", "total": "2"}
 
 
-def test_what_was_sent_is_sent_again_until_the_store_has_answered() -> None:
-    """Reported, on its way, and set back before the answer: the last write must not leave it out."""
+def test_values_are_sent_again_until_the_store_has_answered() -> None:
+    """A value that is reset before the answer to its write must be part of the last write."""
     observer = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1))
     observer.set_progress(5, 9, "Half")
-    sent = observer.collect()
+    sent = observer.take_changes()
     observer.set_progress(0, None, "")
-    assert observer.collect_all(with_result=False) == {"current": "0", "total": "null", "description": ""}
-    assert observer.collect() == {"current": "0", "total": "null", "description": ""}
-    observer.saved(sent)
-    assert observer.collect() == {"current": "0", "total": "null", "description": ""}
+    assert observer.final_fields(with_result=False) == {"current": "0", "total": "null", "description": ""}
+    assert observer.take_changes() == {"current": "0", "total": "null", "description": ""}
+    observer.confirm(sent)
+    assert observer.take_changes() == {"current": "0", "total": "null", "description": ""}
     observer.release()
 
 
 def test_a_value_that_reports_while_it_is_encoded_does_not_hang(observer: ProgressObserver) -> None:
-    class Told(dict[str, int]):
+    class Reporting(dict[str, int]):
         def items(self) -> Any:
             observer.increment_progress()
             return super().items()
 
-    observer.set_metadata(told=Told(a=1))
-    assert (observer.current > 0, observer.metadata) == (True, {"told": {"a": 1}})
+    observer.set_metadata(nested=Reporting(a=1))
+    assert (observer.current > 0, observer.metadata) == (True, {"nested": {"a": 1}})
 
 
-def test_whatever_goes_wrong_while_encoding_fails_no_job(lenient: ProgressObserver, caplog: Any) -> None:
+def test_an_error_while_encoding_fails_no_job(lenient: ProgressObserver, caplog: Any) -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
     lenient.set_result(deep)
     lenient.set_metadata(deep=deep)
     assert (lenient.result, lenient.metadata) == (None, {})
-    assert "The result of work (message m1) is left out" in caplog.text
+    assert "Ignoring the result of work (message m1)" in caplog.text
 
 
-def test_numbers_and_iterables_of_somebodys_own_fail_no_job(lenient: ProgressObserver) -> None:
+def test_broken_number_and_iterable_types_fail_no_job(lenient: ProgressObserver) -> None:
     class Odd(float):
         def __float__(self) -> float:
             raise RuntimeError("odd")
@@ -343,3 +344,12 @@ def test_numbers_and_iterables_of_somebodys_own_fail_no_job(lenient: ProgressObs
     lenient.increment_progress(int(1.7e308))
     lenient.increment_progress(0.5)
     json.dumps(wire(lenient), allow_nan=False)
+
+
+def test_a_description_can_be_reported_alone() -> None:
+    observer = ProgressObserver()
+    observer.set_progress(3, 9, "Reading")
+    observer.set_progress(description="Sorting")
+    assert (observer.current, observer.total, observer.description) == (3, 9, "Sorting")
+    observer.set_progress(total=12)
+    assert (observer.current, observer.total, observer.description) == (3, 12, "Sorting")

@@ -1,8 +1,10 @@
-"""What happens to jobs and their records while the store is down, gone, empty, full or mute; with a real server."""
+"""Jobs and their records while the store is down, empty, full or mute, with a real server."""
 
 from __future__ import annotations
 
+import logging
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ from django.test import Client
 from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_progress import Progress, ProgressObserver, State, StoreUnavailable, get_progress, progress_actor
+from dramatiq_progress.errors import StoreRefused, StoreUnreachable
 from dramatiq_progress.middleware import ProgressMiddleware
-from dramatiq_progress.recorder import get_recorder
 from dramatiq_progress.stores import get_store
-from dramatiq_progress.stores.base import Attempt, Report
+from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
+from dramatiq_progress.worker.recorder import get_recorder
 from tests.steps import Steps, found, when
 from tests.store_server import Server
 from tests.waiting import wait_until
@@ -25,7 +28,7 @@ from tests.waiting import wait_until
 
 @pytest.fixture
 def server(settings: Any, tmp_path: Path) -> Iterator[Server]:
-    """A server that goes down and comes back, empty, at the same address."""
+    """A server that can be stopped and started again, empty, on the same port."""
     made = Server(tmp_path, "--save", "")
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": made.url}, "FLUSH_INTERVAL": 0.02, "HEARTBEAT_INTERVAL": 0.1}
     yield made
@@ -33,7 +36,7 @@ def server(settings: Any, tmp_path: Path) -> Iterator[Server]:
     made.stop()
 
 
-def test_a_job_that_ends_while_the_store_is_down_is_done_when_it_is_back(server: Server, broker: StubBroker) -> None:
+def test_a_job_that_ends_during_an_outage_is_done_afterwards(server: Server, broker: StubBroker) -> None:
     server.start()
     steps = Steps(broker)
     message = steps.actor.send()
@@ -49,7 +52,7 @@ def test_a_job_that_ends_while_the_store_is_down_is_done_when_it_is_back(server:
     assert (done.attempt, done.metadata) == (1, {"kind": "steps"})
 
 
-def test_a_running_job_is_right_again_when_the_store_came_back_empty(server: Server, broker: StubBroker) -> None:
+def test_a_running_job_is_complete_again_when_the_store_is_back_empty(server: Server, broker: StubBroker) -> None:
     server.start()
     steps = Steps(broker)
     message = steps.actor.send()
@@ -66,7 +69,7 @@ def test_a_running_job_is_right_again_when_the_store_came_back_empty(server: Ser
     assert when(message, State.DONE).current == 10
 
 
-def test_jobs_that_began_without_a_store_appear_when_there_is_one(server: Server, broker: StubBroker) -> None:
+def test_jobs_that_started_during_an_outage_appear_afterwards(server: Server, broker: StubBroker) -> None:
     steps = Steps(broker)
     message = steps.actor.send()
     steps.go(2)
@@ -78,15 +81,15 @@ def test_jobs_that_began_without_a_store_appear_when_there_is_one(server: Server
     assert when(message, State.DONE).metadata == {"kind": "steps"}
 
 
-def test_a_message_that_waits_appears_when_there_is_a_store(server: Server) -> None:
+def test_a_message_that_was_sent_during_an_outage_appears_afterwards(server: Server) -> None:
     idle = StubBroker(middleware=[ProgressMiddleware()])
     message = progress_actor(broker=idle, actor_name="idle")(lambda: None).send()
     server.start()
     assert when(message, State.ENQUEUED).attempt == 0
 
 
-def test_a_whole_life_without_a_store_ends_well(server: Server, broker: StubBroker) -> None:
-    """Sent, failed, retried and done while the store was down: the end is what is shown."""
+def test_a_message_that_is_finished_during_an_outage_is_done_afterwards(server: Server, broker: StubBroker) -> None:
+    """It is sent, fails, is retried and done while the store is down. Its outcome is shown."""
     runs: list[int] = []
 
     def work(progress_observer: ProgressObserver) -> None:
@@ -103,30 +106,31 @@ def test_a_whole_life_without_a_store_ends_well(server: Server, broker: StubBrok
     assert (done.current, done.attempt) == (2, 2)
 
 
-def test_an_outage_is_told_once_and_its_end_too(server: Server, broker: StubBroker, caplog: Any) -> None:
+def test_an_outage_and_its_end_are_logged_once(server: Server, broker: StubBroker, caplog: Any) -> None:
+    caplog.set_level(logging.INFO, logger="dramatiq_progress")
     actor = progress_actor(broker=broker, actor_name="work")(lambda: None)
     messages = [actor.send() for _ in range(50)]
     broker.join("default")
     server.start()
     for message in messages:
         when(message, State.DONE)
-    wait_until(lambda: "The progress store answers again." in caplog.text)
-    assert caplog.text.count("Progress is not being written") == 1
+    wait_until(lambda: "The progress store is available again." in caplog.text)
+    assert caplog.text.count("The progress store is unavailable") == 1
 
 
-def test_many_browsers_and_one_outage_are_one_log_line(server: Server, client: Client, caplog: Any) -> None:
+def test_many_requests_in_one_outage_are_one_log_line(server: Server, client: Client, caplog: Any) -> None:
     for _ in range(5):
         assert client.get("/progress/m1/").status_code == 503
-    assert caplog.text.count("Progress is not being written or read") == 1
+    assert caplog.text.count("The progress store is unavailable") == 1
     server.start()
     wait_until(lambda: client.get("/progress/m1/").status_code == 404)
 
 
-def test_what_is_lost_with_a_process_is_told(server: Server, broker: StubBroker, caplog: Any) -> None:
+def test_changes_that_are_lost_with_a_process_are_logged(server: Server, broker: StubBroker, caplog: Any) -> None:
     progress_actor(broker=broker, actor_name="work")(lambda: None).send()
     broker.join("default")
     get_recorder().stop()
-    assert "2 changes of state are lost when this process ends" in caplog.text
+    assert "2 state changes are lost" in caplog.text
 
 
 @pytest.fixture
@@ -136,35 +140,45 @@ def mute() -> Iterator[socket.socket]:
         yield listening
 
 
-def test_a_store_that_never_answers_is_asked_once(mute: socket.socket) -> None:
+def test_only_the_first_caller_waits_for_a_store_that_never_answers(mute: socket.socket) -> None:
     store = RedisStore(prefix="p:", url=f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
+    before = threading.enumerate()
+    with pytest.raises(StoreUnreachable):
+        store.read(["m1"])
+    store.health.close()
+    wait_until(lambda: not [each for each in threading.enumerate() if each not in before])
+    drain(mute)
     for _ in range(20):
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnreachable):
             store.read(["m1"])
+    assert drain(mute) == 0
+    store.close()
+
+
+def drain(mute: socket.socket) -> int:
+    """Close the connections that wait to be accepted, and return their number."""
     mute.setblocking(False)
-    asked = 0
+    count = 0
     while True:
         try:
             mute.accept()[0].close()
         except BlockingIOError:
-            break
-        asked += 1
-    assert asked == 1
-    store.close()
+            return count
+        count += 1
 
 
-def test_a_full_store_takes_a_cancel_and_the_end_of_a_message_all_the_same(server: Server) -> None:
+def test_a_full_store_accepts_a_cancel_and_an_outcome(server: Server) -> None:
     server.start()
     store = get_store()
-    attempt = Attempt("m1", "work", "default")
+    attempt = Attempt("m1", "work", "default", cancellable=True)
     store.start(attempt)
     with server.client() as client:
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", "1")
         with pytest.raises(StoreUnavailable, match="OutOfMemory"):
             store.enqueue("m2", actor="work", queue="default", retries_left=0)
-        with pytest.raises(StoreUnavailable, match="OutOfMemory"):
-            store.report([Report(attempt, {"current": "4"})])
+        (outcome,) = store.report([(attempt, {"current": "4"})])
+        assert isinstance(outcome, StoreRefused) and "OutOfMemory" in str(outcome)
         assert store.cancel("m1")
         assert store.finish(attempt, state=State.DONE, fields={"current": "5"})
         client.config_set("maxmemory", "0")
@@ -173,12 +187,20 @@ def test_a_full_store_takes_a_cancel_and_the_end_of_a_message_all_the_same(serve
     assert progress.cancel_requested
 
 
-def test_one_record_that_cannot_be_written_keeps_back_no_other(redis_store: RedisStore, valkey: str) -> None:
+def test_a_record_that_cannot_be_written_does_not_affect_others(redis_store: RedisStore, valkey: str) -> None:
     good, bad = Attempt("good", "work", "default"), Attempt("bad", "work", "default")
     for each in (good, bad):
         redis_store.start(each)
     with redis.Redis.from_url(f"{valkey}/1") as client:
         client.delete(redis_store.key("bad"))
         client.lpush(redis_store.key("bad"), "no hash")
-    reports = [Report(bad, {"current": "1"}), Report(good, {"current": "2"})]
-    assert redis_store.report(reports) == ["failed", "written"]
+        client.expire(redis_store.key("bad"), 60)
+    reports = [(bad, {"current": "1"}), (good, {"current": "2"})]
+    assert redis_store.report(reports)[1] == "written"
+
+
+def test_the_log_of_an_outage_names_the_address_and_no_password(settings: Any, client: Client, caplog: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://:hunter2@127.0.0.1:1/0"}}
+    assert client.get("/progress/m1/").status_code == 503
+    assert "127.0.0.1:1" in caplog.text and "hunter2" not in caplog.text
+    get_store().close()

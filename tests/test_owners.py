@@ -1,4 +1,4 @@
-"""Whose a message is: noted where it is sent, kept through its life and by what follows it, and told to nobody."""
+"""Owners: stored when a message is sent, inherited by the messages that follow it, and never revealed."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from tests.waiting import wait_until
 
 
 class Actors:
-    """What the views of this module send."""
+    """The actors whose messages the views of this module send."""
 
     tracked: dramatiq.Actor[..., Any]
     untracked: dramatiq.Actor[..., Any]
 
 
-def answered(message: dramatiq.Message[Any]) -> HttpResponse:
+def response_with_id(message: dramatiq.Message[Any]) -> HttpResponse:
     return HttpResponse(message.message_id)
 
 
@@ -55,26 +55,26 @@ async def nothing_async(request: HttpRequest) -> HttpResponse:
 
 
 def send(request: HttpRequest) -> HttpResponse:
-    return answered(Actors.tracked.send())
+    return response_with_id(Actors.tracked.send())
 
 
 async def send_async(request: HttpRequest) -> HttpResponse:
-    return answered(Actors.tracked.send())
+    return response_with_id(Actors.tracked.send())
 
 
 async def send_for_user_async(request: HttpRequest) -> HttpResponse:
     with owned_by(request.user):
-        return answered(Actors.tracked.send())
+        return response_with_id(Actors.tracked.send())
 
 
 def send_untracked(request: HttpRequest) -> HttpResponse:
-    return answered(Actors.untracked.send())
+    return response_with_id(Actors.untracked.send())
 
 
 def send_pipeline(request: HttpRequest) -> HttpResponse:
     following = Actors.tracked.message()
     dramatiq.pipeline([Actors.untracked.message(), following], broker=Actors.tracked.broker).run()
-    return answered(following)
+    return response_with_id(following)
 
 
 def enter(request: HttpRequest) -> HttpResponse:
@@ -105,7 +105,7 @@ pytestmark = pytest.mark.urls(__name__)
 
 @pytest.fixture
 def broker(memory_store: Store) -> Iterator[StubBroker]:
-    """A broker with all that hands messages on, and the actors of the views."""
+    """A broker with all middleware that sends messages, and the actors of the views."""
     made = StubBroker(
         middleware=[
             AsyncIO(),
@@ -152,7 +152,7 @@ def can_read(client: Client, sent: HttpResponse) -> bool:
 
 
 @pytest.mark.parametrize("path", ["/nothing/", "/nothing-async/", "/send-untracked/"])
-def test_a_request_that_sends_nothing_tracked_touches_neither_session_nor_user(
+def test_a_request_that_sends_nothing_tracked_reads_neither_session_nor_user(
     people: People, broker: StubBroker, django_assert_num_queries: Any, path: str
 ) -> None:
     for client in people.clients.values():
@@ -162,13 +162,13 @@ def test_a_request_that_sends_nothing_tracked_touches_neither_session_nor_user(
         assert "Vary" not in response and not response.cookies
 
 
-def test_what_a_user_sends_is_theirs(people: People, broker: StubBroker, mine: str) -> None:
+def test_a_user_owns_the_messages_they_send(people: People, broker: StubBroker, mine: str) -> None:
     sent = people.clients["owner"].get("/send/")
     assert owner_of(sent) == mine
     assert people.who_gets(f"/progress/{sent.content.decode()}/") == {"owner", "staff"}
 
 
-def test_what_a_visitor_sends_is_theirs_before_and_after_they_log_in(people: People, broker: StubBroker) -> None:
+def test_a_visitor_owns_their_messages_before_and_after_they_log_in(people: People, broker: StubBroker) -> None:
     visitor = people.clients["anonymous"]
     sent = visitor.get("/send/")
     assert visitor.session[VISITOR_KEY]
@@ -186,7 +186,7 @@ def test_what_a_visitor_sends_is_theirs_before_and_after_they_log_in(people: Peo
     assert not can_read(visitor, sent) and not can_read(visitor, later)
 
 
-def test_a_visitor_keeps_one_token(people: People, broker: StubBroker) -> None:
+def test_a_visitor_keeps_the_same_token(people: People, broker: StubBroker) -> None:
     visitor = people.clients["anonymous"]
     first, second = visitor.get("/send/"), visitor.get("/send/")
     assert owner_of(first) == owner_of(second)
@@ -197,7 +197,7 @@ def test_a_visitor_keeps_one_token(people: People, broker: StubBroker) -> None:
     ("name", "path"), [("anonymous", "/send-async/"), ("owner", "/send-async/"), ("owner", "/send-for-user-async/")]
 )
 @pytest.mark.django_db(transaction=True)
-def test_an_async_view_may_send_on_the_event_loop(people: People, broker: StubBroker, name: str, path: str) -> None:
+def test_an_async_view_can_send_on_the_event_loop(people: People, broker: StubBroker, name: str, path: str) -> None:
     client = AsyncClient()
     if name in people.users:
         client.force_login(people.users[name])
@@ -211,25 +211,27 @@ def test_an_async_view_may_send_on_the_event_loop(people: People, broker: StubBr
         assert can_read(people.clients[name], sent)
 
 
-def test_a_site_without_sessions_has_messages_of_nobody(people: People, broker: StubBroker, settings: Any) -> None:
+def test_a_site_without_sessions_sends_messages_without_an_owner(
+    people: People, broker: StubBroker, settings: Any
+) -> None:
     settings.MIDDLEWARE = ["dramatiq_progress.requests.OwnerMiddleware"]
     assert owner_of(Client().get("/send/")) == ""
 
 
-def test_when_nobody_knows_whose_it_is_only_staff_may_read_it(
+def test_only_staff_may_read_a_message_whose_owner_is_unknown(
     people: People, broker: StubBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with monkeypatch.context() as broken:
         broken.setattr(SessionBase, "get", lambda *args: 1 / 0)
         sent = people.clients["anonymous"].get("/send/")
-    assert sent.status_code == 200 and "Whose message" in caplog.text
+    assert sent.status_code == 200 and "Could not determine the owner" in caplog.text
     assert people.who_gets(f"/progress/{sent.content.decode()}/") == {"staff"}
 
 
 # ---- owned_by ----
 
 
-def test_a_block_says_whose_its_messages_are(people: People, broker: StubBroker, mine: str) -> None:
+def test_a_block_sets_the_owner_of_its_messages(people: People, broker: StubBroker, mine: str) -> None:
     request = RequestFactory().get("/")
     request.user = people.users["owner"]
     for whom in (people.users["owner"], request):
@@ -243,7 +245,7 @@ def test_a_block_says_whose_its_messages_are(people: People, broker: StubBroker,
 
 def test_a_wrapped_request_is_a_request(people: People, broker: StubBroker, mine: str) -> None:
     class Wrapped:
-        """As Django REST framework's."""
+        """A wrapper like that of Django REST framework."""
 
         def __init__(self, request: HttpRequest) -> None:
             self._request = request
@@ -260,12 +262,12 @@ def test_a_wrapped_request_is_a_request(people: People, broker: StubBroker, mine
 @pytest.mark.parametrize(
     ("whom", "error"), [("owner", TypeError), (7, TypeError), (AnonymousUser(), ValueError), (User(), ValueError)]
 )
-def test_what_owns_nothing_is_an_error(whom: Any, error: type[Exception]) -> None:
+def test_an_invalid_owner_raises(whom: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="request"), owned_by(whom):
         pass
 
 
-def test_a_thread_begins_without_it_and_a_copied_context_has_it(people: People, broker: StubBroker, mine: str) -> None:
+def test_a_new_thread_has_no_owner_and_a_copied_context_has_it(people: People, broker: StubBroker, mine: str) -> None:
     sent: list[str] = []
 
     def act() -> None:
@@ -281,7 +283,7 @@ def test_a_thread_begins_without_it_and_a_copied_context_has_it(people: People, 
     assert sent == ["", mine, mine]
 
 
-def test_users_of_two_models_with_one_number_are_two_owners(people: People) -> None:
+def test_users_of_two_models_with_the_same_primary_key_are_two_owners(people: People) -> None:
     class Customer:
         is_authenticated = True
 
@@ -293,7 +295,7 @@ def test_users_of_two_models_with_one_number_are_two_owners(people: People) -> N
     assert len({*owners}) == 3
 
 
-def test_a_key_that_was_replaced_is_still_asked_for(people: People, settings: Any) -> None:
+def test_an_owner_is_recognised_by_a_fallback_key(people: People, settings: Any) -> None:
     message_id = people.send("owner")
     request = RequestFactory().get("/")
     request.user = people.users["owner"]
@@ -304,10 +306,10 @@ def test_a_key_that_was_replaced_is_still_asked_for(people: People, settings: An
     assert owner_of(message_id) in owners_of(request)
 
 
-# ---- What keeps it, and what inherits it ----
+# ---- Inheritance ----
 
 
-def ended(message: dramatiq.Message[Any]) -> bool:
+def is_finished(message: dramatiq.Message[Any]) -> bool:
     progress = get_progress(message.message_id)
     return progress is not None and progress.complete
 
@@ -324,14 +326,14 @@ def test_retries_and_delays_keep_the_owner(
 
     with owned_by(people.users["owner"]):
         message = fails_once.send_with_options(delay=10)
-    wait_until(lambda: ended(message))
+    wait_until(lambda: is_finished(message))
     assert (len(runs), owner_of(message)) == (2, mine)
 
 
 def test_pipelines_and_groups_keep_the_owner(
     people: People, broker: StubBroker, worker: dramatiq.Worker, mine: str
 ) -> None:
-    """Also where a message in between, or the first, is not tracked."""
+    """Also if the first message, or one in between, isn't tracked."""
     actor, untracked = Actors.tracked, Actors.untracked
     last, after_all, member = actor.message(), actor.message(), actor.message()
     piped = dramatiq.pipeline([actor.message(), untracked.message(), actor.message()], broker=broker)
@@ -341,13 +343,13 @@ def test_pipelines_and_groups_keep_the_owner(
         dramatiq.pipeline([untracked.message(), actor.message(), untracked.message(), last], broker=broker).run()
         group.run()
     sent_by_middleware = people.clients["owner"].get("/send-pipeline/")
-    wait_until(lambda: ended(last) and ended(after_all) and ended(member))
+    wait_until(lambda: is_finished(last) and is_finished(after_all) and is_finished(member))
     assert {owner_of(each) for each in (last, after_all, member)} == {mine}
     wait_until(lambda: get_progress(sent_by_middleware.content.decode()))
     assert owner_of(sent_by_middleware) == mine
 
 
-def test_a_job_that_a_job_sends_inherits_the_owner(
+def test_a_message_sent_by_a_job_inherits_the_owner(
     people: People, broker: StubBroker, worker: dramatiq.Worker, mine: str
 ) -> None:
     children: dict[str, dramatiq.Message[Any]] = {}
@@ -378,7 +380,9 @@ def test_a_job_that_a_job_sends_inherits_the_owner(
     }
 
 
-def test_a_worker_hands_on_nothing_of_the_message_before(people: People, broker: StubBroker, mine: str) -> None:
+def test_a_worker_does_not_keep_the_owner_of_the_previous_message(
+    people: People, broker: StubBroker, mine: str
+) -> None:
     children: list[str] = []
 
     @progress_actor(broker=broker)
@@ -395,7 +399,7 @@ def test_a_worker_hands_on_nothing_of_the_message_before(people: People, broker:
     assert sorted(children) == sorted([mine, ""])
 
 
-def test_what_was_sent_while_the_store_was_down_is_still_theirs(
+def test_a_message_sent_while_the_store_was_down_keeps_its_owner(
     people: People, broker: StubBroker, mine: str, server: Server, settings: Any
 ) -> None:
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}}
@@ -407,38 +411,38 @@ def test_what_was_sent_while_the_store_was_down_is_still_theirs(
     assert owner_of(message) == mine
 
 
-# ---- What nobody is told ----
+# ---- Secrecy ----
 
 
-def test_an_owner_is_in_no_answer_no_signal_and_no_log(
+def test_no_response_signal_or_log_contains_an_owner(
     people: People, broker: StubBroker, worker: dramatiq.Worker, mine: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    heard: list[Any] = []
+    received: list[Any] = []
 
-    def hear(progress: Any, **kwargs: Any) -> None:
-        heard.append(progress)
+    def receive(progress: Any, **kwargs: Any) -> None:
+        received.append(progress)
 
     @progress_actor(broker=broker, max_retries=0)
     def fails() -> None:
         raise ValueError("no")
 
-    state_changed.connect(hear)
+    state_changed.connect(receive)
     try:
         with caplog.at_level(logging.DEBUG), owned_by(people.users["owner"]):
             message = fails.send()
-            wait_until(lambda: ended(message))
+            wait_until(lambda: is_finished(message))
     finally:
-        state_changed.disconnect(hear)
+        state_changed.disconnect(receive)
     progress = get_progress(message.message_id)
     assert progress is not None and (progress.owner, progress.state) == (mine, State.FAILED)
-    assert [each.state for each in heard][-1] is State.FAILED
-    assert not any(each.owner for each in heard)
+    assert [each.state for each in received][-1] is State.FAILED
+    assert not any(each.owner for each in received)
     answer = people.clients["owner"].get(f"/progress/{message.message_id}/")
-    said = [json.dumps(progress.as_dict()), repr(progress), answer.content.decode(), str(answer.headers), caplog.text]
+    texts = [json.dumps(progress.as_dict()), repr(progress), answer.content.decode(), str(answer.headers), caplog.text]
     assert answer.status_code == 200
-    assert not any(mine in each or "owner" in each for each in said[:-1]) and mine not in said[-1]
+    assert not any(mine in each or "owner" in each for each in texts[:-1]) and mine not in texts[-1]
 
 
-def test_the_hash_says_nothing_of_the_user(people: People, mine: str) -> None:
+def test_the_hash_reveals_nothing_about_the_user(people: People, mine: str) -> None:
     assert len(mine) == 22
     assert str(people.users["owner"].pk) != mine and "owner" not in mine

@@ -1,4 +1,4 @@
-"""Who may read and who may cancel: each permission, and that what a person may not see is not there."""
+"""Permissions to read and to cancel, and that a denied message can't be told apart from one that doesn't exist."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from django.core import checks
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from django.template import RequestContext, Template
 from django.test import AsyncClient, RequestFactory
 
 from dramatiq_progress import Progress, State, get_progress
@@ -45,7 +46,7 @@ async def denied_async(request: HttpRequest, progress: Progress) -> bool:
 
 HERE = f"{__name__}."
 
-#: A setting, who may read a message of `owner`, and who one of nobody.
+#: PERMISSION, the users who may read a message of `owner`, and those who may read one without an owner.
 READERS: list[tuple[Any, set[str], set[str]]] = [
     (None, {"owner", "staff"}, EVERYBODY),
     (READY_MADE + "owner_or_staff", {"owner", "staff"}, EVERYBODY),
@@ -61,7 +62,14 @@ READERS: list[tuple[Any, set[str], set[str]]] = [
     (denied_async, set(), set()),
 ]
 
-ids = [str(each[0]) for each in READERS]
+
+def name_of(permission: Any) -> str:
+    """The id of a row, without an address in memory: pytest-xdist needs the same ids in each of its processes."""
+    parts = permission if isinstance(permission, (list, tuple)) else [permission]
+    return " ".join(getattr(part, "__name__", str(part)) for part in parts)
+
+
+ids = [name_of(each[0]) for each in READERS]
 
 
 @pytest.fixture(autouse=True)
@@ -74,48 +82,118 @@ def use(settings: Any, **given: Any) -> None:
     settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, **given}
 
 
-@pytest.mark.parametrize(("permission", "of_owned", "of_nobodys"), READERS, ids=ids)
-def test_a_permission_says_who_may_read(
-    people: People, settings: Any, permission: Any, of_owned: set[str], of_nobodys: set[str]
+@pytest.mark.parametrize(("permission", "of_owned", "of_unowned"), READERS, ids=ids)
+def test_a_permission_decides_who_may_read(
+    people: People, settings: Any, permission: Any, of_owned: set[str], of_unowned: set[str]
 ) -> None:
     use(settings, PERMISSION=permission)
-    owned, nobodys = people.send("owner"), people.send()
+    owned, unowned = people.send("owner"), people.send()
     assert people.who_gets(f"/progress/{owned}/") == of_owned
-    assert people.who_gets(f"/progress/{nobodys}/") == of_nobodys
+    assert people.who_gets(f"/progress/{unowned}/") == of_unowned
     for name, client in people.clients.items():
-        answer = client.get(f"/progress/?id={owned}&id={nobodys}").json()
-        may = [name in of_owned, name in of_nobodys]
-        pairs = list(zip([owned, nobodys], may, strict=True))
+        answer = client.get(f"/progress/?id={owned}&id={unowned}").json()
+        may = [name in of_owned, name in of_unowned]
+        pairs = list(zip([owned, unowned], may, strict=True))
         assert [each["id"] for each in answer["messages"]] == [each for each, is_allowed in pairs if is_allowed]
         assert answer["unknown"] == [each for each, is_allowed in pairs if not is_allowed]
 
 
-@pytest.mark.parametrize("permission", [None, HERE + "named_another_async"])
-@pytest.mark.django_db(transaction=True)
-def test_a_permission_is_asked_in_a_stream(people: People, settings: Any, permission: Any) -> None:
-    use(settings, PERMISSION=permission)
-    message_id = people.send("owner")
-    may = {"owner", "staff"} if permission is None else {"another"}
+def first_events(people: People, name: str, *message_ids: str) -> bytes:
+    """Open a stream of these messages as a user or as a visitor, and return the events that it sends first."""
 
-    async def first_event(name: str) -> bytes:
+    async def read() -> bytes:
         client = AsyncClient()
         if name in people.users:
             await client.aforce_login(people.users[name])
         async with asyncio.timeout(30):
-            response = await client.get(f"/progress/stream/?id={message_id}")
-            pieces: Any = response.streaming_content  # type: ignore[attr-defined]
-            await anext(pieces)
-            piece: bytes = await anext(pieces)
+            response = await client.get("/progress/stream/", {"id": message_ids})
+            chunks: Any = response.streaming_content  # type: ignore[attr-defined]
+            await anext(chunks)
+            chunk: bytes = await anext(chunks)
             await asyncio.to_thread(response.close)
-            return piece
+            return chunk
+
+    return asyncio.run(read())
+
+
+@pytest.mark.parametrize("permission", [None, HERE + "named_another_async"])
+@pytest.mark.django_db(transaction=True)
+def test_a_permission_is_checked_in_a_stream(people: People, settings: Any, permission: Any) -> None:
+    use(settings, PERMISSION=permission)
+    message_id = people.send("owner")
+    may = {"owner", "staff"} if permission is None else {"another"}
 
     for name in NAMES:
-        heard = asyncio.run(first_event(name))
-        assert (b'"state": "enqueued"' in heard) == (name in may)
-        assert (b"event: unknown" in heard) == (name not in may)
+        event = first_events(people, name, message_id)
+        assert (b'"state": "enqueued"' in event) == (name in may)
+        assert (b"event: unknown" in event) == (name not in may)
 
 
-# ---- Not allowed and not there ----
+# ---- A permission that fails ----
+
+
+def fails_for_the_owned(request: HttpRequest, progress: Progress) -> bool:
+    return not progress.owner or bool(progress.metadata["owner of the shop"])
+
+
+async def fails_for_the_owned_async(request: HttpRequest, progress: Progress) -> bool:
+    return not progress.owner or bool(progress.metadata["owner of the shop"])
+
+
+FAILING = [HERE + "fails_for_the_owned", HERE + "fails_for_the_owned_async"]
+
+
+@pytest.mark.parametrize("permission", FAILING)
+def test_a_failing_permission_denies_one_message_and_is_logged(
+    people: People, settings: Any, permission: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    use(settings, PERMISSION=permission)
+    owned, other = people.send("owner"), people.send()
+    client = people.clients["owner"]
+    answer = client.get(f"/progress/?id={owned}&id={other}").json()
+    assert ([each["id"] for each in answer["messages"]], answer["unknown"]) == ([other], [owned])
+    [record] = [each for each in caplog.records if each.name == "dramatiq_progress.permissions"]
+    assert owned in record.getMessage() and record.levelname == "ERROR" and "owner of the shop" in caplog.text
+    assert everything_of(client.get(f"/progress/{owned}/")) == everything_of(client.get("/progress/never-sent/"))
+
+
+@pytest.mark.parametrize("permission", FAILING)
+def test_a_failing_permission_does_not_break_a_page(people: People, settings: Any, permission: str) -> None:
+    use(settings, PERMISSION=permission)
+    owned = people.send("owner")
+    template = Template(
+        "{% load dramatiq_progress %}{% dramatiq_progress owned %}{% dramatiq_progress_mine empty='-' %}"
+    )
+    request = RequestFactory().get("/")
+    request.session, request.user = people.clients["owner"].session, people.users["owner"]
+    html = template.render(RequestContext(request, {"owned": owned}))
+    assert f' src="/progress/{owned}/"' in html
+    assert '<div class="dramatiq-progress-mine"><p>-</p></div>' in html
+
+
+@pytest.mark.parametrize("permission", FAILING)
+def test_a_failing_cancel_permission_denies_the_cancel_and_not_the_progress(
+    people: People, settings: Any, permission: str
+) -> None:
+    use(settings, CANCEL_PERMISSION=permission)
+    owned, client = people.send("owner"), people.clients["owner"]
+    answer = client.get(f"/progress/{owned}/")
+    assert (answer.status_code, answer.json()["can_cancel"]) == (200, False)
+    assert client.post(f"/progress/{owned}/cancel/").status_code == 404
+
+
+@pytest.mark.parametrize("permission", FAILING)
+@pytest.mark.django_db(transaction=True)
+def test_a_failing_permission_does_not_end_a_stream(people: People, settings: Any, permission: str) -> None:
+    use(settings, PERMISSION=permission)
+    owned, other = people.send("owner"), people.send()
+
+    events = first_events(people, "owner", owned, other)
+    assert f'event: unknown\ndata: {{"unknown": ["{owned}"]}}'.encode() in events
+    assert f'data: {{"id": "{other}"'.encode() in events
+
+
+# ---- Not allowed and not found ----
 
 
 def everything_of(response: HttpResponseBase) -> tuple[Any, ...]:
@@ -124,9 +202,9 @@ def everything_of(response: HttpResponseBase) -> tuple[Any, ...]:
     return response.status_code, sorted(response.headers.items()), cookies, b"".join(response)
 
 
-@pytest.mark.parametrize("name", ["anonymous", "another", "with a cookie of no session"])
+@pytest.mark.parametrize("name", ["anonymous", "another", "with the cookie of an expired session"])
 @pytest.mark.parametrize("method", ["get", "head"])
-def test_not_allowed_and_not_there_are_one_answer(people: People, name: str, method: str) -> None:
+def test_not_allowed_and_not_found_are_the_same_response(people: People, name: str, method: str) -> None:
     client = people.clients["another" if name == "another" else "anonymous"]
     ids = [people.send("owner"), "0b54e7ea-c5d0-4b3c-8a51-0c6f2b7d1e94"]
     etag = people.clients["owner"].get(f"/progress/{ids[0]}/")["ETag"]
@@ -137,26 +215,24 @@ def test_not_allowed_and_not_there_are_one_answer(people: People, name: str, met
         return everything_of(getattr(client, method)(path, headers=headers))
 
     for headers in ({}, {"If-None-Match": etag}, {"If-None-Match": "*"}):
-        not_allowed, not_there = (ask(f"/progress/{each}/", **headers) for each in ids)
-        assert not_allowed == not_there and not_allowed[0] == 404
-    not_allowed, not_there = (ask(f"/progress/?id={each}") for each in ids)
+        not_allowed, not_found = (ask(f"/progress/{each}/", **headers) for each in ids)
+        assert not_allowed == not_found and not_allowed[0] == 404
+    not_allowed, not_found = (ask(f"/progress/?id={each}") for each in ids)
     if method == "get":
         assert ids[0].encode() in not_allowed[3]
-        assert not_allowed[3].replace(ids[0].encode(), ids[1].encode()) == not_there[3]
-    drop = [each for each in not_allowed[1] if each[0] != "ETag"], [each for each in not_there[1] if each[0] != "ETag"]
-    assert drop[0] == drop[1] and (not_allowed[0], not_allowed[2]) == (not_there[0], not_there[2])
+        assert not_allowed[3].replace(ids[0].encode(), ids[1].encode()) == not_found[3]
+    drop = [each for each in not_allowed[1] if each[0] != "ETag"], [each for each in not_found[1] if each[0] != "ETag"]
+    assert drop[0] == drop[1] and (not_allowed[0], not_allowed[2]) == (not_found[0], not_found[2])
 
 
-def test_a_message_of_nobody_costs_no_session(people: People, django_assert_num_queries: Any) -> None:
+def test_a_message_without_an_owner_reads_no_session(people: People, django_assert_num_queries: Any) -> None:
     message_id = people.send()
     for client in people.clients.values():
         with django_assert_num_queries(0):
             assert "Vary" not in client.get(f"/progress/{message_id}/")
 
 
-def test_where_the_link_is_enough_nobody_is_asked_who_they_are(
-    people: People, settings: Any, django_assert_num_queries: Any
-) -> None:
+def test_anyone_with_link_reads_no_session(people: People, settings: Any, django_assert_num_queries: Any) -> None:
     use(settings, PERMISSION=READY_MADE + "anyone_with_link")
     owned = people.send("owner")
     with django_assert_num_queries(0):
@@ -165,7 +241,7 @@ def test_where_the_link_is_enough_nobody_is_asked_who_they_are(
 
 # ---- Cancel ----
 
-#: PERMISSION, CANCEL_PERMISSION, who may cancel a message of `owner`, and who one of nobody.
+#: PERMISSION, CANCEL_PERMISSION, the users who may cancel a message of `owner`, and one without an owner.
 CANCELLERS: list[tuple[Any, Any, set[str], set[str]]] = [
     (None, None, {"owner", "staff"}, {"staff"}),
     (READY_MADE + "owner", None, {"owner"}, {"staff"}),
@@ -177,25 +253,25 @@ CANCELLERS: list[tuple[Any, Any, set[str], set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("reading", "cancelling", "of_owned", "of_nobodys"), CANCELLERS)
-def test_who_may_cancel_must_be_allowed_to_read(
-    people: People, settings: Any, reading: Any, cancelling: Any, of_owned: set[str], of_nobodys: set[str]
+@pytest.mark.parametrize(("reading", "cancelling", "of_owned", "of_unowned"), CANCELLERS)
+def test_cancelling_requires_the_permission_to_read(
+    people: People, settings: Any, reading: Any, cancelling: Any, of_owned: set[str], of_unowned: set[str]
 ) -> None:
     use(settings, PERMISSION=reading, CANCEL_PERMISSION=cancelling)
-    owned, nobodys = get_progress(people.send("owner")), get_progress(people.send())
-    assert owned is not None and nobodys is not None and owned.state is State.ENQUEUED
+    owned, unowned = get_progress(people.send("owner")), get_progress(people.send())
+    assert owned is not None and unowned is not None and owned.state is State.ENQUEUED
     for name, client in people.clients.items():
         request = RequestFactory().get("/")
-        request.user = people.users.get(name, client_user())
+        request.user = people.users.get(name, anonymous_user())
         request.session = client.session
         request.auser = as_async(request.user)  # type: ignore[method-assign]
         assert may_cancel(request, owned) == (name in of_owned)
-        assert may_cancel(request, nobodys) == (name in of_nobodys)
+        assert may_cancel(request, unowned) == (name in of_unowned)
         if name in of_owned:
             assert may_read(request, owned)
 
 
-def client_user() -> Any:
+def anonymous_user() -> Any:
     from django.contrib.auth.models import AnonymousUser
 
     return AnonymousUser()
@@ -208,16 +284,16 @@ def as_async(user: Any) -> Any:
     return auser
 
 
-# ---- Mistakes in the settings ----
+# ---- Invalid settings ----
 
 
 @pytest.mark.parametrize("key", ["PERMISSION", "CANCEL_PERMISSION"])
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "text"),
     [
-        ("nowhere.permission", "'nowhere.permission', which cannot be imported"),
+        ("nowhere.permission", "'nowhere.permission', which can't be imported"),
         (READY_MADE + "ownr", "ownr"),
-        ("dramatiq_progress.owners.OWNER_OPTION", "which is no function"),
+        ("dramatiq_progress.owners.OWNER_OPTION", "which isn't a function"),
         (7, "is 7; it must be a function, a dotted path, or a tuple"),
         ("", "is ''; it must be"),
         (("a.b",), "it must be"),
@@ -225,16 +301,51 @@ def as_async(user: Any) -> Any:
         ((None, 1), "it must be"),
     ],
 )
-def test_a_permission_that_cannot_be_asked_is_named(settings: Any, key: str, given: Any, said: str) -> None:
+def test_an_invalid_permission_is_named_by_a_check(settings: Any, key: str, given: Any, text: str) -> None:
     use(settings, **{key: given})
     [found] = checks.run_checks(tags=["dramatiq_progress"])
     assert found.id == "dramatiq_progress.E003"
-    assert f'DRAMATIQ_PROGRESS["{key}"]' in found.msg and said in found.msg
+    assert f'DRAMATIQ_PROGRESS["{key}"]' in found.msg and text in found.msg
 
 
-def test_a_permission_that_cannot_be_asked_lets_nobody_read(people: People, settings: Any) -> None:
+def test_an_invalid_permission_denies_everything(people: People, settings: Any) -> None:
     message_id = people.send()
     use(settings, PERMISSION="nowhere.permission")
     for client in people.clients.values():
         client.raise_request_exception = False
         assert client.get(f"/progress/{message_id}/").status_code == 500
+
+
+def test_a_poll_checks_each_permission_once_per_message(people: People, settings: Any) -> None:
+    calls: list[str] = []
+
+    def counting(request: HttpRequest, progress: Progress) -> bool:
+        calls.append(progress.id)
+        return True
+
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"PERMISSION": counting}
+    ids = [people.send("owner") for _ in range(5)]
+    query = "&".join(f"id={each}" for each in ids)
+    assert people.clients["owner"].get(f"/progress/?{query}").status_code == 200
+    assert sorted(calls) == sorted(ids)
+
+
+def test_async_permissions_of_a_list_are_awaited_together(people: People, settings: Any) -> None:
+    """One after the other, a hundred messages would take a hundred times as long."""
+    ids = [people.send("owner") for _ in range(5)]
+    waiting: list[asyncio.Event] = []
+
+    async def slow(request: HttpRequest, progress: Progress) -> bool:
+        if not waiting:
+            waiting.append(asyncio.Event())
+        arrived.append(progress.id)
+        if len(arrived) == len(ids):
+            waiting[0].set()
+        async with asyncio.timeout(60):
+            await waiting[0].wait()
+        return True
+
+    arrived: list[str] = []
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"PERMISSION": slow}
+    answer = people.clients["owner"].get("/progress/?" + "&".join(f"id={each}" for each in ids))
+    assert len(answer.json()["messages"]) == 5

@@ -1,4 +1,4 @@
-"""What a record says to a reader: states, percent, times, and the JSON of the wire."""
+"""`Progress`: states, percentage, times, revisions, and the JSON of the HTTP API."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from dramatiq_progress import Progress, State
-from dramatiq_progress.progress import DEFAULT_RESULTS, FINAL_STATES
+from dramatiq_progress.progress import DEFAULT_RESULTS, FINAL_STATES, UsualTimes
+from dramatiq_progress.stores.reading import decode
 
 
 def progress(**fields: Any) -> Progress:
@@ -17,7 +18,7 @@ def progress(**fields: Any) -> Progress:
 
 def from_record(now: float = 100.0, **fields: str) -> Progress:
     record = {"actor": "work", "queue": "default", "version": "1", "heartbeat": "100", **fields}
-    return Progress.from_record("m1", record, now=now, lost_after=15)
+    return decode("m1", record, now=now, lost_after=15)
 
 
 #: The table of the design: state, complete, success, pending.
@@ -36,13 +37,13 @@ TABLE = [
 
 @pytest.mark.parametrize(("state", "complete", "success", "pending"), TABLE)
 def test_each_state_has_its_row(state: str, complete: bool, success: bool | None, pending: bool) -> None:
-    wire = progress(state=State(state)).as_dict()
-    assert wire["state"] == state
-    assert (wire["complete"], wire["success"], wire["progress"]["pending"]) == (complete, success, pending)
-    assert ("result" in wire) is complete
+    fields = progress(state=State(state)).as_dict()
+    assert fields["state"] == state
+    assert (fields["complete"], fields["success"], fields["progress"]["pending"]) == (complete, success, pending)
+    assert ("result" in fields) is complete
 
 
-def test_no_state_is_without_row_or_text() -> None:
+def test_every_state_has_a_row_and_a_text() -> None:
     assert {row[0] for row in TABLE} == set(State)
     assert set(DEFAULT_RESULTS) == FINAL_STATES - {State.DONE}
 
@@ -69,11 +70,18 @@ def test_percent_is_floored_and_capped(current: Any, total: Any, percent: Any) -
     assert progress(current=current, total=total).percent == percent
 
 
-def test_the_wire_has_the_keys_of_the_design() -> None:
-    wire = progress(
-        current=1200, total=5000, description="Importing", attempt=1, retries_left=3, elapsed=2.9, version=17
+def test_the_json_has_the_keys_of_the_design() -> None:
+    fields = progress(
+        title="people.csv",
+        current=1200,
+        total=5000,
+        description="Importing",
+        attempt=1,
+        retries_left=3,
+        elapsed=2.9,
+        version=17,
     ).as_dict()
-    assert wire == {
+    assert fields == {
         "id": "m1",
         "actor": "work",
         "queue": "default",
@@ -97,24 +105,49 @@ def test_the_wire_has_the_keys_of_the_design() -> None:
         "eta": None,
         "cancel_requested": False,
         "can_cancel": False,
+        "title": "people.csv",
+        "step": None,
+        "parts": None,
+        "usual": None,
         "metadata": {},
         "version": 17,
         "poll_after": 0.5,
     }
-    assert json.loads(json.dumps(wire)) == wire
+    assert json.loads(json.dumps(fields)) == fields
 
 
-def test_a_reading_does_not_change() -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"id": "m2"},
+        {"version": 2},
+        {"attempt": 2},
+        {"state": State.LOST},
+        {"queue_position": 1},
+        {"queue_length": 2},
+        {"usual": UsualTimes(60, 90, None)},
+    ],
+)
+def test_a_difference_that_a_reader_sees_changes_the_revision(changed: dict[str, Any]) -> None:
+    assert progress(**{"version": 1, **changed}).revision != progress(version=1).revision
+
+
+def test_running_clocks_do_not_change_the_revision() -> None:
+    later = progress(elapsed=2.0, rate=1.5, eta=3.0, retry_in=4.0, silence=5.0)
+    assert later.revision == progress(elapsed=1.0).revision
+
+
+def test_a_snapshot_is_immutable() -> None:
     with pytest.raises(AttributeError):
         progress().current = 5  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("age", "state"), [(0, "running"), (14.9, "running"), (15.1, "lost"), (9e6, "lost")])
-def test_running_without_sign_of_life_is_lost(age: float, state: str) -> None:
+def test_running_without_a_heartbeat_is_lost(age: float, state: str) -> None:
     assert from_record(now=100 + age, state="running").state == state
 
 
-def test_only_running_messages_are_ever_lost() -> None:
+def test_only_running_messages_become_lost() -> None:
     for state in set(State) - {State.RUNNING, State.LOST}:
         assert from_record(now=1e6, state=state).state is state
 
@@ -127,23 +160,23 @@ def test_retry_in_counts_down_and_is_never_negative() -> None:
     assert from_record(state="running", retry_at="130.0").retry_in is None
 
 
-def test_elapsed_goes_on_until_the_attempt_ends() -> None:
+def test_elapsed_increases_until_the_attempt_finishes() -> None:
     assert from_record(now=105, state="running", started_at="100").elapsed == 5.0
     assert from_record(now=900, state="done", started_at="100", ended_at="107.5").elapsed == 7.5
     assert from_record(now=99, state="running", started_at="100").elapsed == 0.0
-    # A lost one: until its last sign of life.
+    # Of a lost attempt: until its last heartbeat.
     lost = from_record(now=900, state="running", started_at="100", heartbeat="104")
     assert (lost.state, lost.elapsed) == (State.LOST, 4.0)
     assert from_record(state="enqueued").elapsed is None
 
 
-def test_no_retries_are_left_to_what_has_ended() -> None:
+def test_a_finished_message_has_no_retries_left() -> None:
     assert from_record(state="running", retries_left="3").retries_left == 3
     assert from_record(state="running", retries_left="null").retries_left is None
     assert from_record(state="failed", retries_left="3").retries_left == 0
 
 
-def test_results_show_only_at_the_end() -> None:
+def test_a_result_is_shown_only_when_the_message_has_finished() -> None:
     assert from_record(state="running", result='"early"').result is None
     assert from_record(state="done", result='{"a": 1}').result == {"a": 1}
     assert from_record(state="done").result is None
@@ -163,6 +196,6 @@ def test_results_show_only_at_the_end() -> None:
         ({"state": "retrying", "retry_at": "140"}, 0),
     ],
 )
-def test_silence_counts_from_the_last_news(fields: dict[str, str], silence: float) -> None:
+def test_silence_is_counted_from_the_last_change(fields: dict[str, str], silence: float) -> None:
     assert from_record(now=100, **fields).silence == silence
     assert "silence" not in from_record(now=100, **fields).as_dict()

@@ -1,4 +1,4 @@
-"""`ProgressBar`: the same machine on elements that a page has, with the options of celery-progress."""
+"""`ProgressBar`: a bar on existing elements of a page, with the options of celery-progress."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARKUP = """<!doctype html><html lang="en"><meta charset="utf-8"><body>
 <div id="progress-bar-message">Waiting for progress to start…</div><div id="celery-result"></div>
 <i id="own-bar"></i><i id="own-message"></i><i id="own-result"></i>"""
 
-#: Notes each call of a handler: its name, what its elements are, and all that follows.
+#: Records each call of a handler: its name, the ids of its elements, and its other arguments.
 START = """async ([handlers, options]) => {
   const { ProgressBar } = await import("/static/dramatiq_progress/dramatiq-progress.js");
   window.calls = [];
@@ -39,7 +39,7 @@ def site(site: ScriptedSite) -> ScriptedSite:
 
 @pytest.fixture
 def start(site: ScriptedSite, page: Page) -> OpenPage:
-    """Opens the page and starts a `ProgressBar` with these handlers noted and these options."""
+    """A function that opens the page and starts a `ProgressBar` with these recorded handlers and these options."""
 
     def start_bar(*handlers: str, **options: Any) -> None:
         page.goto(site.url)
@@ -49,10 +49,10 @@ def start(site: ScriptedSite, page: Page) -> OpenPage:
 
 
 def calls(page: Page) -> list[Any]:
-    """What the handlers were called with; each as `name, ...arguments`."""
-    noted = page.evaluate("calls")
-    assert all(is_bar for _, is_bar, *_ in noted), "`this` is the bar"
-    return [[name, *values] for name, _, *values in noted]
+    """Return the calls of handlers, each as `name, ...arguments`."""
+    recorded = page.evaluate("calls")
+    assert all(is_bar for _, is_bar, *_ in recorded), "`this` is the bar"
+    return [[name, *values] for name, _, *values in recorded]
 
 
 def wait_for_call(page: Page, name: str) -> list[Any]:
@@ -67,11 +67,11 @@ BAR, MESSAGE = "#progress-bar", "#progress-bar-message"
 
 
 @pytest.mark.parametrize(
-    ("said", "text", "width", "color"),
+    ("reply", "text", "width", "color"),
     [
         (answer("enqueued", total=None, current=0), "Waiting in the queue", "0px", "rgb(37, 99, 235)"),
-        (answer("running"), "1,200 of 5,000. Importing", "48px", "rgb(37, 99, 235)"),
-        (answer("retrying", retry_in=0), "Failed; trying again now (attempt 2)", "48px", "rgb(220, 38, 38)"),
+        (answer("running"), "Importing: 1,200 of 5,000", "48px", "rgb(37, 99, 235)"),
+        (answer("retrying", retry_in=0), "This attempt failed. Retrying now… (attempt 2)", "48px", "rgb(220, 38, 38)"),
         (answer("done"), "Done", "48px", "rgb(21, 128, 61)"),
         (answer("failed", result="Row 7"), "Row 7", "48px", "rgb(220, 38, 38)"),
         (answer("cancelled"), "The task was cancelled.", "48px", "rgb(107, 114, 128)"),
@@ -79,25 +79,25 @@ BAR, MESSAGE = "#progress-bar", "#progress-bar-message"
     ],
 )
 def test_existing_markup_shows_each_state(
-    site: ScriptedSite, start: OpenPage, page: Page, said: Any, text: str, width: str, color: str
+    site: ScriptedSite, start: OpenPage, page: Page, reply: Any, text: str, width: str, color: str
 ) -> None:
-    site.say(said)
+    site.reply(reply)
     start()
     expect(page.locator(MESSAGE)).to_have_text(text)
     expect(page.locator(BAR)).to_have_css("width", width)
     expect(page.locator(BAR)).to_have_css("background-color", color)
-    assert page.evaluate("bar.state") == said["state"]
+    assert page.evaluate("bar.state") == reply["state"]
 
 
 def test_the_result_is_shown_as_text(site: ScriptedSite, start: OpenPage, page: Page) -> None:
-    site.say(answer("done", result={"rows": 3, "note": "<b>"}))
+    site.reply(answer("done", result={"rows": 3, "note": "<b>"}))
     start()
     expect(page.locator("#celery-result")).to_have_text("rows: 3, note: <b>")
 
 
-def test_markup_that_lacks_elements_is_no_error(site: ScriptedSite, start: OpenPage, page: Page) -> None:
+def test_missing_elements_are_no_error(site: ScriptedSite, start: OpenPage, page: Page) -> None:
     site.html = "<!doctype html><title>Nothing</title>"
-    site.say(UNAVAILABLE, answer("running"), answer("done", result="/r/"))
+    site.reply(UNAVAILABLE, answer("running"), answer("done", result="/r/"))
     start(download=True)
     page.wait_for_function("bar.state === 'done'")
 
@@ -106,8 +106,8 @@ def test_markup_that_lacks_elements_is_no_error(site: ScriptedSite, start: OpenP
 
 
 @pytest.mark.parametrize("by", ["Id", "Element"])
-def test_a_page_names_its_own_elements(site: ScriptedSite, start: OpenPage, page: Page, by: str) -> None:
-    site.say(answer("done", result="All"))
+def test_a_page_can_use_its_own_elements(site: ScriptedSite, start: OpenPage, page: Page, by: str) -> None:
+    site.reply(answer("done", result="All"))
     if by == "Id":
         start(progressBarId="own-bar", progressBarMessageId="own-message", resultElementId="own-result")
     else:
@@ -131,7 +131,7 @@ def test_a_page_names_its_own_elements(site: ScriptedSite, start: OpenPage, page
 
 def test_on_progress_is_called_for_each_answer(site: ScriptedSite, start: OpenPage, page: Page) -> None:
     first, last = answer("running"), answer("done", current=5000)
-    site.say(first, last)
+    site.reply(first, last)
     start("onProgress", "onSuccess")
     wait_for_call(page, "onSuccess")
     assert calls(page) == [
@@ -139,11 +139,11 @@ def test_on_progress_is_called_for_each_answer(site: ScriptedSite, start: OpenPa
         ["onProgress", BAR, MESSAGE, last["progress"]],
         ["onSuccess", BAR, MESSAGE, None],
     ]
-    expect(page.locator(MESSAGE)).to_have_text("Waiting for information…")
+    expect(page.locator(MESSAGE)).to_have_text("Checking progress…")
 
 
 def test_on_success_and_on_result_are_called_with_the_result(site: ScriptedSite, start: OpenPage, page: Page) -> None:
-    site.say(answer("done", result={"rows": 3}))
+    site.reply(answer("done", result={"rows": 3}))
     start("onSuccess", "onResult")
     assert wait_for_call(page, "onResult") == ["onResult", "#celery-result", {"rows": 3}]
     assert calls(page)[0] == ["onSuccess", BAR, MESSAGE, {"rows": 3}]
@@ -153,19 +153,19 @@ def test_on_success_and_on_result_are_called_with_the_result(site: ScriptedSite,
 @pytest.mark.parametrize(
     ("state", "name"), [("failed", "onTaskError"), ("cancelled", "onTaskError"), ("skipped", "onIgnored")]
 )
-def test_an_end_without_success_is_told_with_its_message(
+def test_an_outcome_without_success_is_passed_with_its_message(
     site: ScriptedSite, start: OpenPage, page: Page, state: str, name: str
 ) -> None:
-    site.say(answer(state, result="Row 7"))
+    site.reply(answer(state, result="Row 7"))
     start("onTaskError", "onIgnored", "onError", "onResult")
     wait_for_call(page, name)
     assert calls(page) == [[name, BAR, MESSAGE, "Row 7"]]
 
 
-def test_on_retry_is_called_with_the_seconds_that_are_left(site: ScriptedSite, start: OpenPage, page: Page) -> None:
-    site.say(answer("retrying", retry_in=12))
+def test_on_retry_is_called_with_the_remaining_seconds(site: ScriptedSite, start: OpenPage, page: Page) -> None:
+    site.reply(answer("retrying", retry_in=12))
     start("onRetry")
-    text = "Failed; trying again in 12 seconds (attempt 2)"
+    text = "This attempt failed. Retrying in 12 seconds… (attempt 2)"
     assert wait_for_call(page, "onRetry") == ["onRetry", BAR, MESSAGE, text, 12]
 
 
@@ -175,40 +175,45 @@ ERRORS = [
     (UNAVAILABLE, "onHttpError", OFFLINE, "Response 503"),
     (Reply(text="<title>Sign in</title>"), "onDataError", OFFLINE, "Response 200"),
     (Reply(json={"status": "ok"}), "onDataError", OFFLINE, "Response 200"),
-    (Reply(status=403, json={}), "onHttpError", "Not available. You may have to sign in again.", "Response 403"),
+    (
+        Reply(status=403, json={}),
+        "onHttpError",
+        "This task isn't available. You may need to sign in again.",
+        "Response 403",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("reply", "name", "text", "data"), ERRORS)
 @pytest.mark.parametrize("handler", ["own", "onError"])
-def test_each_error_has_a_handler_and_on_error_takes_the_rest(
+def test_each_error_has_a_handler_and_on_error_is_the_default(
     site: ScriptedSite, start: OpenPage, page: Page, reply: Reply, name: str, text: str, data: Any, handler: str
 ) -> None:
-    site.say(reply)
+    site.reply(reply)
     handler = name if handler == "own" else "onError"
     start(handler)
     assert wait_for_call(page, handler) == [handler, BAR, MESSAGE, text, data]
 
 
 @pytest.mark.parametrize(("reply", "text"), [(each[0], each[2]) for each in ERRORS])
-def test_an_error_without_handler_is_a_message(
+def test_an_error_without_a_handler_is_shown(
     site: ScriptedSite, start: OpenPage, page: Page, reply: Reply, text: str
 ) -> None:
-    site.say(reply)
+    site.reply(reply)
     start()
     expect(page.locator(MESSAGE)).to_have_text(text)
 
 
 def test_a_message_that_expires_is_an_http_error(site: ScriptedSite, start: OpenPage, page: Page) -> None:
-    site.say(answer("running"), NOT_FOUND)
+    site.reply(answer("running"), NOT_FOUND)
     start("onHttpError")
     assert wait_for_call(page, "onHttpError") == [
-        "onHttpError", BAR, MESSAGE, "No longer available. You may have to sign in again.", "Response 404",
+        "onHttpError", BAR, MESSAGE, "This task is no longer available. You may need to sign in again.", "Response 404",
     ]  # fmt: skip
 
 
-def test_a_task_error_falls_to_on_error(site: ScriptedSite, start: OpenPage, page: Page) -> None:
-    site.say(answer("failed", result="Row 7"))
+def test_a_task_error_defaults_to_on_error(site: ScriptedSite, start: OpenPage, page: Page) -> None:
+    site.reply(answer("failed", result="Row 7"))
     start("onError")
     assert wait_for_call(page, "onError") == ["onError", BAR, MESSAGE, "Row 7"]
 
@@ -216,81 +221,81 @@ def test_a_task_error_falls_to_on_error(site: ScriptedSite, start: OpenPage, pag
 # ---- Other options ----
 
 
-def test_colours_go_by_celery_progress_s_names_or_by_state(site: ScriptedSite, start: OpenPage, page: Page) -> None:
-    site.say(Reply(json=answer("running")), Reply(json=answer("retrying", retry_in=0), held=True), answer("done"))
+def test_colours_have_celery_progress_s_names_or_those_of_states(
+    site: ScriptedSite, start: OpenPage, page: Page
+) -> None:
+    site.reply(Reply(json=answer("running")), Reply(json=answer("retrying", retry_in=0), held=True), answer("done"))
     start(barColors={"progress": "rgb(1, 1, 1)", "error": "rgb(2, 2, 2)", "done": "rgb(3, 3, 3)", "success": "red"})
     expect(page.locator(BAR)).to_have_css("background-color", "rgb(1, 1, 1)")
-    site.let_go()
+    site.release()
     expect(page.locator(BAR)).to_have_css("background-color", "rgb(3, 3, 3)")
 
 
 @pytest.mark.parametrize(
-    ("said", "text"),
+    ("reply", "text"),
     [
         (answer("enqueued", total=None, current=0), "In line"),
         (answer("running", total=None, current=0, description=""), "Begun"),
         (answer("done"), "Ready"),
-        (answer("running"), "1,200 of 5,000. Importing"),
+        (answer("running"), "Importing: 1,200 of 5,000"),
     ],
 )
-def test_default_messages_are_celery_progress_s_or_any_text(
-    site: ScriptedSite, start: OpenPage, page: Page, said: Any, text: str
+def test_default_messages_have_celery_progress_s_names_or_those_of_texts(
+    site: ScriptedSite, start: OpenPage, page: Page, reply: Any, text: str
 ) -> None:
-    site.say(said)
+    site.reply(reply)
     start(defaultMessages={"waiting": "In line", "started": "Begun", "done": "Ready"})
     expect(page.locator(MESSAGE)).to_have_text(text)
 
 
 def test_the_poll_interval_is_in_milliseconds(site: ScriptedSite, start: OpenPage, page: Page) -> None:
-    site.say(answer("running", poll_after=3600), answer("done"))
+    site.reply(answer("running", poll_after=3600), answer("done"))
     start(pollInterval=150)
     page.wait_for_function("bar.state === 'done'")
     assert len(site.polls) == 2
 
 
-def test_results_are_linked_swapped_and_tried_again_as_with_attributes(
-    site: ScriptedSite, start: OpenPage, page: Page
-) -> None:
-    site.say(Reply(text="<p id=summary>All there</p>"), path="/summary/")
-    site.say(answer("done", result="https://files.example/rows.zip"))
+def test_options_for_results_work_like_attributes(site: ScriptedSite, start: OpenPage, page: Page) -> None:
+    site.reply(Reply(text="<p id=summary>All there</p>"), path="/summary/")
+    site.reply(answer("done", result="https://files.example/rows.zip"))
     start(download="Get it", origins=["https://files.example"], swap="/summary/", showResult=False)
     expect(page.locator(f"{MESSAGE} a")).to_have_attribute("href", "https://files.example/rows.zip")
     expect(page.locator(f"{MESSAGE} a")).to_have_text("Get it")
     expect(page.locator("#celery-result #summary")).to_have_text("All there")
-    site.say(answer("failed"))
+    site.reply(answer("failed"))
     start(retry="/again/")
     expect(page.locator(f"{MESSAGE} a")).to_have_attribute("href", f"{site.url}/again/")
 
 
 def test_a_result_is_followed(site: ScriptedSite, start: OpenPage, page: Page) -> None:
-    site.say(Reply(text="<title>The result</title>"), path="/result/")
-    site.say(answer("done", result="/result/"))
+    site.reply(Reply(text="<title>The result</title>"), path="/result/")
+    site.reply(answer("done", result="/result/"))
     start(redirect=True)
     expect(page).to_have_title("The result")
 
 
-def test_a_result_that_is_no_address_of_this_site_is_not_followed(
+def test_a_result_that_is_not_a_url_of_this_site_is_not_followed(
     site: ScriptedSite, start: OpenPage, page: Page
 ) -> None:
-    site.say(answer("done", result="javascript:alert(1)"))
+    site.reply(answer("done", result="javascript:alert(1)"))
     start(redirect=True, download=True)
     expect(page.locator("#celery-result")).to_have_text("javascript:alert(1)")
     expect(page.locator("a")).to_have_count(0)
 
 
 def test_events_are_those_of_the_element(site: ScriptedSite, start: OpenPage, page: Page) -> None:
-    site.say(Reply(json=answer("done", result="All"), held=True))
+    site.reply(Reply(json=answer("done", result="All"), held=True))
     start("onSuccess", "onResult")
     page.evaluate("bar.addEventListener('done', (event) => { window.done = event.detail; event.preventDefault() })")
-    site.let_go()
+    site.release()
     page.wait_for_function("window.done")
     assert page.evaluate("done.result") == "All"
     assert calls(page) == []
 
 
-def test_a_bar_may_be_stopped_and_turned_to_another_message(site: ScriptedSite, start: OpenPage, page: Page) -> None:
-    site.say(answer("running"))
-    site.say(answer("done"), path="/progress/m2/")
+def test_a_bar_can_be_stopped_and_switched_to_another_message(site: ScriptedSite, start: OpenPage, page: Page) -> None:
+    site.reply(answer("running"))
+    site.reply(answer("done"), path="/progress/m2/")
     start()
     page.wait_for_function("bar.state === 'running'")
     page.evaluate("bar.stop(); fetch('/after-all-others/')")
@@ -301,8 +306,8 @@ def test_a_bar_may_be_stopped_and_turned_to_another_message(site: ScriptedSite, 
 
 
 def test_bars_with_the_same_list_share_one_request(site: ScriptedSite, start: OpenPage, page: Page) -> None:
-    site.say(answer("running", poll_after=60))
-    site.say(answer("done"), path="/progress/m2/")
+    site.reply(answer("running", poll_after=60))
+    site.reply(answer("done"), path="/progress/m2/")
     page.goto(site.url)
     page.evaluate(
         """async () => {

@@ -1,4 +1,4 @@
-"""The recipes of docs/pages.md, as they stand there, with the real libraries in a real browser."""
+"""The code of docs/pages.md, unchanged, with the real libraries in a real browser."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.bars import expect_state, part
 from tests.django_site import ServeShop
 from tests.servers import ROOT
 from tests.streaming_site import begin, report
+from tools.static_files import ESBUILD
 
 HTMX = {"htmx2": "htmx.org@2.0.11", "htmx4": "htmx.org@4.0.1"}
 PACKAGES = [
@@ -24,44 +25,44 @@ PACKAGES = [
     "idiomorph@0.8.0",
     "react@19.3.1",
     "react-dom@19.3.1",
-    "esbuild@0.28.2",
+    ESBUILD,
 ]
 
-ADDRESSES = {"start": "start/", "import": "import/<str:message_id>/"}
+ROUTES = {"start": "start/", "import": "import/<str:message_id>/"}
 HOME = "def home(request):\n    return render(request, 'home.html')\n"
 
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the packages."""
+    """The folder of the npm packages."""
     return npm.install("@hotwired/turbo@8.0.23", tmp_path_factory.mktemp("npm"), *PACKAGES).parents[1]
 
 
 def recipe(section: str) -> dict[str, str]:
-    """The code of a section by the name of its file, which the first line gives."""
+    """Return the code blocks of a section by file name, which is in the first line of each."""
     text = (ROOT / "docs" / "pages.md").read_text()
     body = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"```\w+\n(.*?)```", body, re.DOTALL)
     return {re.findall(r"[\w.]+\.\w+", block.partition("\n")[0])[0]: block for block in blocks}
 
 
-def give(page: Page, address: str, file: Path) -> None:
-    """Have a library where the page wants it."""
-    page.route(f"**/static/{address}", lambda route: route.fulfill(path=file, content_type="text/javascript"))
+def serve_library(page: Page, path: str, file: Path) -> None:
+    """Serve a library at the path where the page expects it."""
+    page.route(f"**/static/{path}", lambda route: route.fulfill(path=file, content_type="text/javascript"))
 
 
-class Asked:
-    """The paths that a page has asked for."""
+class Requests:
+    """The paths that a page has requested."""
 
     def __init__(self, page: Page) -> None:
         self.paths: list[str] = []
-        page.on("request", self._note)
+        page.on("request", self._record)
 
-    def _note(self, request: Request) -> None:
+    def _record(self, request: Request) -> None:
         self.paths.append("/" + request.url.split("/", 3)[3])
 
     def settle(self, page: Page) -> int:
-        """How many requests for progress there were, when all have been sent."""
+        """Wait until all requests have been sent, and return the number of those for progress."""
         page.evaluate("fetch('/after-all-others/')")
         return len([path for path in self.paths if path.startswith("/progress/")])
 
@@ -71,12 +72,12 @@ def bar_of(page: Page) -> Locator:
 
 
 def id_of(bar: Locator) -> str:
-    """The message that a bar is of."""
+    """Return the id of the bar's message."""
     return str(bar.get_attribute("src")).split("/")[2]
 
 
 def post(page: Page, url: str) -> None:
-    """As a form of the page that is not shown in the recipe."""
+    """Submit a form like the one that the recipe leaves out."""
     page.goto(f"{url}/progress/")
     page.evaluate(
         "document.body.innerHTML = '<form method=post action=/start/><input name=path>'; document.forms[0].submit()"
@@ -86,8 +87,11 @@ def post(page: Page, url: str) -> None:
 
 def test_plain_django(serve_shop: ServeShop, memory_store: Store, page: Page) -> None:
     code = recipe("Plain Django")
-    url = serve_shop(code["views.py"], ADDRESSES, code)
-    post(page, url)
+    url = serve_shop(code["views.py"], code["urls.py"], code)
+    page.goto(url)
+    page.get_by_label("File").fill("people.csv")
+    page.get_by_role("button", name="Import").click()
+    page.wait_for_url("**/import/*/")
     bar = bar_of(page)
     expect_state(bar, "enqueued")
     attempt = begin(memory_store, id_of(bar))
@@ -96,7 +100,7 @@ def test_plain_django(serve_shop: ServeShop, memory_store: Store, page: Page) ->
     page.reload()
     expect(bar.get_by_role("progressbar", name="Import")).to_have_attribute("aria-valuenow", "25")
     memory_store.finish(attempt, state=State.DONE, fields={"result": '"All there"'})
-    expect(part(bar, "note")).to_have_text("All there")
+    expect(part(bar, "text")).to_have_text("All there")
 
 
 @pytest.mark.parametrize("version", HTMX)
@@ -104,8 +108,8 @@ def test_htmx(serve_shop: ServeShop, memory_store: Store, page: Page, modules: P
     code = recipe("htmx")
     addresses = {"shop": "", "start": "start/", "rows": "rows/"}
     url = serve_shop(code["views.py"], addresses, {**code, "rows.html": "<p>Rows</p>"})
-    give(page, "htmx.min.js", modules / version / "dist" / "htmx.min.js")
-    asked = Asked(page)
+    serve_library(page, "htmx.min.js", modules / version / "dist" / "htmx.min.js")
+    requests = Requests(page)
     page.goto(url)
     expect(page.get_by_text("Rows")).to_be_visible()
     bar = bar_of(page)
@@ -116,20 +120,20 @@ def test_htmx(serve_shop: ServeShop, memory_store: Store, page: Page, modules: P
         expect_state(bar, "running")
         memory_store.finish(attempt, state=state)
         expect_state(bar, state.value)
-    settled = asked.settle(page)
-    assert asked.paths.count("/rows/") == 2  # at first, and when the first import was done
+    settled = requests.settle(page)
+    assert requests.paths.count("/rows/") == 2  # when the page is opened, and when the first import is done
     page.evaluate("document.getElementById('import').replaceChildren()")
-    assert asked.settle(page) == settled
+    assert requests.settle(page) == settled
 
 
 def test_htmx_settles_the_attributes_of_a_bar_with_an_id(
     serve_shop: ServeShop, memory_store: Store, page: Page, modules: Path
 ) -> None:
-    """htmx 2 lets new content begin with the attributes of the old, and takes them away after a while."""
+    """htmx 2 inserts new content with the attributes of the old content, and removes them a moment later."""
     code = recipe("htmx")
     code["bar.html"] = code["bar.html"].replace("label=", 'id="bar" label=')
     url = serve_shop(code["views.py"], {"shop": "", "start": "start/", "rows": "rows/"}, {**code, "rows.html": ""})
-    give(page, "htmx.min.js", modules / "htmx2" / "dist" / "htmx.min.js")
+    serve_library(page, "htmx.min.js", modules / "htmx2" / "dist" / "htmx.min.js")
     page.goto(url)
     bar = bar_of(page)
     page.get_by_role("button", name="Import").click()
@@ -157,8 +161,8 @@ def test_a_morph_of_htmx_keeps_a_bar_with_an_id(
     attempt = begin(memory_store)
     report(memory_store, attempt, 2500)
     url = serve_shop(code["views.py"], {"shop": ""}, {"shop.html": morphed})
-    give(page, "htmx.min.js", modules / "htmx2" / "dist" / "htmx.min.js")
-    give(page, "idiomorph-ext.js", modules / "idiomorph" / "dist" / "idiomorph-ext.js")
+    serve_library(page, "htmx.min.js", modules / "htmx2" / "dist" / "htmx.min.js")
+    serve_library(page, "idiomorph-ext.js", modules / "idiomorph" / "dist" / "idiomorph-ext.js")
     page.goto(url)
     bar = bar_of(page)
     expect_state(bar, "running")
@@ -174,14 +178,14 @@ def test_a_morph_of_htmx_keeps_a_bar_with_an_id(
 
 def test_turbo(serve_shop: ServeShop, memory_store: Store, page: Page, modules: Path) -> None:
     code = recipe("Turbo")
-    views = recipe("Plain Django")["views.py"] + HOME
+    views = recipe("Plain Django")["views.py"]
     home = (
         "{% load dramatiq_progress static %}<!doctype html><title>Home</title>{% dramatiq_progress_script %}"
         '<script type="module" src="{% static \'turbo.js\' %}"></script><body>At home'
     )
-    url = serve_shop(views, {**ADDRESSES, "home": ""}, {**code, "home.html": home})
-    give(page, "turbo.js", modules / "@hotwired" / "turbo" / "dist" / "turbo.es2017-esm.js")
-    asked = Asked(page)
+    url = serve_shop(views, {**ROUTES, "home": ""}, {**code, "home.html": home})
+    serve_library(page, "turbo.js", modules / "@hotwired" / "turbo" / "dist" / "turbo.es2017-esm.js")
+    requests = Requests(page)
     post(page, url)
     bar = bar_of(page)
     expect_state(bar, "enqueued")
@@ -192,16 +196,16 @@ def test_turbo(serve_shop: ServeShop, memory_store: Store, page: Page, modules: 
 
     page.get_by_role("link", name="Home").click()
     expect(page.get_by_text("At home")).to_be_visible()
-    left = asked.settle(page)
+    left = requests.settle(page)
     page.go_back()
     expect_state(bar, "running")
     expect(bar).to_have_count(1)
     expect(bar.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "25")
-    assert asked.settle(page) > left
+    assert requests.settle(page) > left
 
     bar.evaluate("bar => { window.first = bar; bar.dataset.mine = 'here' }")
     page.evaluate("Turbo.session.refresh(location.href)")
-    # The morph takes away what the server did not write.
+    # The morph removes attributes that the server didn't write.
     expect(bar).not_to_have_attribute("data-mine", "here")
     assert bar.evaluate("bar => bar === window.first")
     expect_state(bar, "running")
@@ -212,7 +216,9 @@ def test_turbo(serve_shop: ServeShop, memory_store: Store, page: Page, modules: 
     assert page.evaluate("window.sameDocument")
 
 
-def test_a_bar_that_turbo_streams(serve_shop: ServeShop, memory_store: Store, page: Page, modules: Path) -> None:
+def test_a_bar_inserted_by_a_turbo_stream(
+    serve_shop: ServeShop, memory_store: Store, page: Page, modules: Path
+) -> None:
     code = recipe("Turbo")
     home = (
         "{% load dramatiq_progress static %}<!doctype html><title>Home</title>{% dramatiq_progress_script %}"
@@ -220,7 +226,7 @@ def test_a_bar_that_turbo_streams(serve_shop: ServeShop, memory_store: Store, pa
     )
     views = "from django.shortcuts import render\n" + HOME
     url = serve_shop(views, {"home": ""}, {**code, "home.html": home})
-    give(page, "turbo.js", modules / "@hotwired" / "turbo" / "dist" / "turbo.es2017-esm.js")
+    serve_library(page, "turbo.js", modules / "@hotwired" / "turbo" / "dist" / "turbo.es2017-esm.js")
     attempt = begin(memory_store)
     page.goto(url)
     stream = render_to_string("bar.turbo_stream.html", {"message_id": attempt.message_id})
@@ -251,14 +257,14 @@ def test_react(serve_shop: ServeShop, memory_store: Store, page: Page, modules: 
         "<body><div id=root></div><script src=\"{% static 'page.js' %}\"></script>"
     )
     url = serve_shop("from django.shortcuts import render\n" + HOME, {"home": ""}, {"home.html": home})
-    give(page, "page.js", bundle)
+    serve_library(page, "page.js", bundle)
     attempts = [begin(memory_store, message_id) for message_id in ("m1", "m2")]
-    asked = Asked(page)
+    requests = Requests(page)
     page.goto(url)
     page.evaluate("render('m1')")
     bar = bar_of(page)
     expect_state(bar, "running")
-    expect(page.get_by_text("You may leave this page.")).to_be_visible()
+    expect(page.get_by_text("You can leave this page.")).to_be_visible()
     bar.evaluate("bar => { window.first = bar }")
     page.evaluate("render('m2')")
     expect(bar).to_have_attribute("src", "/progress/m2/")
@@ -266,10 +272,10 @@ def test_react(serve_shop: ServeShop, memory_store: Store, page: Page, modules: 
     report(memory_store, attempts[1], 5000)
     expect(bar.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "50")
     memory_store.finish(attempts[1], state=State.DONE)
-    expect(page.get_by_text("It has ended.")).to_be_visible()
+    expect(page.get_by_text("Finished.")).to_be_visible()
     page.evaluate("render('m1')")
     expect_state(bar, "running")
     page.evaluate("render('')")
     expect(bar).to_have_count(0)
-    settled = asked.settle(page)
-    assert asked.settle(page) == settled
+    settled = requests.settle(page)
+    assert requests.settle(page) == settled

@@ -1,4 +1,4 @@
-"""The threats of docs/security.md that no other test is about: each row of its table names its tests."""
+"""The threats of docs/security.md that have no test elsewhere. Each row of its table names its tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_progress import ProgressObserver, State, StoreUnavailable, UserFacingError, get_progress, progress_actor
 from dramatiq_progress.stores import Store, get_store
-from dramatiq_progress.stores.base import Attempt
+from dramatiq_progress.stores.attempt import Attempt
 from tests.people import People
 from tests.servers import ROOT
 from tests.waiting import wait_until
@@ -30,7 +30,7 @@ from tests.waiting import wait_until
 PASSWORD = "hunter2"
 DOCUMENT = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 
-#: Text that does something wherever it is not text.
+#: Text that has an effect wherever it isn't treated as text.
 HOSTILE = "\x1b[2J\x1b]0;title\x07\u202e</script><img src=x onerror=alert(1)>\r\nFAKE LOG LINE {{ 7|add:7 }}\0"
 
 
@@ -38,13 +38,13 @@ HOSTILE = "\x1b[2J\x1b]0;title\x07\u202e</script><img src=x onerror=alert(1)>\r\
 
 
 def rows() -> list[tuple[str, list[str]]]:
-    """Each threat, and the tests that it names."""
+    """Return each threat, and the tests that its row names."""
     table = DOCUMENT.partition("| threat |")[2].partition("\n\n")[0].splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in table]
     return [(threat, re.findall(r"`(\w+\.py)::(\w+)`", tests)) for threat, _, tests in cells]  # type: ignore[misc]
 
 
-def test_each_threat_has_a_test_that_is_there() -> None:
+def test_each_threat_has_an_existing_test() -> None:
     assert len(rows()) >= 12
     for threat, tests in rows():
         assert tests, threat
@@ -56,7 +56,7 @@ def test_each_threat_has_a_test_that_is_there() -> None:
 # ---- Ids ----
 
 
-def test_ids_that_are_guessed_are_all_unknown(people: People) -> None:
+def test_guessed_ids_are_all_unknown(people: People) -> None:
     people.send("owner")
     guessed = [secrets.token_hex(16) for _ in range(100)]
     answer = people.clients["another"].get("/progress/", {"id": guessed}).json()
@@ -98,8 +98,8 @@ TOO_MUCH = [
 
 @pytest.mark.parametrize("path", ["/progress/", "/progress/stream/", "/progress/mine/", "/progress/m1/"])
 @pytest.mark.parametrize("query", TOO_MUCH, ids=lambda query: f"{query[:12]} and so on")
-def test_a_hostile_query_is_refused_before_the_store_is_asked(settings: Any, path: str, query: str) -> None:
-    """The store is not there, and so a question to it would be a 503."""
+def test_a_hostile_query_is_refused_before_the_store_is_read(settings: Any, path: str, query: str) -> None:
+    """The store is unreachable: reading it would be a 503."""
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
     response = asyncio.run(AsyncClient().get(f"{path}?{query}"))
     assert (response.status_code, response.json()["error"]) == (400, "bad_request")
@@ -107,7 +107,7 @@ def test_a_hostile_query_is_refused_before_the_store_is_asked(settings: Any, pat
 
 
 @pytest.mark.parametrize("message_id", HOSTILE_IDS, ids=ascii)
-def test_a_hostile_id_reaches_no_store(settings: Any, message_id: str) -> None:
+def test_a_hostile_id_never_reaches_the_store(settings: Any, message_id: str) -> None:
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
     client = Client()
     for path in (f"/progress/?id={quote(message_id)}", f"/progress/{quote(message_id, safe='')}/"):
@@ -128,20 +128,20 @@ def test_hostile_text_stays_text_in_json(people: People, memory_store: Store) ->
     observer.set_progress(1, 2, HOSTILE)
     observer.set_metadata(file=HOSTILE)
     observer.set_result({HOSTILE: HOSTILE})
-    memory_store.finish(attempt, state=State.DONE, fields=observer.collect_all(with_result=True))
+    memory_store.finish(attempt, state=State.DONE, fields=observer.final_fields(with_result=True))
     response = people.clients["anonymous"].get(f"/progress/{message_id}/")
     answer = response.json()
     kept = answer["progress"]["description"], answer["metadata"]["file"], *answer["result"]
     assert all("<img src=x onerror=alert(1)>" in each for each in kept)
-    # No byte that a terminal or an event stream would act on, though curl shows it as it comes.
+    # No byte that a terminal or an event stream interprets: curl shows a body unchanged.
     assert not set(response.content) & {*range(0x20), 0x7F, *range(0x80, 0x100)}
     assert response["Content-Type"] == "application/json" and response["X-Content-Type-Options"] == "nosniff"
 
 
-def test_hostile_text_stays_out_of_our_log_lines(
+def test_hostile_text_is_escaped_in_log_lines(
     memory_store: Store, broker: StubBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is reported and cannot be shown, is named; an error's text is Dramatiq's to log, and not ours."""
+    """Our lines name invalid values. The messages of exceptions are logged by Dramatiq, not by us."""
 
     @progress_actor(broker=broker, max_retries=0)
     def work(progress_observer: ProgressObserver) -> None:
@@ -159,7 +159,7 @@ def test_hostile_text_stays_out_of_our_log_lines(
 
 # ---- Passwords ----
 
-#: Options with a password in every place where one can be, and mistakes that people make with one.
+#: Options with a password in every possible place, and with common mistakes.
 OPTIONS: list[Any] = [
     {"url": f"redis://:{PASSWORD}@127.0.0.1:1/0"},
     {"url": f"redis://someone:{PASSWORD}@127.0.0.1:1/0?socket_timeout=1"},
@@ -191,22 +191,20 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("given", SETTINGS, ids=ascii)
-def test_no_password_is_in_an_error_a_check_or_a_log(
-    settings: Any, given: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_error_check_or_log_contains_a_password(settings: Any, given: Any, caplog: pytest.LogCaptureFixture) -> None:
     settings.DRAMATIQ_PROGRESS = given
-    said = [str(each) for each in checks.run_checks(tags=["dramatiq_progress"], include_deployment_checks=True)]
+    texts = [str(each) for each in checks.run_checks(tags=["dramatiq_progress"], include_deployment_checks=True)]
     client = Client(raise_request_exception=False)
-    said.append(str(client.get("/progress/m1/").content))
+    texts.append(str(client.get("/progress/m1/").content))
     try:
         store = get_store()
-        said.append(repr(store) + str(store))
+        texts.append(repr(store) + str(store))
         store.ping()
     except (ImproperlyConfigured, StoreUnavailable) as error:
-        said += traceback.format_exception(error)
-    assert any("127.0.0.1" in each or "DRAMATIQ_PROGRESS" in each for each in said)
-    # Where a line of this file is quoted, it is one of ours that has no password.
-    assert PASSWORD not in "\n".join([*said, caplog.text])
+        texts += traceback.format_exception(error)
+    assert any("127.0.0.1" in each or "DRAMATIQ_PROGRESS" in each for each in texts)
+    # A traceback quotes lines of this file; none of them contains the password itself.
+    assert PASSWORD not in "\n".join([*texts, caplog.text])
 
 
 # ---- A flood ----
@@ -214,7 +212,7 @@ def test_no_password_is_in_an_error_a_check_or_a_log(
 
 @pytest.fixture
 def limited(settings: Any) -> Iterator[None]:
-    """The site with the middleware that the document shows."""
+    """Use the middleware from the document."""
     code = re.search(r"```python\n(# shop/middleware\.py\n.*?)```", DOCUMENT, re.DOTALL)
     assert code is not None
     module = types.ModuleType("shop_middleware")
@@ -228,7 +226,7 @@ def limited(settings: Any) -> Iterator[None]:
     del sys.modules["shop_middleware"]
 
 
-def test_a_flood_of_polls_is_limited_as_the_document_shows(limited: None, memory_store: Store) -> None:
+def test_a_flood_of_polls_is_limited_as_documented(limited: None, memory_store: Store) -> None:
     memory_store.enqueue("m1", actor="work", queue="default", retries_left=0)
     flooding, other = Client(), Client(REMOTE_ADDR="192.0.2.7")
     statuses = [flooding.get("/progress/?id=m1").status_code for _ in range(700)]

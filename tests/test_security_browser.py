@@ -1,4 +1,4 @@
-"""What a real browser makes of our answers where somebody opens one as a page, or asks from another site."""
+"""Responses in a real browser: opened as a page, and requested by another site."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.streaming_site import begin, report, serve
 MARKUP = "</pre></script><script>document.title = 'ran'</script><img src=x onerror=\"document.title = 'ran'\">"
 
 
-def test_json_that_is_opened_as_a_page_runs_nothing(page: Page, server: Server, tmp_path: Path) -> None:
+def test_json_that_is_opened_as_a_page_runs_no_script(page: Page, server: Server, tmp_path: Path) -> None:
     with serve(tmp_path, server.url) as site:
         attempt = begin(site.store)
         report(site.store, attempt, 2, description=MARKUP, metadata='{"file": "<script>document.title = 1</script>"}')
@@ -25,16 +25,16 @@ def test_json_that_is_opened_as_a_page_runs_nothing(page: Page, server: Server, 
             assert page.title() == ""
 
 
-def test_another_site_can_neither_read_nor_listen(browser: Browser, server: Server, tmp_path: Path) -> None:
-    # A page of its own, since all that the browser complains of is wanted here.
+def test_another_site_can_neither_read_nor_stream(browser: Browser, server: Server, tmp_path: Path) -> None:
+    # A page of its own: the errors in its console are expected.
     with serve(tmp_path, server.url) as site, closing(browser.new_page()) as page:
         begin(site.store)
-        # The same server by another name is another origin.
+        # The same server under another name is another origin.
         page.goto(site.url.replace("127.0.0.1", "localhost") + "/progress/m1/")
         seen = page.evaluate(
             """async (url) => ({
               read: await fetch(`${url}/progress/m1/`, { credentials: "include" }).then(() => true, () => false),
-              heard: await new Promise((resolve) => {
+              received: await new Promise((resolve) => {
                 const source = new EventSource(`${url}/progress/stream/?id=m1`, { withCredentials: true });
                 source.onmessage = () => resolve(true);
                 source.onerror = () => resolve(source.close() ?? false);
@@ -49,4 +49,33 @@ def test_another_site_can_neither_read_nor_listen(browser: Browser, server: Serv
             })""",
             site.url,
         )
-        assert seen == {"read": False, "heard": False, "loaded": False}
+        assert seen == {"read": False, "received": False, "loaded": False}
+
+
+def test_another_site_cannot_tell_whether_a_message_may_be_read(
+    browser: Browser, server: Server, tmp_path: Path
+) -> None:
+    """A subdomain sends the visitor's cookies: by an element's events it could tell an existing message from others."""
+    with serve(tmp_path, server.url) as site, closing(browser.new_page()) as page:
+        begin(site.store)
+        page.goto(site.url.replace("127.0.0.1", "localhost") + "/progress/m1/")
+        seen = page.evaluate(
+            """async (url) => {
+              const elements = { object: "data", iframe: "src", embed: "src", img: "src", script: "src", video: "src" };
+              const eventOf = (name, id) => new Promise((resolve) => {
+                const element = document.createElement(name);
+                element.onload = element.onerror = ({ type }) => resolve(type);
+                element[elements[name]] = `${url}/progress/${id}/`;
+                document.body.append(element);
+                setTimeout(resolve, 3000, "none");
+              });
+              const eventsOf = async (id) =>
+                Object.fromEntries(
+                  await Promise.all(Object.keys(elements).map(async (name) => [name, await eventOf(name, id)]))
+                );
+              return [await eventsOf("m1"), await eventsOf("gone")];
+            }""",
+            site.url,
+        )
+        assert seen[0] == seen[1]
+        assert "error" in seen[0].values()

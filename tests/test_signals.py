@@ -1,7 +1,9 @@
-"""`state_changed` tells code of the project what happens to its messages."""
+"""The signal `state_changed`, for code of the project."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +17,12 @@ from dramatiq_progress import Progress, ProgressObserver, State, get_progress, p
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store
+from tests.store_server import Server
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("store")
 
-Heard = list[tuple[State | None, State, int]]
+Received = list[tuple[State | None, State, int]]
 
 
 @pytest.fixture
@@ -30,16 +33,16 @@ def broker() -> Iterator[StubBroker]:
 
 
 @pytest.fixture
-def heard() -> Iterator[Heard]:
-    """What a receiver was told: the state before, the state, the attempt."""
-    told: Heard = []
+def received() -> Iterator[Received]:
+    """The arguments of the signals: the state before, the state, the attempt."""
+    arguments: Received = []
 
     def receive(sender: type, progress: Progress, previous: State | None, **_: Any) -> None:
-        assert sender is ProgressMiddleware
-        told.append((previous, progress.state, progress.attempt))
+        assert sender is Progress
+        arguments.append((previous, progress.state, progress.attempt))
 
     state_changed.connect(receive)
-    yield told
+    yield arguments
     state_changed.disconnect(receive)
 
 
@@ -55,10 +58,10 @@ def fail_once(progress_observer: ProgressObserver) -> None:
         raise RuntimeError("the first")
 
 
-def test_a_receiver_hears_of_each_change(broker: StubBroker, heard: Heard) -> None:
+def test_a_receiver_is_called_for_each_change(broker: StubBroker, received: Received) -> None:
     progress_actor(broker=broker)(fail_once).send()
     work_off(broker)
-    assert heard == [
+    assert received == [
         (None, State.ENQUEUED, 0),
         (State.ENQUEUED, State.RUNNING, 1),
         (State.RUNNING, State.RETRYING, 1),
@@ -68,7 +71,7 @@ def test_a_receiver_hears_of_each_change(broker: StubBroker, heard: Heard) -> No
     ]
 
 
-def test_a_receiver_that_raises_harms_nothing(broker: StubBroker, heard: Heard, caplog: Any) -> None:
+def test_a_receiver_that_raises_fails_no_job(broker: StubBroker, received: Received, caplog: Any) -> None:
     def broken(**_: Any) -> None:
         raise RuntimeError("receiver")
 
@@ -80,18 +83,18 @@ def test_a_receiver_that_raises_harms_nothing(broker: StubBroker, heard: Heard, 
         state_changed.disconnect(broken)
     progress = get_progress(message.message_id)
     assert progress is not None and progress.state is State.DONE
-    assert len(heard) == 6
+    assert len(received) == 6
     assert "Error calling" in caplog.text
 
 
-def test_what_was_told_late_is_announced_late(broker: StubBroker, heard: Heard, settings: Any) -> None:
+def test_deferred_changes_send_their_signals_later(broker: StubBroker, received: Received, settings: Any) -> None:
     good = settings.DRAMATIQ_PROGRESS
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
     progress_actor(broker=broker, max_retries=0)(fail_once).send()
     work_off(broker)
-    assert heard == []
+    assert received == []
     settings.DRAMATIQ_PROGRESS = good
-    wait_until(lambda: [state for _, state, _ in heard] == [State.ENQUEUED, State.FAILED])
+    wait_until(lambda: [state for _, state, _ in received] == [State.ENQUEUED, State.FAILED])
 
 
 def test_without_receivers_nothing_is_read(broker: StubBroker, redis_store: Store, valkey: str) -> None:
@@ -107,3 +110,59 @@ def test_without_receivers_nothing_is_read(broker: StubBroker, redis_store: Stor
         progress_actor(broker=broker)(fail_once).send()
         work_off(broker)
         assert reads() == before
+
+
+def test_a_slow_receiver_of_a_deferred_change_delays_no_other_message(
+    broker: StubBroker, server: Server, settings: Any
+) -> None:
+    """The recorder writes the start late; the receiver takes as long as sending an email."""
+    settings.DRAMATIQ_PROGRESS = {
+        "OPTIONS": {"url": server.url},
+        "FLUSH_INTERVAL": 0.02,
+        "HEARTBEAT_INTERVAL": 0.1,
+        "LOST_AFTER": 2.0,
+    }
+    go_on, threads = threading.Event(), []
+
+    def slow(progress: Progress, **_: Any) -> None:
+        threads.append(threading.current_thread().name)
+        if threads[-1].startswith("dramatiq-progress"):
+            assert go_on.wait(60)
+
+    running = threading.Event()
+
+    def work(progress_observer: ProgressObserver) -> None:
+        running.set()
+        while not progress_observer.cancel_requested and not go_on.is_set():
+            progress_observer.increment_progress()
+            time.sleep(0.01)
+
+    actor = progress_actor(broker=broker, max_retries=0)(work)
+    quick = progress_actor(broker=broker, max_retries=0, actor_name="quick")(lambda: None)
+    state_changed.connect(slow)
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=2)
+    try:
+        with server.frozen():
+            message = actor.send()
+            worker.start()
+            assert running.wait(30)
+        wait_until(lambda: "dramatiq-progress-signals" in threads)
+        # In the meantime the job is shown as running, and another one is processed and acknowledged.
+        before = wait_until(lambda: get_progress(message.message_id))
+        until = time.monotonic() + 4
+        seen = set()
+        while time.monotonic() < until:
+            reading = get_progress(message.message_id)
+            assert reading is not None
+            seen.add(reading.state)
+            time.sleep(0.01)  # leaves CPU time to the recorder
+        assert seen == {State.RUNNING}
+        assert reading.current > before.current
+        other = quick.send()
+        wait_until(lambda: (found := get_progress(other.message_id)) is not None and found.state is State.DONE)
+    finally:
+        go_on.set()
+        state_changed.disconnect(slow)
+        broker.join("default", fail_fast=False)
+        worker.stop()
+    assert "dramatiq-progress-recorder" not in threads

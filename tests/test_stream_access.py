@@ -1,26 +1,33 @@
-"""Who may stream, while a stream is open too, and how many streams there may be."""
+"""The permission to stream, checked again while a stream is open, and the limits of streams."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
+import os
+import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
 import pytest
+from asgiref.sync import ThreadSensitiveContext
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends.db import SessionStore
 from django.http import HttpRequest
 from django.test import AsyncClient, Client, RequestFactory
 
-from dramatiq_progress import Progress, places, progress_url, requests, streams, views
-from dramatiq_progress.places import Place, TooManyStreams, client_of
-from dramatiq_progress.requests import refreshed
+from dramatiq_progress import Progress, progress_url
 from dramatiq_progress.stores import Store, get_store
-from dramatiq_progress.stores.base import Attempt
+from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.web import sessions
+from dramatiq_progress.web.sessions import refreshed
+from dramatiq_progress.web.streams import event_stream
+from dramatiq_progress.web.streams.limits import StreamSlots, TooManyStreams, client_of, network_of
 from tests.event_streams import run_within
 from tests.people import People
 from tests.streaming_site import report
@@ -31,64 +38,65 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams ask again all the time, and look at the session each time."""
-    monkeypatch.setattr(streams, "ASK_AGAIN_SECONDS", (0.02, 0.04))
-    monkeypatch.setattr(requests, "FRESH_SECONDS", 0.0)
-    monkeypatch.setattr(requests, "_askers", requests._Askers())
-    monkeypatch.setattr(places, "_places", places._Places())
+def quick_rechecks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make streams check the permission again all the time, without a session cache."""
+    monkeypatch.setattr(event_stream, "RECHECK_SECONDS", (0.02, 0.04))
+    monkeypatch.setattr(sessions, "CACHE_SECONDS", 0.0)
+    monkeypatch.setattr(sessions, "_cache", sessions._Cache())
 
 
 @pytest.fixture
-def read_until_asked(monkeypatch: pytest.MonkeyPatch) -> Reader:
-    """Reads a stream, which says all there is to say, until it has been asked whether it may go on."""
-    asked: list[int] = []
-    goes_on = views._goes_on
+def read_until_checked(monkeypatch: pytest.MonkeyPatch) -> Reader:
+    """Read a stream until its permission was checked again."""
+    checks: list[int] = []
+    attempts: dict[str, Attempt] = {}
+    amounts = itertools.count(1)
+    may_still_read = event_stream.may_still_read
 
     async def counting(*args: Any) -> bool:
-        asked.append(1)
-        return await goes_on(*args)
+        checks.append(1)
+        return await may_still_read(*args)
 
-    async def read(pieces: AsyncIterator[bytes], message_id: str) -> None:
-        attempt = Attempt(message_id, "work", "default")
-        await asyncio.to_thread(get_store().start, attempt)
-        before, current = len(asked), 0
-        while len(asked) == before:
-            current += 1
-            assert await is_told_of(pieces, attempt, current)
+    async def read(chunks: AsyncIterator[bytes], message_id: str) -> None:
+        if message_id not in attempts:
+            attempts[message_id] = Attempt(message_id, "work", "default")
+            await asyncio.to_thread(get_store().start, attempts[message_id])
+        before = len(checks)
+        while len(checks) == before:
+            assert await receives(chunks, attempts[message_id], next(amounts))
 
-    monkeypatch.setattr(views, "_goes_on", counting)
+    monkeypatch.setattr(event_stream, "may_still_read", counting)
     return read
 
 
 run = partial(run_within, 60)
 
 
-def beside(client: Client) -> AsyncClient:
-    """An async client with the same cookies."""
+def async_client_of(client: Client) -> AsyncClient:
+    """Return an async client with the same cookies."""
     made = AsyncClient()
     made.cookies = client.cookies
     return made
 
 
 async def open_stream(client: AsyncClient, path: str) -> AsyncIterator[bytes]:
-    """A stream that has said what is."""
+    """Open a stream, and read it until the current state was sent."""
     response = await client.get(path)
     assert response.status_code == 200
-    pieces: AsyncIterator[bytes] = response.streaming_content  # type: ignore[attr-defined]
-    assert (await anext(pieces)).startswith(b"retry")
-    assert b'"state"' in await anext(pieces)
-    return pieces
+    chunks: AsyncIterator[bytes] = response.streaming_content  # type: ignore[attr-defined]
+    assert (await anext(chunks)).startswith(b"retry")
+    assert b'"state"' in await anext(chunks)
+    return chunks
 
 
-async def has_ended(pieces: AsyncIterator[bytes]) -> bool:
-    return not [each async for each in pieces if each != b":\n\n"]
+async def has_ended(chunks: AsyncIterator[bytes]) -> bool:
+    return not [each async for each in chunks if each != b":\n\n"]
 
 
-async def is_told_of(pieces: AsyncIterator[bytes], attempt: Attempt, current: int) -> bool:
+async def receives(chunks: AsyncIterator[bytes], attempt: Attempt, current: int) -> bool:
     await asyncio.to_thread(report, get_store(), attempt, current)
-    async for piece in pieces:
-        if f'"current": {current},'.encode() in piece:
+    async for chunk in chunks:
+        if f'"current": {current},'.encode() in chunk:
             return True
     return False
 
@@ -108,18 +116,18 @@ def deactivate(people: People) -> None:
 
 @pytest.mark.parametrize("end", [log_out, change_password, deactivate])
 def test_a_stream_ends_with_the_session_of_its_user(
-    people: People, end: Callable[[People], None], read_until_asked: Reader
+    people: People, end: Callable[[People], None], read_until_checked: Reader
 ) -> None:
     message_id = people.send("owner")
-    client = beside(people.clients["owner"])
+    client = async_client_of(people.clients["owner"])
     cookies = client.cookies.copy()
 
     async def scenario() -> None:
-        pieces = await open_stream(client, f"/progress/stream/?id={message_id}")
+        chunks = await open_stream(client, f"/progress/stream/?id={message_id}")
         for _ in range(3):
-            await read_until_asked(pieces, message_id)
+            await read_until_checked(chunks, message_id)
         await asyncio.to_thread(end, people)
-        assert await has_ended(pieces)
+        assert await has_ended(chunks)
 
     run(scenario)
     client.cookies = cookies
@@ -135,9 +143,9 @@ def test_a_stream_ends_with_the_session_of_its_visitor(people: People) -> None:
     visitor.cookies["sessionid"] = session.session_key
 
     async def scenario() -> None:
-        pieces = await open_stream(beside(visitor), f"/progress/stream/?id={message_id}")
+        chunks = await open_stream(async_client_of(visitor), f"/progress/stream/?id={message_id}")
         await asyncio.to_thread(session.flush)
-        assert await has_ended(pieces)
+        assert await has_ended(chunks)
 
     run(scenario)
 
@@ -147,27 +155,27 @@ def test_a_stream_ends_with_its_link(people: People) -> None:
     query = progress_url(message_id, signed_for=1).partition("?")[2]
 
     async def scenario() -> None:
-        began_at = time.monotonic()
-        pieces = await open_stream(AsyncClient(), f"/progress/stream/?id={message_id}&{query}")
-        assert await has_ended(pieces)
-        assert time.monotonic() - began_at > 0.5
+        started_at = time.monotonic()
+        chunks = await open_stream(AsyncClient(), f"/progress/stream/?id={message_id}&{query}")
+        assert await has_ended(chunks)
+        assert time.monotonic() - started_at > 0.5
 
     run(scenario)
 
 
-def test_a_stream_ends_where_nobody_can_say_who_asks(
+def test_a_stream_ends_if_its_session_cannot_be_read(
     people: People, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     message_id = people.send("owner")
 
     async def scenario() -> None:
-        pieces = await open_stream(beside(people.clients["owner"]), f"/progress/stream/?id={message_id}")
+        chunks = await open_stream(async_client_of(people.clients["owner"]), f"/progress/stream/?id={message_id}")
         with monkeypatch.context() as broken:
             broken.setattr(SessionStore, "load", lambda self: 1 / 0)
-            assert await has_ended(pieces)
+            assert await has_ended(chunks)
 
     run(scenario)
-    assert "Whether a stream may go on" in caplog.text
+    assert "Could not check again who may read a stream" in caplog.text
 
 
 async def of_another(request: HttpRequest, progress: Progress) -> bool:
@@ -175,68 +183,126 @@ async def of_another(request: HttpRequest, progress: Progress) -> bool:
     return user.get_username() == "another"
 
 
-def test_an_async_permission_is_asked_again(people: People, settings: Any) -> None:
+def test_an_async_permission_is_checked_again(people: People, settings: Any) -> None:
     settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "PERMISSION": of_another}
     message_id = people.send()
 
     async def scenario() -> None:
-        pieces = await open_stream(beside(people.clients["another"]), f"/progress/stream/?id={message_id}")
+        chunks = await open_stream(async_client_of(people.clients["another"]), f"/progress/stream/?id={message_id}")
         await asyncio.to_thread(people.clients["another"].logout)
-        assert await has_ended(pieces)
+        assert await has_ended(chunks)
 
     run(scenario)
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def lookups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of the sessions that were read."""
-    seen: list[str] = []
+    keys: list[str] = []
     load = SessionStore.load
 
     def loading(self: SessionStore) -> dict[str, Any]:
-        seen.append(str(self.session_key))
+        keys.append(str(self.session_key))
         return load(self)
 
     monkeypatch.setattr(SessionStore, "load", loading)
-    return seen
+    return keys
 
 
-def test_streams_of_one_session_look_at_it_once_for_all(
+def test_streams_of_one_session_share_a_lookup(
     people: People,
     monkeypatch: pytest.MonkeyPatch,
-    looks: list[str],
-    read_until_asked: Reader,
+    lookups: list[str],
+    read_until_checked: Reader,
 ) -> None:
-    monkeypatch.setattr(requests, "FRESH_SECONDS", 60.0)
+    monkeypatch.setattr(sessions, "CACHE_SECONDS", 60.0)
     sent = [people.send("owner") for _ in range(5)]
 
     async def scenario() -> None:
-        client = beside(people.clients["owner"])
+        client = async_client_of(people.clients["owner"])
         opened = [await open_stream(client, f"/progress/stream/?id={each}") for each in sent]
-        for pieces, message_id in zip(opened, sent, strict=True):
-            await read_until_asked(pieces, message_id)
+        for chunks, message_id in zip(opened, sent, strict=True):
+            await read_until_checked(chunks, message_id)
 
     run(scenario)
-    # One for each request that began, and one for all that were asked again.
-    assert len(looks) == len(sent) + 1
+    # One for each request, and one for all streams that were checked again.
+    assert len(lookups) == len(sent) + 1
 
 
-def test_a_message_of_nobody_is_asked_about_once(people: People, looks: list[str], read_until_asked: Reader) -> None:
+def test_a_message_without_an_owner_is_not_checked_again(
+    people: People, lookups: list[str], read_until_checked: Reader
+) -> None:
     message_id = people.send()
 
     async def scenario() -> None:
-        pieces = await open_stream(beside(people.clients["owner"]), f"/progress/stream/?id={message_id}")
+        chunks = await open_stream(async_client_of(people.clients["owner"]), f"/progress/stream/?id={message_id}")
         for _ in range(3):
-            await read_until_asked(pieces, message_id)
+            await read_until_checked(chunks, message_id)
 
     run(scenario)
-    assert looks == []
+    assert lookups == []
 
 
-# ---- A request, looked at again ----
+def test_a_stream_ends_if_a_new_message_cannot_be_checked(
+    people: People, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its client reconnects, and gets the error of a stream that starts."""
+    # The next check of all messages, which would fail too, isn't due yet.
+    monkeypatch.setattr(event_stream, "RECHECK_SECONDS", (60.0, 60.0))
+
+    async def scenario() -> None:
+        chunks = await open_stream(
+            async_client_of(people.clients["owner"]), f"/progress/stream/?id={people.send()}&id=new"
+        )
+        with monkeypatch.context() as broken:
+            broken.setattr("dramatiq_progress.permissions.linked_ids", lambda request: 1 / 0)
+            await asyncio.to_thread(get_store().start, Attempt("new", "work", "default"))
+            assert await has_ended(chunks)
+
+    run(scenario)
+    assert "Could not check who may read a new message" in caplog.text
 
 
-def test_a_user_who_came_by_a_header_is_read_again(people: People) -> None:
+def test_a_slow_permission_delays_only_its_own_stream(people: People, settings: Any) -> None:
+    is_slow, may_return = threading.Event(), threading.Event()
+
+    def slow(request: HttpRequest, progress: Progress) -> bool:
+        if "slow" in request.GET and progress.id == "new":
+            is_slow.set()
+            may_return.wait(30)
+        return True
+
+    settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "PERMISSION": slow}
+    message_id = people.send()
+
+    async def slow_stream() -> None:
+        # Django's ASGI handler gives each request such a context, and so its own thread.
+        async with ThreadSensitiveContext():
+            chunks = await open_stream(AsyncClient(), f"/progress/stream/?id={message_id}&id=new&slow=1")
+            await asyncio.to_thread(get_store().start, Attempt("new", "work", "default"))
+            assert b'"id": "new"' in await anext(chunks)
+
+    async def scenario() -> None:
+        waiting = asyncio.ensure_future(slow_stream())
+        async with ThreadSensitiveContext():
+            other = await open_stream(AsyncClient(), f"/progress/stream/?id={message_id}")
+            await asyncio.to_thread(is_slow.wait, 30)
+            attempt = Attempt(message_id, "work", "default")
+            await asyncio.to_thread(get_store().start, attempt)
+            for current in range(5):
+                assert await receives(other, attempt, current)
+                await asyncio.sleep(event_stream.RECHECK_SECONDS[1])
+        assert not waiting.done()
+        may_return.set()
+        await waiting
+
+    run(scenario)
+
+
+# ---- A refreshed request ----
+
+
+def test_a_user_from_a_header_is_read_again(people: People) -> None:
     request = RequestFactory().get("/")
     request.user = people.users["owner"]
     assert refreshed(request).user == people.users["owner"]
@@ -246,10 +312,10 @@ def test_a_user_who_came_by_a_header_is_read_again(people: People) -> None:
     assert refreshed(request).user.is_anonymous
 
 
-def test_users_who_came_by_a_header_are_not_mixed_up_by_a_session_that_they_share(
+def test_users_from_a_header_are_not_confused_by_a_shared_session(
     people: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "FRESH_SECONDS", 60.0)
+    monkeypatch.setattr(sessions, "CACHE_SECONDS", 60.0)
     session = SessionStore()
     session["a"] = 1
     session.save()
@@ -264,17 +330,17 @@ def test_users_who_came_by_a_header_are_not_mixed_up_by_a_session_that_they_shar
         assert refreshed(request).user == user
 
 
-def test_a_request_without_anybody_stays_as_it_is(people: People) -> None:
+def test_a_request_without_session_and_user_is_copied_unchanged(people: People) -> None:
     request = RequestFactory().get("/?a=1")
     again = refreshed(request)
     assert again is not request and again.GET == request.GET and not hasattr(again, "user")
 
 
-# ---- How many ----
+# ---- Limits ----
 
 
 class ClientAt(AsyncClient):
-    """A client at this address."""
+    """A client with this address."""
 
     def __init__(self, address: str) -> None:
         super().__init__()
@@ -284,7 +350,7 @@ class ClientAt(AsyncClient):
         return {**super()._base_scope(**request), "client": [self.address, 1]}
 
 
-def test_a_process_has_so_many_streams_and_a_client_so_many_of_them(
+def test_streams_are_limited_per_process_and_per_client(
     memory_store: Store, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "MAX_STREAMS": 3, "MAX_STREAMS_PER_CLIENT": 2}
@@ -302,7 +368,7 @@ def test_a_process_has_so_many_streams_and_a_client_so_many_of_them(
         full = await get("192.0.2.3")
         assert (full.status_code, full.json()) == (503, {"error": "too_many_streams"})
         assert int(full["Retry-After"]) > 0 and full["Cache-Control"] == "private, no-store"
-        # One that was never begun, one that was, and one that nobody closed.
+        # The first stream was never read, the second was read, and the third is never closed.
         await anext(second.streaming_content)
         for each in (first, second):
             await asyncio.to_thread(each.close)
@@ -313,10 +379,11 @@ def test_a_process_has_so_many_streams_and_a_client_so_many_of_them(
         assert (await get("192.0.2.4")).status_code == 503
 
     run(scenario)
-    assert len([each for each in caplog.records if "MAX_STREAMS" in each.message]) == 1
+    # One line for each limit.
+    assert len([each for each in caplog.records if "MAX_STREAMS" in each.message]) == 2
 
 
-def test_a_place_is_free_again_when_the_stream_could_not_begin(settings: Any) -> None:
+def test_a_slot_is_released_if_the_stream_cannot_start(settings: Any) -> None:
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}, "MAX_STREAMS": 1}
 
     async def scenario() -> None:
@@ -327,23 +394,82 @@ def test_a_place_is_free_again_when_the_stream_could_not_begin(settings: Any) ->
     run(scenario)
 
 
-def test_no_limit_is_a_limit_too(settings: Any) -> None:
+class Holder:
+    """A holder of a stream slot."""
+
+
+def test_a_limit_of_zero_is_no_limit(settings: Any) -> None:
     settings.DRAMATIQ_PROGRESS = {"MAX_STREAMS": 0, "MAX_STREAMS_PER_CLIENT": 0}
-    assert len([Place("a") for _ in range(200)]) == 200
+    slots, holders = StreamSlots(), [Holder() for _ in range(200)]
+    for holder in holders:
+        slots.take(holder, "a")
+    assert slots.taken == 200
 
 
-def test_who_has_no_address_is_limited_with_all_others_only(settings: Any) -> None:
+def test_clients_without_an_address_have_the_total_limit_only(settings: Any) -> None:
     settings.DRAMATIQ_PROGRESS = {"MAX_STREAMS": 3, "MAX_STREAMS_PER_CLIENT": 1}
-    taken = [Place("") for _ in range(3)]
+    slots, holders = StreamSlots(), [Holder() for _ in range(4)]
+    for holder in holders[:3]:
+        slots.take(holder, "")
     with pytest.raises(TooManyStreams):
-        Place("")
-    taken.pop()
-    assert Place("a")
+        slots.take(holders[3], "")
+
+
+def test_a_slot_is_released_exactly_once(settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {"MAX_STREAMS": 2, "MAX_STREAMS_PER_CLIENT": 2}
+    slots, first, second = StreamSlots(), Holder(), Holder()
+    release = slots.take(first, "a")
+    slots.take(second, "a")
+    for _ in range(2):
+        release()
+    del first
+    gc.collect()
+    assert slots.taken == 1
+    slots.take(third := Holder(), "a")
+    with pytest.raises(TooManyStreams):
+        slots.take(Holder(), "a")
+    del second, third
+    gc.collect()
+    assert slots.taken == 0
+
+
+def test_a_slot_can_be_released_while_another_is_taken(settings: Any) -> None:
+    """Garbage collection runs finalizers at any line of any thread, also in the middle of `take`."""
+    settings.DRAMATIQ_PROGRESS = {"MAX_STREAMS": 0, "MAX_STREAMS_PER_CLIENT": 0}
+    slots = StreamSlots()
+    is_done = threading.Event()
+
+    def drop_in_cycles() -> None:
+        while not is_done.is_set():
+            gc.collect()
+
+    thread = threading.Thread(target=drop_in_cycles)
+    thread.start()
+    try:
+        for number in range(2_000):
+            holder = Holder()
+            holder.itself = holder  # type: ignore[attr-defined]
+            slots.take(holder, f"client {number % 7}")
+    finally:
+        is_done.set()
+        thread.join()
+    del holder
+    gc.collect()
+    assert slots.taken == 0
+    slots.take(last := Holder(), "a")
+    assert slots._taken_by == {"a": 1} and last
 
 
 @pytest.mark.parametrize(
     ("one", "other", "are_one"),
     [
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("192.0.2.1:4711", "192.0.2.1:4712", True),
+        ("192.0.2.1:4711", "192.0.2.2:4711", False),
+        ("[2001:db8::1]:4711", "2001:db8::2", True),
+        ("[2001:db8::1]", "[2001:db8:0:1::1]", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
         ("192.0.2.1", "192.0.2.1", True),
         ("192.0.2.1", "192.0.2.2", False),
         ("2001:db8::1", "2001:db8::ffff:2", True),
@@ -351,5 +477,116 @@ def test_who_has_no_address_is_limited_with_all_others_only(settings: Any) -> No
         ("no address\x1b[2J", "no address", False),
     ],
 )
-def test_an_address_is_a_client(one: str, other: str, are_one: bool) -> None:
-    assert (client_of(one) == client_of(other)) is are_one
+def test_an_ipv4_address_or_an_ipv6_network_is_a_client(one: str, other: str, are_one: bool) -> None:
+    assert (network_of(one) == network_of(other)) is are_one
+
+
+FORWARDED = "198.51.100.66, 192.0.2.1, 10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("proxies", "forwarded", "client"),
+    [
+        (0, FORWARDED, "203.0.113.9"),
+        (1, FORWARDED, "10.0.0.1"),
+        (2, FORWARDED, "192.0.2.1"),
+        (2, "192.0.2.1,10.0.0.1", "192.0.2.1"),
+        (2, "192.0.2.1:4711, 10.0.0.1:80", "192.0.2.1"),
+        (2, "10.0.0.1", "203.0.113.9"),
+        (1, "", "203.0.113.9"),
+        (1, None, "203.0.113.9"),
+    ],
+)
+def test_the_address_of_a_client_is_what_the_first_trusted_proxy_has_appended(
+    settings: Any, proxies: int, forwarded: str | None, client: str
+) -> None:
+    settings.DRAMATIQ_PROGRESS = {"TRUSTED_PROXIES": proxies}
+    headers = {} if forwarded is None else {"HTTP_X_FORWARDED_FOR": forwarded}
+    assert client_of(RequestFactory(REMOTE_ADDR="203.0.113.9").get("/", **headers)) == client
+
+
+def test_streams_behind_a_unix_socket_are_limited_per_client_if_its_proxy_is_trusted(
+    memory_store: Store, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = {**settings.DRAMATIQ_PROGRESS, "MAX_STREAMS_PER_CLIENT": 1}
+    kept = []
+
+    async def statuses(*addresses: str) -> list[int]:
+        answers = [
+            await ClientAt("").get("/progress/stream/?id=m1", headers={"X-Forwarded-For": f"192.0.2.66, {each}"})
+            for each in addresses
+        ]
+        kept.extend(answers)
+        return [each.status_code for each in answers]
+
+    async def scenario() -> None:
+        settings.DRAMATIQ_PROGRESS = limits
+        assert await statuses("192.0.2.1", "192.0.2.1") == [200, 200]
+        [record] = [each for each in caplog.records if "TRUSTED_PROXIES" in each.message]
+        assert "addresses of clients are unknown" in record.message
+        settings.DRAMATIQ_PROGRESS = {**limits, "TRUSTED_PROXIES": 1}
+        assert await statuses("192.0.2.1", "192.0.2.1", "192.0.2.2") == [200, 429, 200]
+
+    run(scenario)
+
+
+# ---- A fork ----
+
+
+def in_child(act: Callable[[], object]) -> int:
+    """Run a function in a forked child, and return its exit status: 0 for success, SIGALRM if it takes too long."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(20)
+    status = 1
+    try:
+        act()
+        status = 0
+    finally:
+        os._exit(status)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_inherits_no_lock_of_the_session_cache() -> None:
+    is_held, may_release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with sessions._cache._lock:
+            is_held.set()
+            may_release.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    is_held.wait(30)
+    try:
+        assert in_child(lambda: sessions._cache.get((SessionStore, "key"), lambda: ("session", None))) == 0
+    finally:
+        may_release.set()
+        thread.join()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_has_stream_slots_of_its_own(memory_store: Store, settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "MAX_STREAMS": 1}
+
+    def create() -> event_stream.EventStream:
+        return event_stream.EventStream(["m1"], read=lambda message_ids: dict.fromkeys(message_ids, False))
+
+    async def in_parent() -> None:
+        stream = create()
+        await anext(stream)
+        with pytest.raises(TooManyStreams):
+            create()
+        # In a thread: the child can't run an event loop inside this one.
+        assert await asyncio.to_thread(in_child, lambda: run(stream_in_child)) == 0
+        stream.close()
+
+    async def stream_in_child() -> None:
+        stream = create()
+        assert (await anext(stream)).startswith(b"retry")
+        assert (await anext(stream)).startswith(b"event: unknown")
+        stream.close()
+
+    run(in_parent)

@@ -1,27 +1,28 @@
-"""What a store tells of changes: the contract of every kind, and what a subscription survives."""
+"""Subscriptions to changes: the contract of every store, and recovery from failures."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dramatiq_progress import StoreUnavailable, jitter
 from dramatiq_progress.progress import State
-from dramatiq_progress.stores import Store, subscription
-from dramatiq_progress.stores.base import Attempt, Report
-from dramatiq_progress.stores.redis import RedisStore
-from tests import proxy
+from dramatiq_progress.stores import Store
+from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.stores.redis import RedisStore, subscription
+from tests import proxy, topologies
 from tests.conftest import PATIENT
 from tests.store_server import Server
 from tests.waiting import wait_until
 
 
-class Heard:
-    """A listener that keeps what it hears."""
+class Recording:
+    """A listener that records its calls."""
 
     def __init__(self) -> None:
         self.changes: list[str] = []
@@ -39,12 +40,12 @@ class Heard:
 
 
 @contextmanager
-def subscribed(store: Store) -> Iterator[Heard]:
-    heard = Heard()
-    made = store.subscribe(heard)
+def subscribed(store: Store) -> Iterator[Recording]:
+    recording = Recording()
+    made = store.subscribe(recording)
     try:
-        wait_until(lambda: heard.begins)
-        yield heard
+        wait_until(lambda: recording.begins)
+        yield recording
     finally:
         made.close()
 
@@ -55,25 +56,25 @@ def any_store(request: pytest.FixtureRequest) -> Store:
     return made
 
 
-def test_every_change_that_is_seen_is_told_and_no_other(any_store: Store) -> None:
-    with subscribed(any_store) as heard:
+def test_exactly_the_visible_changes_are_notified(any_store: Store) -> None:
+    with subscribed(any_store) as recording:
         attempt = Attempt("m1", "work", "default", 3)
-        told = 0
+        expected = 0
 
         def expect(count: int) -> None:
-            nonlocal told
-            told += count
-            wait_until(lambda: len(heard.changes) >= told)
+            nonlocal expected
+            expected += count
+            wait_until(lambda: len(recording.changes) >= expected)
 
         any_store.enqueue("m1", actor="work", queue="default", retries_left=3)
         expect(1)
         any_store.enqueue("m1", actor="work", queue="default", retries_left=3)  # refused
         any_store.start(attempt)
         expect(1)
-        any_store.report([Report(attempt)])  # a sign of life
-        any_store.report([Report(attempt, {"current": "1"})])
+        any_store.report([(attempt, {})])  # a heartbeat
+        any_store.report([(attempt, {"current": "1"})])
         expect(1)
-        any_store.report([Report(Attempt("m1", "work", "default", token="other", number=1), {"current": "2"})])
+        any_store.report([(Attempt("m1", "work", "default", token="other", number=1), {"current": "2"})])
         any_store.finish(attempt, state=State.RETRYING, retry_in=1)
         expect(1)
         any_store.enqueue("m1", actor="work", queue="default", retries_left=2, due=True)
@@ -84,22 +85,22 @@ def test_every_change_that_is_seen_is_told_and_no_other(any_store: Store) -> Non
         expect(1)
         any_store.enqueue("m2", actor="work", queue="default", retries_left=3, delay=1)
         expect(1)
-        assert heard.changes == ["m1"] * (told - 1) + ["m2"]
+        assert recording.changes == ["m1"] * (expected - 1) + ["m2"]
 
 
 @pytest.mark.parametrize("prefix", ["a[b]*?\\c:", "plain"])
-def test_a_prefix_is_no_pattern(valkey: str, prefix: str) -> None:
+def test_a_prefix_is_not_a_pattern(valkey: str, prefix: str) -> None:
     wanted, other = (RedisStore(prefix=each, url=valkey, **PATIENT) for each in (prefix, "ab12c:"))
-    with subscribed(wanted) as heard:
+    with subscribed(wanted) as recording:
         for store in (other, wanted):
             store.enqueue("m1", actor="work", queue="default", retries_left=3)
-        wait_until(lambda: heard.changes)
-        assert heard.changes == ["m1"]
+        wait_until(lambda: recording.changes)
+        assert recording.changes == ["m1"]
     wanted.close()
     other.close()
 
 
-def test_a_silent_connection_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_connection_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscription, "PING_INTERVAL_SECONDS", 0.2)
     monkeypatch.setattr(subscription, "PING_LIMIT_SECONDS", 0.2)
     monkeypatch.setattr(subscription, "WAIT_SECONDS", 0.05)
@@ -107,67 +108,67 @@ def test_a_silent_connection_is_given_up(tmp_path: Path, monkeypatch: pytest.Mon
     server.start()
     with proxy.before(server.port) as between:
         store = RedisStore(prefix="test:", url=f"redis://127.0.0.1:{between.port}/0")
-        with subscribed(store) as heard:
+        with subscribed(store) as recording:
             between.is_mute = True
-            wait_until(lambda: heard.breaks)
-            assert "silent" in str(heard.breaks[0])
+            wait_until(lambda: recording.breaks)
+            assert "no message for" in str(recording.breaks[0])
             between.is_mute = False
-            wait_until(lambda: heard.begins == 2)
+            wait_until(lambda: recording.begins == 2)
             store.enqueue("m1", actor="work", queue="default", retries_left=3)
-            wait_until(lambda: heard.changes)
+            wait_until(lambda: recording.changes)
         store.close()
     server.stop()
 
 
-def test_an_answer_to_ping_keeps_a_silent_store(valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_to_ping_keeps_a_silent_connection(valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscription, "PING_INTERVAL_SECONDS", 0.05)
     monkeypatch.setattr(subscription, "WAIT_SECONDS", 0.05)
     store = RedisStore(prefix="test:", url=valkey, **PATIENT)
     pings = lambda: store._servers.client.info("commandstats").get("cmdstat_ping", {}).get("calls", 0)  # type: ignore[attr-defined] # noqa: E731
     before = pings()
-    with subscribed(store) as heard:
+    with subscribed(store) as recording:
         wait_until(lambda: pings() >= before + 5)
-        assert (heard.begins, heard.breaks) == (1, [])
+        assert (recording.begins, recording.breaks) == (1, [])
     store.close()
 
 
 @pytest.mark.parametrize("servers", ["sentinels", "cluster", "valkey"])
 def test_commands_keep_all_their_connections(request: pytest.FixtureRequest, servers: str) -> None:
-    """A pool may have one connection only, and the subscription holds one for good."""
+    """A pool may be limited to one connection, and the subscription keeps its connection."""
     found = request.getfixturevalue(servers)
     options = {"url": found} if servers == "valkey" else found.options
     store = RedisStore(prefix="test-one:", **options, **PATIENT, max_connections=1)
-    with subscribed(store) as heard:
+    with subscribed(store) as recording:
         store.enqueue("m1", actor="work", queue="default", retries_left=3)
         assert store.read(["m1"])
-        wait_until(lambda: heard.changes)
+        wait_until(lambda: recording.changes)
     store.close()
 
 
-def test_a_store_that_is_not_there_is_tried_again(tmp_path: Path, caplog: Any) -> None:
+def test_an_unreachable_store_is_retried(tmp_path: Path, caplog: Any) -> None:
     server = Server(tmp_path, "--save", "")
     store = RedisStore(prefix="test:", url=server.url)
-    heard = Heard()
-    made = store.subscribe(heard)
-    wait_until(lambda: len(heard.breaks) >= 2)
-    assert caplog.text.count("Streams look for changes") == 1
+    recording = Recording()
+    made = store.subscribe(recording)
+    wait_until(lambda: len(recording.breaks) >= 2)
+    assert caplog.text.count("Lost the subscription") == 1
     server.start()
-    wait_until(lambda: heard.begins == 1)
+    wait_until(lambda: recording.begins == 1)
     made.close()
     server.stop()
 
 
 def test_a_closed_store_leaves_no_thread(valkey: str) -> None:
     store = RedisStore(prefix="test:", url=valkey, **PATIENT)
-    heard = Heard()
-    store.subscribe(heard)
-    wait_until(lambda: heard.begins)
+    recording = Recording()
+    store.subscribe(recording)
+    wait_until(lambda: recording.begins)
     store.close()
     wait_until(lambda: not [each for each in threading.enumerate() if each.name == "dramatiq-progress-subscription"])
-    assert heard.breaks == []
+    assert recording.breaks == []
 
 
-def test_a_user_that_may_not_publish_can_report(tmp_path: Path) -> None:
+def test_a_user_without_publish_permission_can_report(tmp_path: Path) -> None:
     server = Server(tmp_path, "--save", "")
     server.start()
     server.ask("ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "resetchannels")
@@ -175,7 +176,56 @@ def test_a_user_that_may_not_publish_can_report(tmp_path: Path) -> None:
     attempt = Attempt("m1", "work", "default", 3)
     store.enqueue("m1", actor="work", queue="default", retries_left=3)
     store.start(attempt)
-    assert store.report([Report(attempt, {"current": "2"})]) == ["written"]
+    assert store.report([(attempt, {"current": "2"})]) == ["written"]
     assert store.finish(attempt, state=State.DONE)
     store.close()
     server.stop()
+
+
+# ---- Servers that are replaced, and stay connected ----
+
+
+def test_a_subscription_goes_to_the_new_master_before_the_old_one_is_demoted(tmp_path: Path) -> None:
+    with topologies.sentinel(tmp_path) as sentinels:
+        store = RedisStore(prefix="test:", **sentinels.options)
+        with subscribed(store) as recording:
+            old, new = topologies.replace_master(sentinels)
+            wait_until(lambda: recording.begins == 2)
+            new.ask("PUBLISH", store.key("m1"), "")
+            wait_until(lambda: recording.changes == ["m1"])
+            assert old.is_master() and recording.breaks == []
+        store.close()
+
+
+def test_a_subscription_leaves_a_node_that_has_left_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with topologies.cluster(tmp_path) as nodes:
+        store = RedisStore(prefix="test:", **nodes.options)
+        old = nodes.master(store.key("m1"))
+        assert old is not None
+        chosen = lambda found: next((each for each in found if each.port == old.port), found[0])  # noqa: E731
+        monkeypatch.setattr(jitter.generator, "choice", chosen)
+        with subscribed(store) as recording:
+            replica = next(each for each in nodes.servers if each.ask("ROLE")[:3] == ["slave", "127.0.0.1", old.port])
+            replica.ask("CLUSTER", "FAILOVER")
+            nodes.wait_for_failover(old, store.key("m1"))
+            wait_until(lambda: not old.is_master())
+            name = old.ask("CLUSTER", "MYID")
+            old.ask("CLUSTER", "RESET")
+            for each in nodes.servers:
+                if each is not old:
+                    each.ask("CLUSTER", "FORGET", name)
+            # A command to it is answered with an error, and the map is read again.
+            wait_until(lambda: can_write(store) and recording.begins == 2)
+            recording.changes.clear()
+            store.enqueue("m2", actor="work", queue="default", retries_left=3)
+            wait_until(lambda: recording.changes == ["m2"])
+        store.close()
+
+
+def can_write(store: Store) -> bool:
+    with suppress(StoreUnavailable):
+        store.enqueue("m1", actor="work", queue="default", retries_left=3)
+        return True
+    return False

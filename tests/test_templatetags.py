@@ -12,7 +12,16 @@ from django.template import Context, RequestContext, Template, TemplateSyntaxErr
 from django.test import AsyncRequestFactory, RequestFactory
 from dramatiq import Message
 
-from dramatiq_progress.templatetags.dramatiq_progress import RESULT, RESULT_ATTRIBUTES, SCRIPT, STREAM, STYLESHEET, bar
+from dramatiq_progress.stores import Store
+from dramatiq_progress.templatetags.dramatiq_progress import (
+    PARTS,
+    RESULT,
+    RESULT_ATTRIBUTES,
+    SCRIPT,
+    STREAM,
+    STYLESHEET,
+    bar,
+)
 
 
 def render(source: str, **context: Any) -> str:
@@ -33,22 +42,22 @@ def test_the_script_tag_links_styles_and_module() -> None:
         ("{% dramatiq_progress_script nonce=own %}", {"csp_nonce": "another", "own": "a&b"}),
     ],
 )
-def test_the_script_tag_writes_the_nonce_of_the_page(source: str, context: dict[str, str]) -> None:
-    """Those of real middleware are in tests/test_bar_policies.py."""
+def test_the_script_tag_renders_the_nonce_of_the_page(source: str, context: dict[str, str]) -> None:
+    """Nonces of real middleware are tested in tests/test_bar_policies.py."""
     html = render(source, **context)
     assert html.count(' nonce="a&amp;b"') == html.count("nonce") == 2
 
 
-def test_the_script_tag_can_leave_the_nonce_out() -> None:
+def test_the_script_tag_can_omit_the_nonce() -> None:
     assert "nonce" not in render("{% dramatiq_progress_script nonce=None %}", csp_nonce="abc")
 
 
-@pytest.mark.parametrize("name", [STYLESHEET, SCRIPT, STREAM, RESULT])
-def test_what_the_tags_link_is_there(name: str) -> None:
+@pytest.mark.parametrize("name", [STYLESHEET, SCRIPT, STREAM, RESULT, PARTS])
+def test_the_linked_static_files_exist(name: str) -> None:
     assert finders.find(name) is not None
 
 
-def test_the_script_tag_uses_the_names_of_the_storage(settings: Any, tmp_path: Any) -> None:
+def test_the_script_tag_uses_the_names_of_the_static_files_storage(settings: Any, tmp_path: Any) -> None:
     manifest = {"version": "1.1", "paths": {STYLESHEET: "a.0a1b.css", SCRIPT: "b.2c3d.js"}}
     (tmp_path / "staticfiles.json").write_text(json.dumps(manifest))
     settings.STATIC_ROOT = tmp_path
@@ -58,12 +67,15 @@ def test_the_script_tag_uses_the_names_of_the_storage(settings: Any, tmp_path: A
     assert 'src="/static/b.2c3d.js"' in html
 
 
-def test_a_bar_takes_a_message_id() -> None:
+def test_a_bar_accepts_a_message_id() -> None:
     html = render("{% dramatiq_progress message_id fallback=False %}", message_id="0b54e7ea-c5d0_1")
-    assert html == '<dramatiq-progress list="/progress/" src="/progress/0b54e7ea-c5d0_1/"></dramatiq-progress>'
+    assert html == (
+        f'<dramatiq-progress list="/progress/" parts-module="/static/{PARTS}" src="/progress/0b54e7ea-c5d0_1/">'
+        "</dramatiq-progress>"
+    )
 
 
-def test_a_bar_takes_a_message() -> None:
+def test_a_bar_accepts_a_message() -> None:
     message: Message[None] = Message(queue_name="default", actor_name="add", args=(), kwargs={}, options={})
     assert bar(message) == bar(message.message_id)
 
@@ -76,24 +88,26 @@ def test_options_become_attributes() -> None:
     )
     assert html == (
         '<dramatiq-progress class="wide" download="Get &quot;it&quot; &amp; &lt;go&gt;" id="one" list="/progress/"'
+        f' parts-module="/static/{PARTS}"'
         ' result-module="/static/dramatiq_progress/dramatiq-progress-result.js" src="/progress/m1/" show-result>'
         "</dramatiq-progress>"
     )
 
 
 @pytest.mark.parametrize("attribute", RESULT_ATTRIBUTES)
-def test_a_bar_that_does_more_at_the_end_is_told_where_that_module_is(attribute: str) -> None:
+def test_attributes_for_the_result_add_the_url_of_its_module(attribute: str) -> None:
     name = attribute.replace("-", "_")
     assert f'result-module="/static/{RESULT}"' in bar("m1", **{name: True})
     assert "result-module" not in bar("m1", **{name: False})
     assert 'result-module="/own.js"' in bar("m1", **{name: True, "result_module": "/own.js"})
 
 
-def test_a_bar_may_ask_by_itself() -> None:
-    assert bar("m1", list=None, fallback=False) == '<dramatiq-progress src="/progress/m1/"></dramatiq-progress>'
+def test_a_bar_can_poll_alone() -> None:
+    html = bar("m1", list=None, parts_module=None, fallback=False)
+    assert html == '<dramatiq-progress src="/progress/m1/"></dramatiq-progress>'
 
 
-def test_under_asgi_a_bar_is_told_of_the_stream() -> None:
+def test_under_asgi_a_bar_has_the_url_of_the_stream() -> None:
     template = Template(
         '{% load dramatiq_progress %}{% dramatiq_progress "m1" %}{% dramatiq_progress "m2" stream=None %}'
     )
@@ -106,18 +120,65 @@ def test_under_asgi_a_bar_is_told_of_the_stream() -> None:
     assert "stream" not in template.render(Context())
 
 
-def test_an_option_that_is_none_is_left_out() -> None:
+def test_an_option_that_is_none_is_omitted() -> None:
     assert bar("m1", label=None) == bar("m1")
 
 
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("cancellable", [False, True])
+def test_a_message_that_is_not_cancellable_has_no_button_and_debug_says_why(
+    memory_store: Store, settings: Any, cancellable: bool, debug: bool
+) -> None:
+    settings.DEBUG = debug
+    memory_store.enqueue("m1", actor="charge", queue="default", retries_left=0, cancellable=cancellable, owner="o")
+    settings.DRAMATIQ_PROGRESS |= {"PERMISSION": "dramatiq_progress.permissions.anyone_with_link"}
+    html = bar("m1", RequestFactory().get("/"), cancel=True)
+    assert (' cancel="/progress/m1/cancel/"' in html) == (" csrf-cookie=" in html) == cancellable
+    why = ' warning="No cancel button: the actor &quot;charge&quot; isn&#x27;t declared with cancellable=True."'
+    assert (why in html) == (debug and not cancellable)
+    assert "warning" not in bar("m1", RequestFactory().get("/"))
+
+
+@pytest.mark.parametrize("is_permitted_otherwise", [False, True])
+def test_debug_says_that_a_message_without_an_owner_has_no_button_for_visitors(
+    memory_store: Store, settings: Any, is_permitted_otherwise: bool
+) -> None:
+    """A permission of the project's own may need no owner."""
+    settings.DEBUG = True
+    if is_permitted_otherwise:
+        settings.DRAMATIQ_PROGRESS |= {"CANCEL_PERMISSION": "dramatiq_progress.permissions.anyone_with_link"}
+    memory_store.enqueue("m1", actor="work", queue="default", retries_left=0, cancellable=True)
+    html = bar("m1", RequestFactory().get("/"), cancel=True)
+    assert ("the message has no owner" in html and "OwnerMiddleware" in html) != is_permitted_otherwise
+    assert ' cancel="/progress/m1/cancel/"' in html
+    settings.DEBUG = False
+    assert "warning" not in bar("m1", RequestFactory().get("/"), cancel=True)
+
+
 @pytest.mark.parametrize("bad", ["", None, 7, "a b", "../admin", "x" * 65, "m1\n", "<b>"])
-def test_what_is_no_message_id_is_named(bad: object) -> None:
+def test_an_invalid_message_id_is_named_with_debug(settings: Any, bad: object) -> None:
+    settings.DEBUG = True
     with pytest.raises(TemplateSyntaxError) as caught:
         render("{% dramatiq_progress message_id %}", message_id=bad)
     assert repr(bad) in str(caught.value)
 
 
-def test_a_variable_that_is_missing_is_explained() -> None:
+@pytest.mark.parametrize("bad", ["", None, "a b", "../admin", "<b>\n"])
+def test_without_debug_a_bar_with_an_invalid_message_id_says_that_it_could_not_be_found(
+    caplog: pytest.LogCaptureFixture, bad: object
+) -> None:
+    """It may be from a URL of the project, that anyone can change."""
+    html = render('{% dramatiq_progress message_id label="Import" cancel=True show_result=True %}', message_id=bad)
+    assert html == (
+        '<dramatiq-progress label="Import" show-result>'
+        '<span data-state="not-found">This task could not be found.</span></dramatiq-progress>'
+    )
+    [record] = caplog.records
+    assert repr(bad) in record.getMessage() and record.getMessage().isprintable()
+
+
+def test_a_missing_variable_is_explained(settings: Any) -> None:
+    settings.DEBUG = True
     with pytest.raises(TemplateSyntaxError, match="Is the variable in the template's context"):
         render("{% dramatiq_progress mesage_id %}")
 

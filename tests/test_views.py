@@ -1,4 +1,4 @@
-"""The JSON view: what it answers, to whom, and that no cache keeps it."""
+"""The JSON views: their content, their errors, their ETags, and the headers that keep caches away."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from django.test import Client
 from django.urls import reverse
 
 from dramatiq_progress import State
-from dramatiq_progress.stores import Store
-from dramatiq_progress.stores.base import Attempt, Report
+from dramatiq_progress.stores import Store, get_store
+from dramatiq_progress.stores.attempt import Attempt
 from tests.waiting import wait_until
 
-#: What of an answer passes by itself, as docs/json.md has it.
+#: The values that change while nothing is written, as in docs/json.md.
 CLOCKS = {"elapsed", "rate", "eta", "retry_in", "poll_after"}
 
 
@@ -23,14 +23,14 @@ def url(message_id: str) -> str:
     return reverse("dramatiq_progress:detail", args=[message_id])
 
 
-def test_the_url_is_the_one_of_the_readme() -> None:
+def test_the_url_is_that_of_the_readme() -> None:
     assert url("abc") == "/progress/abc/"
 
 
-def test_progress_is_answered_as_json(store: Store, client: Client) -> None:
+def test_progress_is_returned_as_json(store: Store, client: Client) -> None:
     attempt = Attempt("m1", "work", "default", 3)
     store.start(attempt)
-    store.report([Report(attempt, {"current": "1200", "total": "5000", "description": "Importing"})])
+    store.report([(attempt, {"current": "1200", "total": "5000", "description": "Importing"})])
     response = client.get(url("m1"))
     assert (response.status_code, response["Content-Type"]) == (200, "application/json")
     answer = response.json()
@@ -60,21 +60,30 @@ def test_an_unknown_message_is_not_found_and_not_pending(store: Store, client: C
         "/progress/a%20b/",
     ],
 )
-def test_what_is_no_message_id_never_reaches_the_store(client: Client, settings: Any, path: str) -> None:
+def test_an_invalid_message_id_never_reaches_the_store(client: Client, settings: Any, path: str) -> None:
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
     assert client.get(path).status_code == 404
     assert client.get(url("good")).status_code == 503
 
 
-def test_a_store_that_is_down_is_said_to_be(client: Client, settings: Any, caplog: Any) -> None:
+def test_an_unavailable_store_is_a_503(client: Client, settings: Any, caplog: Any) -> None:
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://:hunter2@127.0.0.1:1/0"}}
     response = client.get(url("m1"))
     assert (response.status_code, response.json()) == (503, {"error": "store_unavailable"})
-    assert int(response["Retry-After"]) > 0
-    assert "127.0.0.1:1" in caplog.text and "hunter2" not in caplog.text
+    assert response["Retry-After"] == "2"
+    assert "hunter2" not in caplog.text
 
 
-def test_no_cache_keeps_an_answer(store: Store, client: Client) -> None:
+def test_clients_poll_less_often_the_longer_the_store_is_unavailable(client: Client, settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
+    assert client.get(url("m1"))["Retry-After"] == "2"
+    get_store().health._changed_at -= 300
+    pauses = {int(client.get(path)["Retry-After"]) for path in [url("m1"), "/progress/?id=m1"] * 20}
+    # Not all the same, so that they don't all return at the same moment.
+    assert len(pauses) > 1 and min(pauses) >= 15 and max(pauses) <= 30
+
+
+def test_no_cache_keeps_a_response(store: Store, client: Client) -> None:
     store.enqueue("m1", actor="work", queue="default", retries_left=0)
     for message_id in ("m1", "gone"):
         response = client.get(url(message_id))
@@ -102,7 +111,7 @@ def test_head_is_get_without_a_body(memory_store: Store, client: Client, path: s
 def test_markup_stays_text(memory_store: Store, client: Client) -> None:
     attempt = Attempt("m1", "work", "default", 3)
     memory_store.start(attempt)
-    memory_store.report([Report(attempt, {"description": "</script><img src=x>"})])
+    memory_store.report([(attempt, {"description": "</script><img src=x>"})])
     response = client.get(url("m1"))
     assert response.json()["progress"]["description"] == "</script><img src=x>"
     assert response["Content-Type"] == "application/json"
@@ -112,16 +121,16 @@ def test_markup_stays_text(memory_store: Store, client: Client) -> None:
 # ---- Not modified ----
 
 
-def begin(store: Store, message_id: str = "m1") -> Attempt:
+def start(store: Store, message_id: str = "m1") -> Attempt:
     attempt = Attempt(message_id, "work", "default", 3)
     store.start(attempt)
-    store.report([Report(attempt, {"current": "1", "total": "10", "rate": "0.5"})])
+    store.report([(attempt, {"current": "1", "total": "10", "rate": "0.5"})])
     return attempt
 
 
 @pytest.mark.parametrize("path", ["/progress/m1/", "/progress/?id=m1&id=m2&id=gone"])
-def test_what_has_not_changed_is_not_said_again(store: Store, client: Client, path: str) -> None:
-    attempt = begin(store)
+def test_an_unchanged_response_is_a_304(store: Store, client: Client, path: str) -> None:
+    attempt = start(store)
     store.enqueue("m2", actor="work", queue="default", retries_left=0)
     first = client.get(path)
     again = client.get(path, headers={"If-None-Match": first["ETag"]})
@@ -130,38 +139,38 @@ def test_what_has_not_changed_is_not_said_again(store: Store, client: Client, pa
     assert again["Cache-Control"] == "private, no-store"
     assert float(again["Poll-After"]) > 0
 
-    store.report([Report(attempt, {"current": "2"})])
-    news = client.get(path, headers={"If-None-Match": first["ETag"]})
-    assert news.status_code == 200
-    assert news["ETag"] != first["ETag"]
+    store.report([(attempt, {"current": "2"})])
+    changed = client.get(path, headers={"If-None-Match": first["ETag"]})
+    assert changed.status_code == 200
+    assert changed["ETag"] != first["ETag"]
 
 
-def test_the_passing_of_time_is_no_change(store: Store, client: Client) -> None:
-    begin(store)
+def test_running_clocks_do_not_change_the_etag(store: Store, client: Client) -> None:
+    start(store)
     etag = client.get(url("m1"))["ETag"]
     elapsed = client.get(url("m1")).json()["elapsed"]
     later = wait_until(lambda: (answer := client.get(url("m1"))).json()["elapsed"] > elapsed and answer)
     assert later["ETag"] == etag
 
 
-def test_what_a_reader_concludes_is_a_change_without_a_write(store: Store, client: Client, settings: Any) -> None:
+def test_derived_values_change_the_etag_without_a_write(store: Store, client: Client, settings: Any) -> None:
     store.enqueue("first", actor="work", queue="default", retries_left=0)
     store.enqueue("m1", actor="work", queue="default", retries_left=0)
-    second_in_line = client.get(url("m1"))
+    second_in_queue = client.get(url("m1"))
     store.start(Attempt("first", "work", "default", 3))
-    first_in_line = client.get(url("m1"), headers={"If-None-Match": second_in_line["ETag"]})
-    assert (first_in_line.status_code, first_in_line.json()["queue_position"]) == (200, 1)
-    assert first_in_line.json()["version"] == second_in_line.json()["version"]
+    first_in_queue = client.get(url("m1"), headers={"If-None-Match": second_in_queue["ETag"]})
+    assert (first_in_queue.status_code, first_in_queue.json()["queue_position"]) == (200, 1)
+    assert first_in_queue.json()["version"] == second_in_queue.json()["version"]
 
-    begin(store, "m2")
+    start(store, "m2")
     running = client.get(url("m2"))
     settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "LOST_AFTER": 0.002, "HEARTBEAT_INTERVAL": 0.001}
     lost = wait_until(lambda: (answer := client.get(url("m2"))).json()["state"] == "lost" and answer)
     assert lost["ETag"] != running["ETag"]
 
 
-def test_a_304_says_how_long_to_wait(memory_store: Store, client: Client) -> None:
-    begin(memory_store)
+def test_a_304_has_a_poll_after_header(memory_store: Store, client: Client) -> None:
+    start(memory_store)
     for path in (url("m1"), "/progress/?id=m1&id=gone"):
         answer = client.get(path)
         messages = [answer.json(), *answer.json().get("messages", [])]
@@ -174,7 +183,7 @@ def test_a_304_says_how_long_to_wait(memory_store: Store, client: Client) -> Non
 
 def test_the_etag_is_the_same_behind_compression(memory_store: Store, client: Client, settings: Any) -> None:
     settings.MIDDLEWARE = ["django.middleware.gzip.GZipMiddleware", "django.middleware.http.ConditionalGetMiddleware"]
-    begin(memory_store)
+    start(memory_store)
     plain = client.get(url("m1"))
     packed = client.get(url("m1"), headers={"Accept-Encoding": "gzip"})
     assert packed["Content-Encoding"] == "gzip"
@@ -190,8 +199,8 @@ def test_the_list_has_a_url_of_its_own() -> None:
     assert reverse("dramatiq_progress:list") == "/progress/"
 
 
-def test_many_messages_are_answered_in_one_object(store: Store, client: Client) -> None:
-    attempt = begin(store, "m2")
+def test_many_messages_are_returned_in_one_object(store: Store, client: Client) -> None:
+    attempt = start(store, "m2")
     store.finish(attempt, state=State.DONE, fields={"result": "[1]"})
     store.enqueue("m1", actor="work", queue="default", retries_left=0)
     response = client.get("/progress/?id=m1&id=gone&id=m2&id=m1&other=1")
@@ -206,7 +215,7 @@ def test_many_messages_are_answered_in_one_object(store: Store, client: Client) 
 
 def test_a_hundred_messages_cost_one_round_trip(redis_store: Store, client: Client, valkey: str) -> None:
     for number in range(100):
-        begin(redis_store, f"m{number}")
+        start(redis_store, f"m{number}")
     path = "/progress/?" + "&".join(f"id=m{number}" for number in range(100))
     client.get(path)
     before = scripts_run(valkey)
@@ -215,44 +224,44 @@ def test_a_hundred_messages_cost_one_round_trip(redis_store: Store, client: Clie
 
 
 def scripts_run(url: str) -> int:
-    """How often the server was told to run a script, of any kind."""
+    """Return how many scripts the server has run."""
     with redis.Redis.from_url(url) as client:
         counts = client.info("commandstats")
     return sum(count["calls"] for name, count in counts.items() if name.startswith("cmdstat_eval"))
 
 
 BAD_QUERIES = [
-    ("", "There is no id"),
-    ("other=1", "There is no id"),
-    ("id=", "'' is no message id"),
-    ("id=m1&id=a b", "'a b' is no message id"),
-    ("id=m1,m2", "'m1,m2' is no message id"),
-    ("id=a%00b", "is no message id"),
-    ("id=%FF", "is no message id"),
-    ("id=" + "x" * 65, "is no message id"),
-    ("&".join(f"id=m{number}" for number in range(101)), "There are 101 ids, at most 100 are answered"),
+    ("", "The query has no id"),
+    ("other=1", "The query has no id"),
+    ("id=", "'' is not a message id"),
+    ("id=m1&id=a b", "'a b' is not a message id"),
+    ("id=m1,m2", "'m1,m2' is not a message id"),
+    ("id=a%00b", "is not a message id"),
+    ("id=%FF", "is not a message id"),
+    ("id=" + "x" * 65, "is not a message id"),
+    ("&".join(f"id=m{number}" for number in range(101)), "The query has 101 ids; the limit is 100"),
     ("&".join("id=m1" for _ in range(1001)), "The query has too many fields"),
-    ("id=m1&" + "x" * 10_000_000, "The query has 10,000,006 characters, at most 8,000 are read"),
+    ("id=m1&" + "x" * 10_000_000, "The query has 10,000,006 characters; the limit is 8,000"),
 ]
 
 
-@pytest.mark.parametrize(("query", "said"), BAD_QUERIES, ids=[each[1] for each in BAD_QUERIES])
-def test_a_query_that_makes_no_sense_is_explained(client: Client, settings: Any, query: str, said: str) -> None:
+@pytest.mark.parametrize(("query", "detail"), BAD_QUERIES, ids=[each[1] for each in BAD_QUERIES])
+def test_an_invalid_query_is_explained(client: Client, settings: Any, query: str, detail: str) -> None:
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
     response = client.get(f"/progress/?{query}")
     assert (response.status_code, response["Content-Type"]) == (400, "application/json")
     answer = response.json()
     assert answer["error"] == "bad_request"
-    assert said in answer["detail"] and len(answer["detail"]) < 250
+    assert detail in answer["detail"] and len(answer["detail"]) < 250
     assert response["Cache-Control"] == "private, no-store"
 
 
-def test_a_hundred_ids_of_the_longest_are_taken(memory_store: Store, client: Client) -> None:
+def test_a_hundred_ids_of_maximum_length_are_accepted(memory_store: Store, client: Client) -> None:
     ids = [f"{number:064}" for number in range(100)]
     assert client.get("/progress/", {"id": ids}).json() == {"messages": [], "unknown": ids}
 
 
-def test_a_store_that_is_down_is_said_to_be_of_many(client: Client, settings: Any) -> None:
+def test_an_unavailable_store_is_a_503_for_a_list(client: Client, settings: Any) -> None:
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
     response = client.get("/progress/?id=m1&id=m2")
     assert (response.status_code, response.json()) == (503, {"error": "store_unavailable"})

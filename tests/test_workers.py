@@ -1,4 +1,4 @@
-"""Real worker processes, of every kind that Dramatiq starts, on Redis and on RabbitMQ."""
+"""Real worker processes of every kind, with Redis and with RabbitMQ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.faults.scene import Scene
 
 
 @pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=True)
-def test_every_broker_tells_the_same_story(scene: Scene, tmp_path: Path) -> None:
+def test_every_broker_has_the_same_states(scene: Scene, tmp_path: Path) -> None:
     waiting, next_one = scene.send(tasks.asynchronous), scene.send(tasks.asynchronous)
     before, behind = scene.when(waiting, State.ENQUEUED), scene.when(next_one, State.ENQUEUED)
     assert (before.queue_position, behind.queue_position, behind.queue_length) == (1, 2, 2)
@@ -39,10 +39,10 @@ def test_every_broker_tells_the_same_story(scene: Scene, tmp_path: Path) -> None
     ],
     ids=["fork", "spawn", "gevent"],
 )
-def test_a_worker_that_is_told_to_stop_finishes_and_tells_so(
+def test_a_worker_that_is_stopped_records_the_outcome_of_its_jobs(
     scene: Scene, program: str, options: list[str], tmp_path: Path
 ) -> None:
-    """Nothing is lost, and each final state is written before the process ends."""
+    """Each final state is written before the process ends."""
     go_on = tmp_path / "go-on"
     messages = [scene.send(tasks.wait_for, str(go_on)) for _ in range(4)]
     with scene.worker(*options, program=program) as worker:

@@ -1,7 +1,7 @@
-"""Stores of several servers: a master that Sentinels watch, and a cluster; real processes on free ports of 127.0.0.1.
+"""Stores with several servers: a master that Sentinels monitor, and a cluster; real processes on free ports.
 
-Both are a `Topology`: it has the `options` for ``DRAMATIQ_PROGRESS["OPTIONS"]``, it can lose the master of a key, and
-it says which server is the master now. Its servers can be killed, frozen and started again one by one.
+Both are a `Topology`. It has the `options` for ``DRAMATIQ_PROGRESS["OPTIONS"]``, can lose the master of a key, and
+returns the current master. Its servers can be killed, frozen and started again one by one.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tests.waiting import wait_until
 SERVICE_NAME = "progress"
 SLOTS = 16384
 
-#: After this time without an answer a master counts as gone. The default is 30 s for Sentinel and 15 s for a cluster;
-#: shorter than this, a busy machine makes failovers of its own.
+#: After this time without an answer a master counts as down. The default is 30 s for Sentinel and 15 s for a cluster;
+#: with a shorter time, a busy machine causes failovers.
 DOWN_AFTER_MILLISECONDS = 1000
 
 #: Redis 7.0 names a replica in CLUSTER SLOTS only after its master's first ping.
@@ -32,12 +32,12 @@ IN_MEMORY = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "
 
 
 class Topology(ABC):
-    """Servers that hold the progress together.
+    """The servers of one store.
 
     Attributes:
       options: For ``DRAMATIQ_PROGRESS["OPTIONS"]``.
-      servers: Those that hold data, masters and replicas.
-      others: Those that watch them: the Sentinels.
+      servers: The servers with data, masters and replicas.
+      others: The Sentinels that monitor them.
     """
 
     def __init__(self, options: dict[str, Any], servers: Sequence[Server], others: Sequence[Server] = ()) -> None:
@@ -47,7 +47,7 @@ class Topology(ABC):
 
     @abstractmethod
     def master(self, key: str = "") -> Server | None:
-        """The server that writes this key, as the others see it now; None while they know of none that lives."""
+        """Return the master of this key according to the other servers; None if there is none that is alive."""
 
     def kill_master(self, key: str = "") -> Server:
         """Kill the master of a key, and return it. Its replica takes over after `DOWN_AFTER_MILLISECONDS` or more."""
@@ -56,7 +56,7 @@ class Topology(ABC):
         return lost
 
     def freeze_master(self, key: str = "") -> Server:
-        """Freeze the master of a key, and return it. `Server.thaw` lets it go on."""
+        """Freeze the master of a key, and return it. `Server.thaw` ends that."""
         lost = self._wait_for_master(key)
         lost.freeze()
         return lost
@@ -71,6 +71,10 @@ class Topology(ABC):
         found = wait_until(new)
         assert found is not None
         return found
+
+    def masters(self) -> list[Server]:
+        """Return the servers that accept writes."""
+        return [each for each in self.servers if each.is_running() and each.is_master()]
 
     def stop(self) -> None:
         for each in (*self.others, *self.servers):
@@ -94,6 +98,14 @@ class _Sentinels(Topology):
         return None
 
 
+def replace_master(sentinels: Topology) -> tuple[Server, Server]:
+    """Replace the master as planned, and return the old and the new one. Both accept writes, for about 10 s."""
+    old = sentinels.master()
+    assert old is not None
+    sentinels.others[0].ask("SENTINEL", "FAILOVER", SERVICE_NAME)
+    return old, sentinels.wait_for_failover(old)
+
+
 class _Cluster(Topology):
     def master(self, key: str = "") -> Server | None:
         slot = key_slot(key.encode())
@@ -109,7 +121,7 @@ class _Cluster(Topology):
 
 @contextmanager
 def sentinel(folder: Path, certificates: Certificates | None = None) -> Iterator[Topology]:
-    """A master, its replica, and three Sentinels that watch them."""
+    """Run a master, its replica, and three Sentinels that monitor them."""
     master = Server(folder, *IN_MEMORY, certificates=certificates)
     replica = Server(folder, *IN_MEMORY, "--replicaof", f"127.0.0.1 {master.port}", certificates=certificates)
     watchers = [_sentinel(folder, master, certificates) for _ in range(3)]
@@ -142,9 +154,11 @@ def _knows(sentinel: Server, *, sentinels: int, replicas: int) -> bool:
 
 
 @contextmanager
-def cluster(folder: Path, certificates: Certificates | None = None, masters: int = 3) -> Iterator[Topology]:
-    """A cluster of so many masters, each with a replica."""
-    nodes = [_node(folder, certificates) for _ in range(2 * masters)]
+def cluster(
+    folder: Path, certificates: Certificates | None = None, masters: int = 3, configuration: Sequence[str] = ()
+) -> Iterator[Topology]:
+    """Run a cluster of this many masters, each with a replica, and with further options for each node."""
+    nodes = [_node(folder, certificates, *configuration) for _ in range(2 * masters)]
     options: dict[str, Any] = {"cluster": True, "startup_nodes": [each.address for each in nodes]}
     made = _Cluster(options | (certificates.of_client if certificates else {}), nodes)
     with _running(made):
@@ -164,7 +178,7 @@ def cluster(folder: Path, certificates: Certificates | None = None, masters: int
 
 
 def add_node(cluster: Topology, folder: Path) -> Server:
-    """One more node of a cluster, without slots."""
+    """Add a node without slots to a cluster."""
     made = _node(folder)
     cluster.servers.append(made)
     made.start()
@@ -181,7 +195,7 @@ def _join(node: Server, member: Server) -> None:
 
 
 def move(cluster: Topology, keys: Sequence[str], target: Server) -> Iterator[str]:
-    """Move the slots of these keys to a node, one after the other; says between the steps what was done."""
+    """Move the slots of these keys to a node, one after the other; yields a description of each step."""
     name = target.ask("CLUSTER MYID")
     for key in keys:
         slot, source = key_slot(key.encode()), cluster.master(key)
@@ -199,14 +213,15 @@ def move(cluster: Topology, keys: Sequence[str], target: Server) -> Iterator[str
         yield f"slot {slot} has moved"
 
 
-def _node(folder: Path, certificates: Certificates | None = None) -> Server:
-    # The bus is at the port + 10000 by default, which another process may have.
+def _node(folder: Path, certificates: Certificates | None = None, *configuration: str) -> Server:
+    # By default the bus uses the port + 10000, which another process may use.
     port, bus = servers.free_port(), servers.free_port()
     return Server(
         folder,
         *("--cluster-enabled", "yes", "--cluster-port", str(bus), "--cluster-config-file", f"nodes-{port}.conf"),
         *("--cluster-node-timeout", str(DOWN_AFTER_MILLISECONDS), "--cluster-replica-validity-factor", "0"),
         *IN_MEMORY,
+        *configuration,
         port=port,
         certificates=certificates,
     )

@@ -1,4 +1,4 @@
-// The module's public names as pages write them: never run, only compiled (tests/test_bar_types.py).
+// The module's public API as pages use it. This file is compiled (tests/test_bar_types.py) and never run.
 import {
   type Answer,
   type AnswerList,
@@ -12,6 +12,7 @@ import {
 
 TEXTS.locale = "de";
 Object.assign(TEXTS, { done: "Fertig" });
+TEXTS.step = "Teil {index}";
 // @ts-expect-error: there is no such text
 TEXTS.finished = "Fertig";
 
@@ -34,7 +35,8 @@ bar.addEventListener("done", (event) => {
   const answer: Answer = event.detail;
   const total: number | null = answer.progress.total;
   event.preventDefault();
-  console.log(total, answer.result);
+  const name: string | undefined = answer.step?.name;
+  console.log(total, name, answer.result);
 });
 bar.addEventListener("trouble", ({ detail }) => console.log(detail.response?.status));
 bar.stop();
@@ -56,7 +58,7 @@ class OwnProgress extends DramatiqProgress {
 
   override request(signal: AbortSignal, url?: string) {
     const request = super.request(signal, url);
-    request.headers.set("X-Asked-By", "me");
+    request.headers.set("X-Requested-By", "me");
     return request;
   }
 }

@@ -1,4 +1,4 @@
-"""Waiting for a condition, in place of waiting for a time."""
+"""Waiting for a condition, instead of sleeping for a fixed time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Long enough for a busy machine; a test that needs it has failed already.
-TIMEOUT_SECONDS = 30.0
+#: Long enough for a busy machine; a test that waits this long has failed.
+TIMEOUT_SECONDS = 90.0
 INTERVAL_SECONDS = 0.01
+#: Additional time for an action on a busy machine, where a test must tell it from one that hangs.
+BUSY_SECONDS = 8.0
 
 
 def wait_until(condition: Callable[[], T], *, timeout: float = TIMEOUT_SECONDS) -> T:
-    """Ask until the answer is true, and return it. Fails with the last answer."""
+    """Call a condition until its result is true, and return that. Fails with the last result."""
     deadline = time.monotonic() + timeout
     while not (answer := condition()):
         assert time.monotonic() < deadline, f"still {answer!r} after {timeout} s"

@@ -1,6 +1,6 @@
-"""Asks pip-audit for known weaknesses of what the package needs, in the versions that are installed here.
+"""Checks the package's installed dependencies for known vulnerabilities with pip-audit: ``make audit``.
 
-Where its database cannot be reached, that is said and no failure: a machine without a network has none.
+If the database can't be reached, it prints that and succeeds: a machine without a network can't do more.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from packaging.utils import canonicalize_name
 
 PACKAGE = "dramatiq-progress"
 
-#: What a pip-audit that got no answer has in its complaint.
+#: Parts of pip-audit's error message if the database didn't answer.
 UNREACHED = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "ServiceError", "Max retries exceeded")
 
 
-def needed(name: str, extras: frozenset[str] = frozenset()) -> dict[str, str]:
-    """Everything that a package needs to run, and what that needs: name and installed version."""
+def dependencies_of(name: str, extras: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Return the names and installed versions of all direct and indirect dependencies of a package."""
     found: dict[str, str] = {}
     waiting = [(name, extras)]
     seen: set[tuple[str, frozenset[str]]] = set()
@@ -43,39 +43,39 @@ def needed(name: str, extras: frozenset[str] = frozenset()) -> dict[str, str]:
     return found
 
 
-def verdict(output: str, complaint: str) -> tuple[bool, str]:
-    """What pip-audit's JSON and its complaint come to: whether all is well, and what to say."""
+def evaluate(output: str, error: str) -> tuple[bool, str]:
+    """Evaluate pip-audit's JSON and error message. Return whether the audit passed, and a text to print."""
     if not output.strip():
-        if any(each in complaint for each in UNREACHED):
-            return True, "pip-audit: its database was not reached; nothing was audited."
-        return False, f"pip-audit failed:\n{complaint}"
+        if any(each in error for each in UNREACHED):
+            return True, "pip-audit: the database could not be reached; nothing was audited."
+        return False, f"pip-audit failed:\n{error}"
     dependencies: list[dict[str, Any]] = json.loads(output)["dependencies"]
     weak = [f"{each['name']} {each['version']}: {_ids(each)}" for each in dependencies if each.get("vulns")]
     skipped = [each["name"] for each in dependencies if "skip_reason" in each]
     if weak:
-        return False, "pip-audit: known weaknesses.\n" + "\n".join(weak)
+        return False, "pip-audit: known vulnerabilities.\n" + "\n".join(weak)
     if len(skipped) == len(dependencies):
-        return True, "pip-audit: its database was not reached; nothing was audited."
-    left_out = f"; not known there: {', '.join(skipped)}" if skipped else ""
-    return True, f"pip-audit: no known weakness in {len(dependencies) - len(skipped)} packages{left_out}."
+        return True, "pip-audit: the database could not be reached; nothing was audited."
+    unknown = f"; not in the database: {', '.join(skipped)}" if skipped else ""
+    return True, f"pip-audit: no known vulnerability in {len(dependencies) - len(skipped)} packages{unknown}."
 
 
 def _ids(dependency: dict[str, Any]) -> str:
     return ", ".join(
-        f"{each['id']} (mended in {', '.join(each['fix_versions']) or 'no version'})" for each in dependency["vulns"]
+        f"{each['id']} (fixed in {', '.join(each['fix_versions']) or 'no version'})" for each in dependency["vulns"]
     )
 
 
 def main() -> None:
     with TemporaryDirectory() as folder:
-        pinned = Path(folder) / "needed.txt"
-        pinned.write_text("".join(f"{name}=={version}\n" for name, version in sorted(needed(PACKAGE).items())))
+        pinned = Path(folder) / "requirements.txt"
+        pinned.write_text("".join(f"{name}=={version}\n" for name, version in sorted(dependencies_of(PACKAGE).items())))
         command = [sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off"]
         command += ["--no-deps", "--disable-pip", "--requirement", str(pinned)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
-    is_well, said = verdict(done.stdout, done.stderr)
-    print(said)
-    sys.exit(not is_well)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed arguments
+    has_passed, text = evaluate(done.stdout, done.stderr)
+    print(text)
+    sys.exit(not has_passed)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints the path of an interpreter of a version, among pyenv's or on the PATH; fails where there is none.
+# Prints the path of an interpreter with this version, from pyenv or the PATH. Fails if there is none.
 # usage: find-python.sh 3.13
 set -eu
 version=$1
@@ -9,5 +9,5 @@ if command -v pyenv >/dev/null 2>&1; then
         [ -x "$candidate" ] && echo "$candidate" && exit 0
     done
 fi
-# pyenv also puts a program on the PATH that fails unless its version is chosen.
+# pyenv also puts a wrapper on the PATH, which fails if its version isn't selected.
 "python$version" -c '' 2>/dev/null && command -v "python$version"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the virtual environment DIR with this project (editable) and one dependency group of pyproject.toml.
+# Creates the virtual environment DIR with this project (editable) and one dependency group of pyproject.toml.
 # usage: make-venv.sh DIR GROUP [PYTHON]
 set -eu
 directory=$1 group=$2 python=${3:-}
@@ -15,21 +15,21 @@ if [ -z "$python" ]; then
 fi
 if [ -z "$python" ] || ! new_enough "$python"; then
     echo "dramatiq-progress needs Python 3.11 or newer${python:+ ($python is older or missing)}." >&2
-    echo "Install one, or name it: make PYTHON=/path/to/python3.11" >&2
+    echo "Install one, or pass its path: make PYTHON=/path/to/python3.11" >&2
     exit 1
 fi
 
 if [ ! -x "$directory/bin/pip" ]; then
     rm -rf "$directory"
     if ! "$python" -m venv "$directory"; then
-        # Debian and Ubuntu split ensurepip off into a package of its own.
+        # Debian and Ubuntu have ensurepip in a separate package.
         rm -rf "$directory"
         version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
         if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
             apt-get update -qq && apt-get install -y -qq --no-install-recommends "python$version-venv"
             "$python" -m venv "$directory"
         else
-            echo "This Python cannot make virtual environments. On Debian or Ubuntu: apt install python$version-venv" >&2
+            echo "This Python cannot create virtual environments. On Debian or Ubuntu: apt install python$version-venv" >&2
             exit 1
         fi
     fi

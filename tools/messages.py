@@ -1,6 +1,6 @@
-"""Brings dramatiq_progress/locale up to date with dramatiq_progress/texts.py: ``make messages``.
+"""Updates dramatiq_progress/locale after a change of dramatiq_progress/web/texts.py: ``make messages``.
 
-New texts are added to each .po with an empty translation, texts that are gone are dropped, and each .mo is compiled.
+Adds new texts to each .po with an empty translation, removes texts that no longer exist, and compiles each .mo.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
-from dramatiq_progress.texts import CANCEL_TEXTS, CONTEXT, PAGE_TEXTS, RESULTS, TEXTS
+from dramatiq_progress.web.texts import CANCEL_TEXTS, CONTEXT, PAGE_TEXTS, RESULTS, SCHEDULE_TEXTS, STEP_TEXTS, TEXTS
 
 LOCALE = Path(__file__).resolve().parent.parent / "dramatiq_progress" / "locale"
 
 DATE = datetime(2026, 1, 1, tzinfo=UTC)
 
-#: In place of Babel's, which has dates and people in it.
+#: Replaces Babel's header, which contains dates and names.
 HEADER = """\
-# The texts stand in dramatiq_progress/texts.py. After a change there or here: make messages
+# The texts are in dramatiq_progress/web/texts.py. Run "make messages" after a change there or here.
 msgid ""
 msgstr ""
 "Language: {language}\\n"
@@ -33,35 +33,35 @@ msgstr ""
 
 
 def template() -> Catalog:
-    """Every text that can be translated, with the names that it goes by."""
-    made = Catalog()
-    for name, text in (TEXTS | CANCEL_TEXTS).items():
-        made.add(text, context=CONTEXT, auto_comments=[name])
+    """Return a catalog of all texts. The name of a text is its comment."""
+    catalog = Catalog()
+    for name, text in (TEXTS | CANCEL_TEXTS | STEP_TEXTS | SCHEDULE_TEXTS).items():
+        catalog.add(text, context=CONTEXT, auto_comments=[name])
     for text in (*RESULTS, *PAGE_TEXTS):
-        made.add(text, context=CONTEXT)
-    return made
+        catalog.add(text, context=CONTEXT)
+    return catalog
 
 
 def read(path: Path) -> Catalog:
-    """The translations of one language."""
+    """Read the translations of one language."""
     with path.open("rb") as file:
         return read_po(file, locale=path.parent.parent.name)
 
 
 def write(path: Path, catalog: Catalog) -> None:
-    """Write a .po and its .mo."""
+    """Write a .po file and its .mo file."""
     out = BytesIO()
     write_po(out, catalog, width=120, omit_header=True)
     header = HEADER.format(language=path.parent.parent.name)
     path.write_bytes(header.encode() + out.getvalue())
-    # Else the .mo would differ each time.
+    # Without fixed dates the .mo would differ each time.
     catalog.creation_date = catalog.revision_date = DATE
     with path.with_suffix(".mo").open("wb") as file:
         write_mo(file, catalog)
 
 
 def main() -> None:
-    """Write what has changed."""
+    """Update all languages, and print the missing translations."""
     for path in sorted(LOCALE.glob("*/LC_MESSAGES/django.po")):
         catalog = read(path)
         catalog.update(template(), no_fuzzy_matching=True, update_header_comment=False)

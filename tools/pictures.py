@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/states.md: each look that a bar has, light and dark, the real element in a real browser.
+"""Takes the pictures of README.md and docs/states.md: each appearance of a bar, light and dark, in a real browser.
 
 usage: python -m tools.pictures [FOLDER]
 """
@@ -20,15 +20,23 @@ from tests.servers import ROOT, find_program
 
 FOLDER = ROOT / "docs" / "images" / "states"
 SCHEMES = ("light", "dark")
-#: So many pixels for one of a page's, for screens that have as many.
+#: Device pixels per CSS pixel, for high-resolution screens.
 SCALE = 2
-#: Text in two colours and a bar in two more, with what lies between them at their edges.
+#: Enough for text in two colours, a bar in two colours, and their smoothed edges.
 COLORS = 64
+LABEL = "Import people.csv"
 STYLE = (
-    "<style>body { margin: 0; font: 16px/1.4 system-ui, sans-serif } h1, h2 { display: none }"
+    "<style>body { margin: 0; font: 16px/1.5 system-ui, sans-serif } h1, h2 { display: none }"
     "section { inline-size: 340px; box-sizing: border-box; padding: 10px 14px }</style>"
 )
-#: At the same place, and so the same pixels, whatever other looks there are.
+README_PICTURE = ROOT / "docs" / "images" / "bar.png"
+README_LOOK = next(look for look in LOOKS if look.name == "cancel")
+README_STYLE = (
+    "<style>body { margin: 0; font: 16px/1.5 system-ui, sans-serif } h1, h2 { display: none }"
+    "main { inline-size: 720px; box-sizing: border-box; padding: 12px; background: #f6f7f9; color: #20242a }"
+    "section { padding: 20px 24px; border: 1px solid #e1e4e8; border-radius: 12px; background: white }</style>"
+)
+#: Shows one look at a time, at the same position: the pixels don't depend on other looks.
 SHOW_ALONE = """(section) => {
   document.querySelector(".shown")?.classList.remove("shown");
   section.classList.add("shown");
@@ -36,9 +44,9 @@ SHOW_ALONE = """(section) => {
 
 
 def make_pictures(browser: Browser, folder: Path, looks: Sequence[Look] = LOOKS) -> list[Path]:
-    """Write ``NAME-light.png`` and ``NAME-dark.png`` for each look; returns the files.
+    """Write ``NAME-light.png`` and ``NAME-dark.png`` for each look, and return the files.
 
-    The same machine makes the same bytes again: the clock of the page stands still, and so does all that moves.
+    On one machine the bytes are reproducible, since the page's clock is paused and animations are disabled.
     """
     folder.mkdir(parents=True, exist_ok=True)
     return [path for scheme in SCHEMES for path in _make_pictures_in(scheme, browser, folder, looks)]
@@ -49,7 +57,7 @@ def _make_pictures_in(scheme: str, browser: Browser, folder: Path, looks: Sequen
     context = browser.new_context(color_scheme=scheme, device_scale_factor=SCALE)  # type: ignore[arg-type]
     with ScriptedSite() as site:
         page = context.new_page()
-        open_looks(page, site, looks, style=STYLE)
+        open_looks(page, site, looks, style=STYLE, label=LABEL)
         page.add_style_tag(content="section:not(.shown) { display: none }")
         for look in looks:
             section = page.locator(f"#{look.name}")
@@ -61,9 +69,21 @@ def _make_pictures_in(scheme: str, browser: Browser, folder: Path, looks: Sequen
 
 
 def _save(png: bytes, path: Path) -> None:
-    """With a palette: less than half as large, and looks the same."""
-    picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
-    picture.save(path, optimize=True)
+    """Save with a palette: a third of the file size, and it looks the same.
+
+    Pillow's default method would turn the green of a small sign into grey.
+    """
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def make_readme_picture(browser: Browser, path: Path) -> None:
+    """Write the picture of README.md: a running bar that can be cancelled, on a card."""
+    with ScriptedSite() as site:
+        page = browser.new_page(device_scale_factor=SCALE, viewport={"width": 800, "height": 400})
+        open_looks(page, site, [README_LOOK], style=README_STYLE, label=LABEL)
+        _save(page.locator("main").screenshot(animations="disabled"), path)
+        page.close()
 
 
 def main() -> None:
@@ -71,6 +91,7 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_program(*CHROMIUM_NAMES), args=CHROMIUM_FLAGS)
         print(f"{len(make_pictures(browser, folder))} pictures in {folder}")
+        make_readme_picture(browser, folder.parent / README_PICTURE.name)
         browser.close()
 
 

@@ -1,12 +1,13 @@
 #!/bin/sh
-# Sees to the programs that the tests use and pip cannot install: Chromium for the browser tests, RabbitMQ for the
-# broker tests, Redis (Debian 12 has 7.0, the oldest that is supported) for the store's, libfaketime for machines
-# whose clocks differ, and npm for TypeScript. Installs them as root on Debian and Ubuntu; elsewhere says what is
-# missing, and those tests skip (with CI=true nothing may skip, and this fails).
-# usage: system-packages.sh [PACKAGE …]; with packages, sees to these (their programs have the same names) instead.
+# Installs the programs that the tests need and pip can't install: Chromium for the browser tests, Firefox and WebKitGTK
+# (with Xvfb, since it has no headless mode) for those that compare engines, RabbitMQ for the broker tests, Redis (Debian
+# 12 has 7.0, the oldest supported version) for the store tests, libfaketime for tests with wrong clocks, and npm for
+# TypeScript. It needs root on Debian or Ubuntu. Elsewhere it prints the missing packages, and their tests are skipped.
+# With CI=true no test may be skipped, and it fails.
+# usage: system-packages.sh [PACKAGE …]; with packages, installs these instead (their programs have the same names).
 set -eu
 
-# Where Debian keeps the programs of RabbitMQ.
+# Debian installs the programs of RabbitMQ there.
 PATH=$PATH:/usr/lib/rabbitmq/bin
 missing=
 if [ $# -gt 0 ]; then
@@ -14,6 +15,9 @@ if [ $# -gt 0 ]; then
 else
     command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 \
         || command -v google-chrome >/dev/null 2>&1 || missing="$missing chromium"
+    command -v firefox-esr >/dev/null 2>&1 || command -v firefox >/dev/null 2>&1 || missing="$missing firefox-esr"
+    command -v WebKitWebDriver >/dev/null 2>&1 || missing="$missing webkit2gtk-driver"
+    command -v Xvfb >/dev/null 2>&1 || missing="$missing xvfb"
     command -v rabbitmq-server >/dev/null 2>&1 || missing="$missing rabbitmq-server"
     command -v faketime >/dev/null 2>&1 || missing="$missing faketime"
     command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
@@ -24,13 +28,13 @@ fi
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     echo "Installing$missing …"
     apt-get update -qq
-    # The tests start servers of their own: with this run level the packages start none.
+    # With this run level the packages don't start their services. The tests start their own.
     # shellcheck disable=SC2086
     RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 else
-    echo "Missing:$missing. What needs them will be skipped." >&2
+    echo "Missing:$missing. The tests that need them will be skipped." >&2
     if [ "${CI:-}" = true ]; then
-        echo "With CI=true nothing may be skipped." >&2
+        echo "With CI=true no test may be skipped." >&2
         exit 1
     fi
 fi

@@ -1,212 +1,90 @@
-"""The interface of a store, and the one place in which values become text; a subclass carries calls to its records."""
+"""The interface of a store: what happens to a message becomes calls of scripts, and a record becomes a `Progress`.
+
+A subclass runs the calls: in Redis (redis/store.py), or in this process's memory (memory.py).
+"""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import secrets
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Protocol
 
 from dramatiq_progress.conf import configuration
-from dramatiq_progress.errors import StoreUnavailable
-from dramatiq_progress.progress import Progress, State, number_text
+from dramatiq_progress.errors import StoreRefused, StoreUnavailable, StoreUnreachable
+from dramatiq_progress.progress import State
 
-#: What each operation is called: a Lua script beside this module, a method in memory.py.
-OPERATIONS = ("enqueue", "start", "report", "finish", "cancel", "join", "leave", "place", "own", "owned")
-
-#: Messages that were in line so long before the one that has just started were purged from the broker.
-LINE_PATIENCE_SECONDS = 600
-#: Patience with all of them: one that leaves the line without its turn says nothing about those before it.
-NO_PURGE_SECONDS = 1e9
-
-#: How many messages of one owner are known; the oldest go first.
-MOST_OWNED = 200
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """One delivery of a message to a worker, as each of its writes shows itself to the store.
-
-    Its number and token are the *fence*: a write is refused when a later delivery has started. With the rest a store
-    that lost the record, or went back to an older one, makes it whole again; the numbers then begin anew, and when an
-    attempt began tells which of two is the later one.
-
-    Attributes:
-      message_id: The message's id.
-      actor: The actor's name.
-      queue: The queue's name.
-      retries_left: How many more attempts may follow a failure; None where Dramatiq has no limit.
-      cancellable: Whether its actor can be cancelled.
-      token: Tells two attempts of the same number apart.
-      least: The number is at least this, also when the store has lost its count: 1 and Dramatiq's retries.
-      number: Which delivery this is, from 1; 0 until the store has counted it.
-      version: The record's version, as the store said last.
-      began_at: When it began, by `time.monotonic`.
-      owner: Whose the message is (see owners.py); empty: nobody's.
-      to_cancel: The message is to be cancelled, as the store said last.
-    """
-
-    message_id: str
-    actor: str
-    queue: str
-    retries_left: int | None = None
-    cancellable: bool = True
-    least: int = 1
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
-    number: int = 0
-    version: int = 0
-    began_at: float = field(default_factory=time.monotonic)
-    owner: str = field(default="", repr=False)
-    to_cancel: bool = False
-
-
-class Start(NamedTuple):
-    """The answer to `Store.start`.
-
-    `verdict` is ``run`` (the message is now `running`), ``unseen`` (the message had ended: the actor runs, and the
-    record stays as it is) or ``cancelled`` (the worker skips the message). `deliveries` counts the starts since an
-    attempt ended, this one too; `metadata` is what earlier attempts attached, as JSON; `previous` is the state before,
-    if there was one and the start has changed it.
-    """
-
-    verdict: Literal["run", "unseen", "cancelled"]
-    deliveries: int = 0
-    metadata: str = "{}"
-    previous: State | None = None
-
-
-class Change(NamedTuple):
-    """What became of a change of state; true when it was `written`. `previous` is the state before, if any."""
-
-    written: bool
-    previous: State | None = None
-
-    def __bool__(self) -> bool:
-        return self.written
-
-
-class CancelOutcome(StrEnum):
-    """What came of the wish to cancel a message."""
-
-    CANCELLED = "cancelled"  #: It does not run, or not again; also when it was cancelled before.
-    REQUESTED = "requested"  #: It runs: its actor is told, and may end before it hears of it.
-    FINISHED = "finished"  #: It had ended: nothing has changed.
-    NOT_CANCELLABLE = "not_cancellable"  #: Its actor is declared so: nothing has changed.
-    NOT_FOUND = "not_found"  #: There is no record of it.
-
-
-class Cancellation(NamedTuple):
-    """The answer to a cancel: its outcome, and the state of the message before, None where there is no record.
-
-    It is true when the message is cancelled, or its actor is told to stop.
-    """
-
-    outcome: CancelOutcome
-    previous: State | None = None
-
-    def __bool__(self) -> bool:
-        return self.outcome in (CancelOutcome.CANCELLED, CancelOutcome.REQUESTED)
-
-
-class Call(NamedTuple):
-    """One operation on one key, with its arguments as text."""
-
-    operation: str
-    key: str
-    arguments: Sequence[str]
-
-
-class Report(NamedTuple):
-    """What a running message has to say: `fields` as text; none of them is a bare sign of life."""
-
-    attempt: Attempt
-    fields: Mapping[str, str] = {}
-
-
-#: What became of a `Report`: written; written to a record that had to be made anew, and lacks what was reported
-#: before; refused by the fence; or failed, while others of the same round trip did not.
-ReportAnswer = Literal["written", "renewed", "refused", "failed"]
+from . import encoding
+from .attempt import Attempt
+from .calls import NO_PURGE_SECONDS, PURGED_AFTER_SECONDS, NewMessage, state_of
+from .companion import Companion
+from .composites import Contribution, Told
+from .encoding import Call, flag, flat, milliseconds, number_text, seconds
+from .gathering import CompositeStore, peek_of
+from .health import Health
+from .outcomes import Cancellation, CancelOutcome, Change, ReportOutcome, Start
+from .querying import ReadableStore
 
 
 class Listener(Protocol):
-    """Who hears of changes. All is called from a thread of the store's, or of a writer, and must return at once."""
+    """The receiver of notifications. All methods are called in a thread of the store's or a writer's; don't block."""
 
     def on_change(self, message_id: str) -> None:
         """The record of this message has changed in a way that a reader sees."""
 
     def on_begin(self) -> None:
-        """From now on changes are told. Nobody knows what was not told before."""
+        """The subscription is active. Changes before this call may have been missed."""
 
     def on_break(self, error: Exception) -> None:
-        """Changes are no longer told, until `on_begin` comes again."""
+        """The subscription is interrupted; `on_begin` is called when it is active again."""
 
 
 class Subscription(ABC):
-    """What `Store.subscribe` gives."""
+    """The handle that `Store.subscribe` returns."""
 
     @abstractmethod
     def close(self) -> None:
-        """Tell the listener nothing more, and free what was held for it. Returns at once."""
+        """Stop notifying the listener, and release what was held for it. Doesn't block."""
 
 
-class Store(ABC):
-    """Where progress lives. Each method is atomic for a record, and each that writes renews its time to live.
+class Store(CompositeStore, ReadableStore):
+    """Abstract base class of the stores. Each method is atomic per record; each write renews the record's TTL.
 
-    Every method raises `StoreUnavailable` when the store cannot be reached or refuses. An `age` is given for what
-    is written late: the seconds since it happened.
+    All methods raise `StoreUnavailable`: its subclass `StoreUnreachable` if there was no answer, `StoreRefused` if the
+    answer was an error. For a deferred write, ``age`` is the number of seconds since the event.
 
     Parameters:
-      prefix: What every key begins with.
+      prefix: Prefix of every key.
+
+    Attributes:
+      health: Whether the store can be reached.
     """
 
     def __init__(self, *, prefix: str) -> None:
-        self.prefix = prefix
-
-    @abstractmethod
-    def _call(self, calls: Sequence[Call]) -> list[Any]:
-        """Carry out the calls, in order, in one round trip to each server, and return the answer of each.
-
-        Where some calls failed and others did not, a failed one's answer is its exception.
-        """
-
-    @abstractmethod
-    def _read(self, message_ids: Sequence[str]) -> list[tuple[float, Mapping[str, str]]]:
-        """For each message the clock of the server that keeps it, in seconds, and its record, perhaps empty."""
+        super().__init__(prefix=prefix)
+        self.health = Health(self.ping)
 
     @abstractmethod
     def ping(self) -> None:
-        """Raise `StoreUnavailable` unless the store answers. Asks it even when it was found unavailable just now."""
+        """Raise `StoreUnavailable` unless the store, and each node of a cluster, accepts writes.
+
+        Asks it even during an outage.
+        """
 
     @abstractmethod
     def subscribe(self, listener: Listener) -> Subscription:
-        """Tell the listener of each change by whatever process, until the subscription is closed. Returns at once.
+        """Notify the listener of changes made by any process, until the subscription is closed. Doesn't block.
 
-        It never raises: a store that cannot be reached is `on_break`, and is tried again. A change is told after it can
-        be read; one that a reader concludes (`lost`, a place in the line) is not told.
+        It never raises: if the store can't be reached, `Listener.on_break` is called, and the store is tried again. A
+        change is notified after it can be read. Changes that a reader derives (``lost``, a queue position) aren't
+        notified.
         """
 
-    def close(self) -> None:  # noqa: B027 - a store that holds nothing open has nothing to close
-        """Free what the store holds open."""
-
-    def key(self, message_id: str) -> str:
-        """The key of a message's record."""
-        return f"{self.prefix}{message_id}"
-
-    def line_key(self, queue: str) -> str:
-        """The key of the line of messages that wait in a queue. (A message id has no colon: see views.py.)"""
-        return f"{self.prefix}queue:{queue}"
-
-    def owner_key(self, owner: str) -> str:
-        """The key of the index of an owner's messages."""
-        return f"{self.prefix}owner:{owner}"
+    def close(self) -> None:
+        """Release what the store holds open."""
+        self.health.close()
 
     def enqueue(
         self,
@@ -215,64 +93,157 @@ class Store(ABC):
         actor: str,
         queue: str,
         retries_left: int | None,
-        cancellable: bool = True,
+        cancellable: bool = False,
         delay: float | None = None,
         due: bool = False,
         owner: str = "",
+        title: str = "",
+        metadata: str = "{}",
+        estimate_key: str = "",
+        is_listed: bool = True,
+        companion: Companion | None = None,
         age: float = 0.0,
     ) -> Change:
-        """A message goes to its queue, or with a `delay` in seconds to its delay queue.
+        """Record that a message is enqueued.
 
-        `due` says that a delayed message has come from its delay queue; that is refused by a record that has ended.
-        A message that is not due is new: it resets a record that has ended, and leaves one that lives alone. One
-        that is told late makes a record where there is none, and changes nothing else but its `owner`, where it has
-        none.
+        A new message resets a final record, and leaves any other alone. A deferred one (``age``) creates a record if
+        there is none, and otherwise only adds the ``owner``.
+
+        Parameters:
+          delay: Seconds until the message is due, if it goes to its delay queue.
+          due: Whether a delayed message has come from its delay queue. Refused by a final record.
+          metadata: JSON.
+          is_listed: Whether it is one of its owner's jobs. A member of a composite isn't.
+          estimate_key: The kind of runs that its duration is compared with.
+          companion: Private data of the message, if it has any.
         """
-        state = State.ENQUEUED if delay is None else State.DELAYED
-        ttl = configuration().unfinished_ttl + (delay or 0)
-        origin = "late" if age else "due" if due else "new"
-        about = (actor, queue, number_text(retries_left), _flag(cancellable))
-        arguments = (origin, state, *about, _milliseconds(ttl), _seconds(age), owner)
-        calls = [Call("enqueue", self.key(message_id), arguments)]
-        # A call of its own: record and line may live on two nodes of a cluster.
-        join = Call("join", self.line_key(queue), (message_id, _milliseconds(ttl), _seconds(age)))
+        message = NewMessage(
+            message_id, actor, queue, retries_left, cancellable, owner, delay, title, metadata, estimate_key
+        )
+        calls = [self._enqueue_call(message, due=due, age=age)]
+        if companion is not None and not due:
+            calls.append(keep := self._keep_call(message_id, "", companion.sent_fields))
+        join = self._join_call([message_id], queue, age=age)
         if delay is None and not age:
             calls.append(join)
-        if owner and not due:
-            own = (message_id, _milliseconds(ttl), _seconds(age), str(MOST_OWNED))
-            calls.append(Call("own", self.owner_key(owner), own))
-        change = _change(self._first(calls))
+        if owner and is_listed and not due:
+            calls.append(self._own_call(message_id, owner, delay=delay, age=age))
+        (outcome, before, version), *others = self._answers(calls)
+        if companion is not None and not due:
+            self._note_kept(companion, keep, others[0], must_be_kept=outcome == "written")
+        change = Change(outcome == "written", state_of(before), int(version))
         if delay is None and age and change.written:
-            # Only now is it known that the message has not had its turn meanwhile.
+            # Only now is it known that the message hasn't had its turn in the meantime.
             self._call([join])
         return change
 
-    def start(self, attempt: Attempt, *, age: float = 0.0) -> Start:
-        """A worker begins with a message: the attempt gets its number, and becomes the one that may write.
+    def withdraw(self, message_id: str, change: Change, *, queue: str, owner: str = "") -> None:
+        """Remove the record of a message that could not be sent, unless it has changed since it was enqueued.
 
-        It clears what the attempt before reported, unless there were more than ``MAX_DELIVERIES``.
+        Parameters:
+          change: The outcome of `enqueue`.
+          queue: The queue that it was enqueued in.
+          owner: The message's owner.
         """
-        wanted = configuration()
-        ttl, finished_ttl = _milliseconds(wanted.unfinished_ttl), _milliseconds(wanted.finished_ttl)
-        when = (ttl, _seconds(age), str(attempt.least), str(wanted.max_deliveries), finished_ttl)
-        arguments = (attempt.token, *_about(attempt), *when, attempt.owner)
-        calls = [Call("start", self.key(attempt.message_id), arguments), self._leave(attempt)]
-        verdict, number, version, deliveries, metadata, previous = self._first(calls)
-        if verdict != "run":
-            return Start(verdict, previous=_state(previous))
-        attempt.number, attempt.version = int(number), int(version)
-        return Start("run", int(deliveries), metadata, _state(previous))
+        calls = [Call("withdraw", self._keys(message_id), encoding.Withdraw(str(change.version)))]
+        if self._first(calls) != "written":
+            return
+        calls = [self._leave_call(message_id, queue, purged_after=NO_PURGE_SECONDS)]
+        if owner:
+            calls.append(self._disown_call(message_id, owner))
+        self._first(calls)
 
-    def report(self, reports: Sequence[Report]) -> list[ReportAnswer]:
-        """Write what running messages reported, and that they live, in one round trip."""
-        ttl = _milliseconds(configuration().unfinished_ttl)
-        answers = self._call(
-            [
-                Call("report", self.key(attempt.message_id), (*_identity(attempt), ttl, *_flat(fields)))
-                for attempt, fields in reports
-            ]
+    def start(self, attempt: Attempt, *, age: float = 0.0) -> Start:
+        """Record that a worker starts a message: the attempt gets its number, and becomes the one that is shown.
+
+        Clears what the attempt before reported, unless the message has exceeded ``MAX_DELIVERIES``. While an attempt
+        that is shown is alive, the new one waits, and the record stays as it is. The same round trip checks whether a
+        composite of the message is to be cancelled.
+        """
+        settings = configuration()
+        companion = attempt.companion
+        arguments = encoding.Start(
+            token=attempt.token,
+            actor=attempt.actor,
+            queue=attempt.queue,
+            retries_left=number_text(attempt.retries_left),
+            cancellable=flag(attempt.cancellable),
+            owner=attempt.owner,
+            ttl=milliseconds(settings.unfinished_ttl),
+            age=seconds(age),
+            min_attempt=str(attempt.min_attempt),
+            max_deliveries=str(settings.max_deliveries),
+            finished_ttl=milliseconds(_finished_ttl(companion)),
+            lost_after=seconds(settings.lost_after),
+            title=attempt.title,
+            metadata=attempt.metadata,
+            estimate_key=attempt.estimate_key,
         )
-        return [_take_answer(report.attempt, answer) for report, answer in zip(reports, answers, strict=True)]
+        calls = [Call("start", self._keys_of(attempt), arguments)]
+        is_paced = settings.estimates and not age
+        calls.append(
+            self._leave_call(attempt.message_id, attempt.queue, purged_after=PURGED_AFTER_SECONDS, is_paced=is_paced)
+        )
+        calls += [Call("peek", (self.key(place.id),)) for place in attempt.path]
+        if companion is not None:
+            calls.append(keep := self._keep_call(attempt.message_id, attempt.token, companion.started_fields))
+        sent_at = time.monotonic()
+        answer, _, *peeks = self._answers(calls)
+        if companion is not None:
+            self._note_kept(companion, keep, peeks.pop(), must_be_kept=answer[0] == "run")
+        verdict, number, version, deliveries, title, metadata, previous, is_shown = answer
+        if verdict != "run":
+            return Start(verdict, previous=state_of(previous))
+        attempt.number, attempt.version = int(number), int(version)
+        if is_shown:
+            attempt.shown_at = sent_at
+            attempt.renews = not previous
+        # A composite that can't be read cancels its members at a later report.
+        is_unwanted = any(peek_of(each).cancel_requested for each in peeks if not isinstance(each, StoreUnavailable))
+        return Start("run", int(deliveries), title, metadata, state_of(previous), bool(is_shown), is_unwanted)
+
+    def report(
+        self, reports: Sequence[tuple[Attempt, Mapping[str, str]]]
+    ) -> list[ReportOutcome | StoreUnreachable | StoreRefused]:
+        """Write what running messages reported, and their heartbeats, in one round trip.
+
+        Parameters:
+          reports: Attempts and their changed fields; with no field, only a heartbeat.
+
+        Returns:
+          The outcome of each report. One that failed is its error, so that others are known to be written.
+        """
+        return self.flush(reports, [])[0]
+
+    def flush(
+        self, reports: Sequence[tuple[Attempt, Mapping[str, str]]], contributions: Sequence[Contribution]
+    ) -> tuple[list[ReportOutcome | StoreUnreachable | StoreRefused], list[Told | StoreUnavailable]]:
+        """`report` and `tell` in one round trip."""
+        current = configuration()
+        arguments = encoding.Report(milliseconds(current.unfinished_ttl), seconds(current.lost_after))
+        calls = [
+            Call("report", self._keys_of(attempt), (*encoding.writer(attempt), *arguments, *flat(fields)))
+            for attempt, fields in reports
+        ]
+        calls += [self._part_call(each) for each in contributions]
+        sent_at = time.monotonic()
+        answers = self._call(calls)
+        outcomes = [
+            _report_outcome(attempt, answer, sent_at)
+            for (attempt, _), answer in zip(reports, answers[: len(reports)], strict=True)
+        ]
+        rebuilt = [attempt for (attempt, _), outcome in zip(reports, outcomes, strict=True) if outcome == "rebuilt"]
+        self._restore(rebuilt)
+        return outcomes, self._read_told(contributions, answers[len(reports) :])
+
+    def keep(self, attempt: Attempt, fields: Mapping[str, str]) -> bool:
+        """Store fields beside the record of an attempt that has a companion.
+
+        Returns:
+          Whether they were stored. They aren't if the record shows another attempt.
+        """
+        outcome, *_ = self._first([self._keep_call(attempt.message_id, attempt.token, fields)])
+        return bool(outcome == "written")
 
     def finish(
         self,
@@ -281,151 +252,120 @@ class Store(ABC):
         state: State,
         fields: Mapping[str, str] | None = None,
         retry_in: float | None = None,
-        began: bool = True,
+        started: bool = True,
+        given_up: bool = False,
+        beside: Mapping[str, str] | None = None,
         age: float = 0.0,
+        contribution: Contribution | None = None,
     ) -> Change:
-        """An attempt ends, in a final state, or in `retrying` with the seconds until the next one.
+        """Record the outcome of an attempt: a final state, or ``retrying`` with the seconds until the next attempt.
 
-        One that never `began` (as when a middleware skipped the message) is refused by a record that has ended or that
-        another delivery is working on, and where there is no record. One that began unknown to the store, with the
-        number 0, is counted now.
+        The state is ``enqueued`` or ``delayed`` if the actor has enqueued its own message again.
+
+        Parameters:
+          fields: The values that the attempt reported last.
+          started: Whether the attempt has started. One that hasn't (as when a middleware skipped the message) is
+            refused if the record is final, is missing, or belongs to a running delivery. One that started unknown to
+            the store, with the number 0, is counted now.
+          given_up: Whether the message was given up. Any attempt of it that turns out to be alive continues the record.
+          contribution: What the composite of the message is told in the same round trip, whatever the outcome is.
+          beside: The fields that an attempt with a companion stores beside the record.
         """
-        wanted = configuration()
-        own_ttl = wanted.finished_ttl if state.is_final else wanted.unfinished_ttl
-        ttl = _milliseconds(own_ttl + (retry_in or 0))
-        delay = "" if retry_in is None else _seconds(retry_in)
-        lost_after = _seconds(wanted.lost_after)
-        how = (state, delay, _flag(began), str(attempt.least), lost_after, ttl, _seconds(age))
-        arguments = (*_identity(attempt), *how, *_flat(fields or {}))
-        calls = [Call("finish", self.key(attempt.message_id), arguments)]
+        settings = configuration()
+        kept = flat(beside or {})
+        ttl = (_finished_ttl(attempt.companion) if state.is_final else settings.unfinished_ttl) + (retry_in or 0)
+        arguments = encoding.Finish(
+            state=state,
+            delay="" if retry_in is None else seconds(retry_in),
+            started=flag(started),
+            given_up=flag(given_up),
+            min_attempt=str(attempt.min_attempt),
+            lost_after=seconds(settings.lost_after),
+            ttl=milliseconds(ttl),
+            age=seconds(age),
+            beside=str(len(kept)),
+        )
+        texts = (*encoding.writer(attempt), *arguments, *flat(fields or {}), *kept)
+        calls = [Call("finish", self._keys_of(attempt), texts)]
         if not attempt.number:
-            calls.append(self._leave(attempt))
-        return _change(self._first(calls))
+            calls.append(self._leave_call(attempt.message_id, attempt.queue, purged_after=PURGED_AFTER_SECONDS))
+        elif state is State.ENQUEUED:
+            calls.append(self._join_call([attempt.message_id], attempt.queue, age=age))
+        if contribution is not None:
+            calls.append(self._part_call(contribution, age=age))
+        (outcome, before, after, number, moment), *others = self._answers(calls)
+        if outcome == "rebuilt":
+            self._restore([attempt])
+        told = None if contribution is None else self._read_told([contribution], others[-1:])[0]
+        return Change(
+            outcome != "refused",
+            state_of(before),
+            state=state_of(after),
+            attempt=int(number),
+            moment=float(moment),
+            told=told,
+        )
 
-    def cancel(self, message_id: str) -> Cancellation:
-        """Cancel a message that waits, and have the actor of one that runs told with its next report.
+    def cancel(self, message_id: str, *, force: bool = False) -> Cancellation:
+        """Cancel a message that waits, and request the cancel of one that runs.
 
-        A `lost` one is cancelled when its next delivery comes, or when its worker turns out to live. Nothing is kept
-        for later: when this raises, there was no cancel.
+        Refused by a message that isn't cancellable, unless `force` is true.
+
+        A ``lost`` one is cancelled too: its next delivery is skipped, and if its worker turns out to be alive, it is
+        interrupted. A cancel is never deferred: if this raises `StoreUnavailable`, nothing was cancelled.
         """
-        ttl = _milliseconds(configuration().unfinished_ttl)
-        outcome, before, queue = self._first([Call("cancel", self.key(message_id), (ttl,))])
-        previous = _state(before)
+        current = configuration()
+        arguments = encoding.Cancel(milliseconds(current.unfinished_ttl), seconds(current.lost_after), flag(force))
+        outcome, before, queue = self._first([Call("cancel", self._keys(message_id), arguments)])
+        previous = state_of(before)
         if outcome == CancelOutcome.CANCELLED and previous is State.ENQUEUED:
-            with suppress(StoreUnavailable):  # It leaves the line when it comes, else.
-                self._call([Call("leave", self.line_key(queue), (message_id, _seconds(NO_PURGE_SECONDS)))])
+            with suppress(StoreUnavailable):  # Otherwise it leaves its queue when it is delivered.
+                self._call([self._leave_call(message_id, queue, purged_after=NO_PURGE_SECONDS)])
         return Cancellation(CancelOutcome(outcome), previous)
 
-    def read(self, message_ids: Sequence[str]) -> list[Progress | None]:
-        """The progress of each message, None where there is no record.
-
-        In one round trip, and in a second one for those that wait in a queue.
-        """
-        found = self._read(message_ids)
-        places = self._places(message_ids, [record for _, record in found])
-        lost_after = configuration().lost_after
-        return [
-            _progress(message_id, record, now=now, lost_after=lost_after, place=places.get(message_id))
-            for message_id, (now, record) in zip(message_ids, found, strict=True)
+    def _restore(self, attempts: Sequence[Attempt]) -> None:
+        """Store again what belongs to records that had to be rebuilt: their index entries and companions."""
+        self._own_again(map(_entry, attempts))
+        calls = [
+            self._keep_call(each.message_id, each.token, each.companion.started_fields)
+            for each in attempts
+            if each.companion is not None
         ]
+        if calls:
+            # Without an answer, the companion is missing until the next attempt.
+            self._call(calls)
 
-    def owned(self, owners: Collection[str]) -> list[str]:
-        """The ids of the messages of these owners, newest first, at most `MOST_OWNED`; some may have expired."""
-        if not owners:
-            return []
-        sent: dict[str, float] = {}
-        for answer in self._call([Call("owned", self.owner_key(owner), ()) for owner in owners]):
-            if isinstance(answer, Exception):
-                raise StoreUnavailable(f"{self!r}: {type(answer).__name__}: {answer}") from answer
-            sent |= {message_id: float(moment) for message_id, moment in zip(answer[::2], answer[1::2], strict=True)}
-        return sorted(sent, key=lambda message_id: sent[message_id], reverse=True)[:MOST_OWNED]
+    def _note_kept(self, companion: Companion, call: Call, answer: Any, *, must_be_kept: bool) -> None:
+        if must_be_kept and not isinstance(answer, StoreUnavailable) and answer[0] == "refused":
+            # A server that was restarted had to learn the script of the record first, and has run this one before it.
+            [answer] = self._call([call])
+        if not isinstance(answer, StoreUnavailable) and answer[0] == "written":
+            _, moment, stored = answer
+            companion.attempted_at = float(moment) if moment else None
+            companion.stored = dict(zip(stored[::2], stored[1::2], strict=True))
 
-    def _places(self, message_ids: Sequence[str], records: Sequence[Mapping[str, str]]) -> dict[str, tuple[int, int]]:
-        waiting = [
-            (message_id, record["queue"])
-            for message_id, record in zip(message_ids, records, strict=True)
-            if record.get("state") == State.ENQUEUED
-        ]
-        if not waiting:
-            return {}
-        answers = self._call([Call("place", self.line_key(queue), (message_id,)) for message_id, queue in waiting])
-        return {
-            message_id: (answer[0] + 1, answer[1])
-            for (message_id, _), answer in zip(waiting, answers, strict=True)
-            if not isinstance(answer, Exception) and answer[0] is not None
-        }
+    def _keys_of(self, attempt: Attempt) -> tuple[str, ...]:
+        return (self.key(attempt.message_id),) if attempt.companion is None else self._keys(attempt.message_id)
 
-    def _leave(self, attempt: Attempt) -> Call:
-        return Call("leave", self.line_key(attempt.queue), (attempt.message_id, str(LINE_PATIENCE_SECONDS)))
 
-    def _first(self, calls: Sequence[Call]) -> Any:
-        """The answer of the first call; the others may fail, and are made good by a later one."""
-        answer = self._call(calls)[0]
-        if isinstance(answer, Exception):
-            raise StoreUnavailable(f"{self!r}: {type(answer).__name__}: {answer}") from answer
+def _entry(attempt: Attempt) -> tuple[str, str, float]:
+    """Return the entry of a message in its owner's index. A member of a composite isn't listed."""
+    owner = "" if attempt.path else attempt.owner
+    return attempt.message_id, owner, time.monotonic() - attempt.started_at
+
+
+def _report_outcome(attempt: Attempt, answer: Any, sent_at: float) -> ReportOutcome | StoreUnreachable | StoreRefused:
+    if isinstance(answer, (StoreUnreachable, StoreRefused)):
         return answer
-
-    async def aread(self, message_ids: Sequence[str]) -> list[Progress | None]:
-        """`read`, for async code."""
-        return await asyncio.to_thread(self.read, message_ids)
-
-
-def _progress(message_id: str, record: Mapping[str, str], **known: Any) -> Progress | None:
-    if not record:
-        return None
-    try:
-        return Progress.from_record(message_id, record, **known)
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
-        # As another version of this package, or somebody else, may have written it: the others are shown all the same.
-        logger.exception("The record of message %s cannot be read; it is shown as not found.", message_id)
-        return None
-
-
-def _take_answer(attempt: Attempt, answer: Any) -> ReportAnswer:
-    if isinstance(answer, Exception):
-        return "failed"
-    what, version, to_cancel = answer
+    outcome: ReportOutcome
+    outcome, version, cancel_requested = answer
     attempt.version = max(attempt.version, int(version))
-    attempt.to_cancel = bool(int(to_cancel))
-    return cast(ReportAnswer, what)
+    attempt.cancel_requested = bool(int(cancel_requested))
+    attempt.shown_at = sent_at if outcome in ("written", "rebuilt") else -math.inf
+    attempt.renews = attempt.renews or outcome == "rebuilt"
+    return outcome
 
 
-def _change(answer: Sequence[str]) -> Change:
-    what, previous = answer
-    return Change(what == "written", _state(previous))
-
-
-def _state(text: str) -> State | None:
-    return State(text) if text else None
-
-
-def _identity(attempt: Attempt) -> tuple[str, ...]:
-    # Nine values, in the order in which report.lua and finish.lua (and memory.py) take them.
-    return (
-        str(attempt.number),
-        attempt.token,
-        str(attempt.version),
-        *_about(attempt),
-        _seconds(time.monotonic() - attempt.began_at),
-        attempt.owner,
-    )
-
-
-def _about(attempt: Attempt) -> tuple[str, ...]:
-    return (attempt.actor, attempt.queue, number_text(attempt.retries_left), _flag(attempt.cancellable))
-
-
-def _flag(value: bool) -> str:
-    return "1" if value else "0"
-
-
-def _flat(fields: Mapping[str, str]) -> list[str]:
-    return [text for pair in fields.items() for text in pair]
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(int(seconds * 1000))
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.6f}"
+def _finished_ttl(companion: Companion | None) -> float:
+    own = None if companion is None else companion.finished_ttl
+    return configuration().finished_ttl if own is None else own

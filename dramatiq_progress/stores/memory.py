@@ -1,64 +1,35 @@
-"""The store in the memory of one process: for tests, and for a site that runs its worker in the web process."""
+"""`MemoryStore`: progress in one process's memory, for tests and for sites that run their worker in the web process."""
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
+from weakref import WeakSet
 
-from dramatiq_progress.progress import State
+from . import claims, contributions, encoding, transitions
+from .base import Listener, Store, Subscription
+from .contributions import Members
+from .durations import tally
+from .encoding import Call, Finish, Keep, Part, Report, Tally, Writer, seconds
+from .pace import after_departure
+from .querying import Stored
+from .transitions import Outcome, Record
 
-from .base import Call, Listener, Store, Subscription
-
-#: How often records whose time has passed are dropped.
+#: How often expired entries are removed.
 SWEEP_INTERVAL_SECONDS = 60.0
 
-Record = dict[str, str]
-
-#: The fields of one life of a message; attempt and version go on through all of them.
-LIFE_FIELDS = (
-    *("token", "current", "total", "description", "rate", "reported_at", "metadata", "result"),
-    *("started_at", "ended_at", "heartbeat", "deliveries", "cancel_requested"),
-)
-#: What one attempt reported.
-ATTEMPT_FIELDS = ("current", "total", "description", "rate", "reported_at", "result")
-
-
-class _Writer(NamedTuple):
-    """How an attempt shows itself: the first nine arguments of report and finish."""
-
-    attempt: str
-    token: str
-    version: str
-    actor: str
-    queue: str
-    retries_left: str
-    cancellable: str
-    running_for: str
-    owner: str
-
-    def holds(self, record: Record) -> bool:
-        """Whether the record is this attempt's."""
-        return record.get("attempt") == self.attempt and record.get("token") == self.token
-
-    @property
-    def began_at(self) -> float:
-        """When it began, by this store's clock."""
-        return time.time() - float(self.running_for)
-
-    def is_overtaken(self, record: Record) -> bool:
-        """Whether the record is that of an attempt that began later."""
-        return self.began_at < float(record.get("started_at", "-inf"))
-
-    def renew(self, record: Record) -> None:
-        """Make a record that the store lost this attempt's."""
-        _drop(record, ATTEMPT_FIELDS)
-        record |= {"attempt": self.attempt, "token": self.token, "actor": self.actor, "queue": self.queue}
-        record |= {"retries_left": self.retries_left, "started_at": _seconds(self.began_at)}
-        _set_cancellable(record, self.cancellable)
-        _own(record, self.owner)
+_WRITER = len(Writer._fields)
+_REPORT = _WRITER + len(Report._fields)
+_FINISH = _WRITER + len(Finish._fields)
+_PART = len(Part._fields)
+_JOIN = len(encoding.Join._fields)
+_TALLY = len(Tally._fields)
+_KEEP = len(Keep._fields)
 
 
 class _MemorySubscription(Subscription):
@@ -74,311 +45,201 @@ class _MemorySubscription(Subscription):
 
 
 class MemoryStore(Store):
-    """Progress in this process's memory: its operations are those of the Lua scripts, line by line.
+    """Progress in this process's memory.
 
     Parameters:
-      prefix: What every key begins with.
+      prefix: Prefix of every key.
     """
 
     def __init__(self, *, prefix: str) -> None:
         super().__init__(prefix=prefix)
         self._lock = threading.Lock()
         self._records: dict[str, Record] = {}
-        self._expires_at: dict[str, float] = {}
-        # The line of each queue: when each message came.
-        self._lines: dict[str, dict[str, float]] = {}
-        # The index of each owner: when each message was sent.
+        # Of composites.
+        self._members: dict[str, Members] = {}
+        # Queues and owners: message ids and when they were added.
         self._indexes: dict[str, dict[str, float]] = {}
+        # The paces of queues, and the durations of actors.
+        self._paces: dict[str, str] = {}
+        self._durations: dict[str, dict[str, str]] = {}
+        # By `time.monotonic`, for every key of those above.
+        self._expires_at: dict[str, float] = {}
         self._listeners: list[Listener] = []
         self._swept_at = time.monotonic()
-        self._operations: dict[str, Callable[..., Any]] = {
-            "enqueue": self._enqueue,
-            "start": self._start,
-            "report": self._report,
-            "finish": self._finish,
-            "cancel": self._cancel,
-            "join": self._join,
-            "leave": self._leave_line,
-            "place": self._place,
-            "own": self._own,
-            "owned": self._owned,
-        }
+        _stores.add(self)
 
     def ping(self) -> None:
-        """Memory always answers."""
+        """Do nothing: memory is always available."""
 
     def subscribe(self, listener: Listener) -> Subscription:
         return _MemorySubscription(self._listeners, listener)
 
+    def renew_lock(self) -> None:
+        """Replace the lock, which a thread of the parent process may have held at a fork."""
+        self._lock = threading.Lock()
+
     def _call(self, calls: Sequence[Call]) -> list[Any]:
+        changed: list[str] = []
         with self._lock:
             self._sweep()
-            return [self._operations[operation](key, *arguments) for operation, key, arguments in calls]
-
-    def _read(self, message_ids: Sequence[str]) -> list[tuple[float, Mapping[str, str]]]:
-        with self._lock:
-            return [(time.time(), dict(self._record(self.key(message_id)))) for message_id in message_ids]
-
-    def _enqueue(
-        self,
-        key: str,
-        origin: str,
-        state: str,
-        actor: str,
-        queue: str,
-        retries_left: str,
-        cancellable: str,
-        ttl: str,
-        age: str,
-        owner: str,
-    ) -> tuple[str, str]:
-        record = self._record(key)
-        before = record.get("state")
-        ended = _has_ended(before)
-        allowed = {
-            "new": before is None or ended,
-            "due": before in (None, State.DELAYED, State.RETRYING),
-            "late": before is None,
-        }
-        if origin == "late" and record:
-            _own(record, owner)
-        if not allowed[origin]:
-            return "refused", before or ""
-        if ended:
-            _drop(record, LIFE_FIELDS)
-        _drop(record, ("retry_at",))
-        record |= {"state": state, "actor": actor, "queue": queue, "retries_left": retries_left}
-        record["enqueued_at"] = _seconds(time.time() - float(age))
-        _set_cancellable(record, cancellable)
-        _own(record, owner)
-        self._written(key, record, ttl)
-        return "written", before or ""
-
-    def _start(
-        self,
-        key: str,
-        token: str,
-        actor: str,
-        queue: str,
-        retries_left: str,
-        cancellable: str,
-        ttl: str,
-        age: str,
-        least: str,
-        limit: str,
-        finished_ttl: str,
-        owner: str,
-    ) -> tuple[str, int, int, int, str, str]:
-        record = self._record(key)
-        before = record.get("state")
-        if before in (State.DONE, State.SKIPPED):
-            return "unseen", 0, 0, 0, "", ""
-        if before == State.CANCELLED:
-            self._expire(key, finished_ttl)
-            return "cancelled", 0, 0, 0, "", ""
-        if before == State.RUNNING and record["token"] == token:
-            numbers = _number(record, "attempt"), _number(record, "version"), _number(record, "deliveries")
-            return "run", *numbers, record.get("metadata", "{}"), before
-        now = time.time()
-        if float(age) and now - float(age) < float(record.get("started_at", "-inf")):
-            return "unseen", 0, 0, 0, "", ""
-        if "cancel_requested" in record:
-            _drop(record, ("deliveries",))
-            record |= {"state": State.CANCELLED, "ended_at": record.get("heartbeat", _seconds(now))}
-            self._written(key, record, finished_ttl)
-            return "cancelled", 0, 0, 0, "", before or ""
-        deliveries = _increment(record, "deliveries")
-        _drop(record, ("result", "ended_at", "retry_at"))
-        if not int(limit) or deliveries <= int(limit):
-            _drop(record, ATTEMPT_FIELDS)
-        record |= {"state": State.RUNNING, "token": token, "actor": actor, "queue": queue}
-        record |= {"retries_left": retries_left, "started_at": _seconds(now - float(age)), "heartbeat": _seconds(now)}
-        _set_cancellable(record, cancellable)
-        attempt = max(_number(record, "attempt") + 1, int(least))
-        record["attempt"] = str(attempt)
-        _own(record, owner)
-        version = self._written(key, record, ttl)
-        return "run", attempt, version, deliveries, record.get("metadata", "{}"), before or ""
-
-    def _report(self, key: str, *arguments: str) -> tuple[str, int, int]:
-        writer, (ttl, *fields) = _Writer(*arguments[:9]), arguments[9:]
-        record = self._record(key)
-        to_cancel = int("cancel_requested" in record)
-        lost = not record or _number(record, "attempt") < int(writer.attempt)
-        if not lost and (record["state"] != State.RUNNING or not writer.holds(record)):
-            return "refused", 0, to_cancel
-        if lost:
-            if writer.is_overtaken(record):
-                return "refused", 0, to_cancel
-            writer.renew(record)
-            _drop(record, ("ended_at", "retry_at"))
-            record["state"] = State.RUNNING
-        record["version"] = str(max(_number(record, "version"), int(writer.version)))
-        record["heartbeat"] = now = _seconds(time.time())
-        if fields:
-            record |= {"reported_at": now, **_pairs(fields)}
-        version = self._written(key, record, ttl, raises_version=lost or bool(fields))
-        return "renewed" if lost else "written", version, to_cancel
-
-    def _finish(self, key: str, *arguments: str) -> tuple[str, str]:
-        writer, (state, delay, began, least, lost_after, ttl, age, *fields) = _Writer(*arguments[:9]), arguments[9:]
-        record = self._record(key)
-        before = record.get("state")
-        latest = _number(record, "attempt")
-        if writer.attempt == "0" and record.get("token") == writer.token:
-            writer = writer._replace(attempt=str(latest))
-        lost = False
-        if began == "0":
-            if before is None or _has_ended(before):
-                return "refused", before or ""
-            if before == State.RUNNING and time.time() - float(record["heartbeat"]) <= float(lost_after):
-                return "refused", before or ""
-        elif writer.attempt == "0":
-            if _has_ended(before) and before != State.FAILED:
-                return "refused", before or ""
-            writer, lost = writer._replace(attempt=str(max(latest + 1, int(least)))), True
-        elif before is None or latest < int(writer.attempt):
-            lost = True
-        elif not writer.holds(record) or before not in (State.RUNNING, State.RETRYING):
-            return "refused", before or ""
-        if lost:
-            if writer.is_overtaken(record):
-                return "refused", before or ""
-            writer.renew(record)
-        record["version"] = str(max(_number(record, "version"), int(writer.version)))
-        now = time.time() - float(age)
-        _drop(record, ("retry_at", "deliveries"))
-        record |= {"state": state, "ended_at": _seconds(now), **_pairs(fields)}
-        if "cancel_requested" in record and state in (State.RETRYING, State.FAILED):
-            _drop(record, ("result",))
-            record["state"], delay = State.CANCELLED, ""
-        if delay:
-            record["retry_at"] = _seconds(now + float(delay))
-        self._written(key, record, ttl)
-        return "written", before or ""
-
-    def _cancel(self, key: str, ttl: str) -> tuple[str, str, str]:
-        record = self._record(key)
-        if not record:
-            return "not_found", "", ""
-        before, queue = record["state"], record["queue"]
-        if before == State.CANCELLED:
-            return "cancelled", before, queue
-        if _has_ended(before):
-            return "finished", before, queue
-        if record.get("cancellable") == "0":
-            return "not_cancellable", before, queue
-        if "cancel_requested" in record:
-            return "requested", before, queue
-        if before != State.RUNNING:
-            record.setdefault("ended_at", _seconds(time.time()))
-            _drop(record, ("retry_at", "deliveries"))
-            record["state"] = State.CANCELLED
-        record["cancel_requested"] = "1"
-        left = self._expires_at[key] - time.monotonic()
-        self._written(key, record, str(max(int(ttl), int(left * 1000))))
-        return ("requested" if before == State.RUNNING else "cancelled"), before, queue
-
-    def _join(self, key: str, message_id: str, ttl: str, age: str) -> str:
-        self._lines.setdefault(key, {})[message_id] = time.time() - float(age)
-        return "written"
-
-    def _leave_line(self, key: str, message_id: str, patience: str) -> str:
-        line = self._lines.get(key, {})
-        came = line.pop(message_id, None)
-        if came is None:
-            return "refused"
-        self._lines[key] = {each: moment for each, moment in line.items() if moment >= came - float(patience)}
-        return "written"
-
-    def _place(self, key: str, message_id: str) -> tuple[int | None, int]:
-        line = self._lines.get(key, {})
-        ids = sorted(line, key=lambda each: (line[each], each))
-        return (ids.index(message_id) if message_id in line else None), len(ids)
-
-    def _own(self, key: str, message_id: str, ttl: str, age: str, most: str) -> str:
-        index = self._index(key) | {message_id: time.time() - float(age)}
-        oldest_first = sorted(index, key=lambda each: (index[each], each))
-        self._indexes[key] = {each: index[each] for each in oldest_first[-int(most) :]}
-        self._expires_at[key] = max(self._expires_at.get(key, 0.0), time.monotonic() + int(ttl) / 1000)
-        return "written"
-
-    def _owned(self, key: str) -> list[str]:
-        newest_first = reversed(self._index(key).items())
-        return [text for message_id, moment in newest_first for text in (message_id, _seconds(moment))]
-
-    def _index(self, key: str) -> dict[str, float]:
-        self._forget_expired(key)
-        return self._indexes.get(key, {})
-
-    def _record(self, key: str) -> Record:
-        self._forget_expired(key)
-        return self._records.get(key, {})
-
-    def _written(self, key: str, record: Record, ttl: str, *, raises_version: bool = True) -> int:
-        version = _increment(record, "version") if raises_version else _number(record, "version")
-        self._records[key] = record
-        self._expire(key, ttl)
-        if raises_version:
+            answers = [self._run(call, changed) for call in calls]
+        for key in changed:
             for listener in list(self._listeners):
                 listener.on_change(key.removeprefix(self.prefix))
-        return version
+        return answers
 
-    def _expire(self, key: str, ttl: str) -> None:
-        self._expires_at[key] = time.monotonic() + int(ttl) / 1000
+    def _read_answers(self, answers: Sequence[Any]) -> list[tuple[float, Stored]]:
+        return [found for answer in answers for found in answer]
+
+    def _run(self, call: Call, changed: list[str]) -> Any:
+        now = time.time()
+        for key in call.keys:
+            self._remove_if_expired(key)
+        key = call.keys[0]
+        match call.script:
+            case "read":
+                return [(now, dict(self._records.get(each, {}))) for each in call.keys]
+            case "peek":
+                return contributions.peek(self._records.get(key, {}))
+            case "join":
+                ids = call.arguments[_JOIN:]
+                return self._join(key, encoding.Join(*call.arguments[:_JOIN]), ids, now)
+            case "leave":
+                return self._leave_queue(call.keys, encoding.Leave(*call.arguments), now)
+            case "position":
+                return self._position(call.keys, encoding.Position(*call.arguments), now)
+            case "own":
+                return self._own(key, encoding.Own(*call.arguments), now)
+            case "disown":
+                self._indexes.get(key, {}).pop(encoding.Disown(*call.arguments).message_id, None)
+                return "written"
+            case "owned":
+                newest_first = reversed(self._indexes.get(key, {}).items())
+                return [text for message_id, moment in newest_first for text in (message_id, seconds(moment))]
+            case "tally":
+                return self._tally(key, call.arguments, now)
+            case "durations":
+                return [text for pair in self._durations.get(key, {}).items() for text in pair]
+        record, *beside = (self._records.get(each, {}) for each in call.keys)
+        if call.script in ("part", "gather"):
+            members = self._members.get(call.keys[1], {})
+            slots = _pairs(call.arguments[_PART:])
+            outcome = contributions.part(record, members, now, Part(*call.arguments[:_PART]), slots)
+            if outcome.ttl is not None:
+                self._members[call.keys[1]] = members
+        else:
+            outcome = self._write(call.script, record, beside, now, call.arguments)
+        if outcome.ttl is not None:
+            self._records[key] = record
+            for each in call.keys:
+                self._expire(each, outcome.ttl, only_later=outcome.only_later)
+        for companion, fields in zip(call.keys[1:], beside, strict=True):
+            if fields and key in self._expires_at:
+                self._records[companion] = fields
+                self._expires_at[companion] = self._expires_at[key]
+        if outcome.changed:
+            changed.append(key)
+        return outcome.answer
+
+    def _write(
+        self, script: str, record: Record, beside: Sequence[Record], now: float, given: Sequence[str]
+    ) -> Outcome:
+        match script:
+            case "enqueue":
+                return transitions.enqueue(record, now, encoding.Enqueue(*given))
+            case "start":
+                return transitions.start(record, now, encoding.Start(*given))
+            case "report":
+                options = Report(*given[_WRITER:_REPORT])
+                return transitions.report(record, now, Writer(*given[:_WRITER]), options, _pairs(given[_REPORT:]))
+            case "finish":
+                how = Finish(*given[_WRITER:_FINISH])
+                end = len(given) - int(how.beside)
+                fields, kept = _pairs(given[_FINISH:end]), _pairs(given[end:])
+                return transitions.finish(record, now, Writer(*given[:_WRITER]), how, fields, beside, kept)
+            case "keep":
+                return transitions.keep(record, beside[0], Keep(*given[:_KEEP]), _pairs(given[_KEEP:]))
+            case "withdraw":
+                return transitions.withdraw(record, now, encoding.Withdraw(*given), beside[0])
+            case "declare":
+                return claims.declare(record, now, encoding.Declare(*given))
+            case "claim":
+                return claims.claim(record, now, encoding.Claim(*given))
+            case "confirm":
+                return claims.confirm(record, now, encoding.Confirm(*given))
+            case "conclude":
+                return claims.conclude(record, encoding.Conclude(*given))
+            case _:
+                return transitions.cancel(record, now, encoding.Cancel(*given))
+
+    def _join(self, key: str, given: encoding.Join, ids: Sequence[str], now: float) -> str:
+        self._indexes.setdefault(key, {}).update(dict.fromkeys(ids, now - float(given.age)))
+        self._expire(key, given.ttl)
+        return "written"
+
+    def _leave_queue(self, keys: Sequence[str], given: encoding.Leave, now: float) -> str:
+        key, *paces = keys
+        index = self._indexes.get(key, {})
+        enqueued_at = index.pop(given.message_id, None)
+        if enqueued_at is None:
+            return "refused"
+        oldest = enqueued_at - float(given.patience)
+        self._indexes[key] = {each: moment for each, moment in index.items() if moment >= oldest}
+        for pace in paces:
+            waiting = bool(self._indexes[key])
+            self._paces[pace] = after_departure(self._paces.get(pace, ""), now, given, waiting=waiting)
+            self._expire(pace, given.pace_ttl)
+        return "written"
+
+    def _position(self, keys: Sequence[str], given: encoding.Position, now: float) -> tuple[Any, ...]:
+        ids = _sorted(self._indexes.get(keys[0], {}))
+        before = ids.index(given.message_id) if given.message_id in ids else None
+        return before, len(ids), self._paces.get(keys[-1]), int(now), int(now % 1 * 1e6)
+
+    def _tally(self, key: str, given: Sequence[str], now: float) -> list[str]:
+        arguments = Tally(*given[:_TALLY])
+        self._expire(key, arguments.ttl)
+        return tally(self._durations.setdefault(key, {}), now, arguments, _pairs(given[_TALLY:]))
+
+    def _own(self, key: str, given: encoding.Own, now: float) -> str:
+        index = self._indexes.get(key, {}) | {given.message_id: now - float(given.age)}
+        self._indexes[key] = {each: index[each] for each in _sorted(index)[-int(given.limit) :]}
+        self._expire(key, given.ttl, only_later=True)
+        return "written"
+
+    def _expire(self, key: str, ttl: str, *, only_later: bool = False) -> None:
+        moment = time.monotonic() + int(ttl) / 1000
+        self._expires_at[key] = max(moment, self._expires_at.get(key, 0.0)) if only_later else moment
 
     def _sweep(self) -> None:
         now = time.monotonic()
-        if now - self._swept_at < SWEEP_INTERVAL_SECONDS:
-            return
-        self._swept_at = now
-        for key in [key for key, moment in self._expires_at.items() if moment <= now]:
-            self._forget(key)
+        if now - self._swept_at >= SWEEP_INTERVAL_SECONDS:
+            self._swept_at = now
+            for key in list(self._expires_at):
+                self._remove_if_expired(key)
 
-    def _forget_expired(self, key: str) -> None:
-        expires_at = self._expires_at.get(key)
-        if expires_at is not None and expires_at <= time.monotonic():
-            self._forget(key)
-
-    def _forget(self, key: str) -> None:
-        del self._expires_at[key]
-        self._records.pop(key, None)
-        self._indexes.pop(key, None)
+    def _remove_if_expired(self, key: str) -> None:
+        if self._expires_at.get(key, math.inf) <= time.monotonic():
+            del self._expires_at[key]
+            for kept in (self._records, self._members, self._indexes, self._paces, self._durations):
+                kept.pop(key, None)
 
 
-def _seconds(moment: float) -> str:
-    return f"{moment:.6f}"
+def _sorted(index: dict[str, float]) -> list[str]:
+    return sorted(index, key=lambda each: (index[each], each))
 
 
-def _number(record: Record, name: str) -> int:
-    return int(record.get(name, "0"))
+def _pairs(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _increment(record: Record, name: str) -> int:
-    number = _number(record, name) + 1
-    record[name] = str(number)
-    return number
+#: The memory stores of this process.
+_stores: WeakSet[MemoryStore] = WeakSet()
 
 
-def _set_cancellable(record: Record, cancellable: str) -> None:
-    _drop(record, ("cancellable",))
-    if cancellable == "0":
-        record["cancellable"] = "0"
+def _renew_locks_after_fork() -> None:
+    for store in list(_stores):
+        store.renew_lock()
 
 
-def _has_ended(state: str | None) -> bool:
-    return state is not None and State(state).is_final
-
-
-def _drop(record: Record, names: Sequence[str]) -> None:
-    for name in names:
-        record.pop(name, None)
-
-
-def _own(record: Record, owner: str) -> None:
-    if owner:
-        record.setdefault("owner", owner)
-
-
-def _pairs(fields: Sequence[str]) -> Record:
-    return dict(zip(fields[::2], fields[1::2], strict=True))
+os.register_at_fork(after_in_child=_renew_locks_after_fork)

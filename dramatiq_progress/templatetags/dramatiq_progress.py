@@ -1,8 +1,10 @@
-"""The template tags that put a bar into a page. `script` and `bar` are plain functions returning safe HTML."""
+"""Template tags that render bars. `script` and `bar` are plain functions that return safe HTML."""
 
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from django import template
@@ -17,52 +19,59 @@ from django.templatetags.static import static
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from dramatiq import Message
 
 from dramatiq_progress.errors import StoreUnavailable
-from dramatiq_progress.fallback import markup, reading
-from dramatiq_progress.links import MESSAGE_ID, token_for, with_token
-from dramatiq_progress.owners import beside_event_loop
-from dramatiq_progress.progress import Progress
-from dramatiq_progress.recorder import get_recorder
-from dramatiq_progress.texts import NOT_NOW, REFRESH, page_texts, translate
-from dramatiq_progress.views import read_mine
+from dramatiq_progress.links import token_for, with_token
+from dramatiq_progress.owners import run_outside_event_loop
+from dramatiq_progress.permissions import cancel_permission, is_staff
+from dramatiq_progress.progress import MessageLike, Progress, message_id_of
+from dramatiq_progress.schedules import get_schedules, live_schedulers
+from dramatiq_progress.web import schedules as schedules_table
+from dramatiq_progress.web.noscript import markup, reading
+from dramatiq_progress.web.reading import read_mine
+from dramatiq_progress.web.texts import NOT_NOW, REFRESH, TEXTS, page_texts, translate
 
+logger = logging.getLogger(__name__)
 register = template.Library()
 
-#: What a bar can be of.
-Barred = str | Message[Any] | Progress
-
-#: Static files, by way of Django's `static`, so that hashed names work.
+#: Static files, resolved by Django's `static`, so that hashed names work.
 STYLESHEET = "dramatiq_progress/dramatiq-progress.css"
+COMPACT_STYLESHEET = "dramatiq_progress/dramatiq-progress-compact.css"
 SCRIPT = "dramatiq_progress/dramatiq-progress.js"
 STREAM = "dramatiq_progress/dramatiq-progress-stream.js"
 RESULT = "dramatiq_progress/dramatiq-progress-result.js"
 CANCEL = "dramatiq_progress/dramatiq-progress-cancel.js"
+PARTS = "dramatiq_progress/dramatiq-progress-parts.js"
 
-#: Attributes of a bar that needs the module `RESULT`.
+#: The attributes that require the module `RESULT`.
 RESULT_ATTRIBUTES = ("show-result", "download", "redirect", "swap", "retry")
 
-#: What may not stand in an attribute between single quotes.
+#: The attributes that require `COMPACT_STYLESHEET`.
+COMPACT_ATTRIBUTES = ("compact", "inline")
+
+#: Marks a template that has linked `COMPACT_STYLESHEET`.
+_IS_LINKED = "dramatiq-progress-compact"
+
+#: Escapes for an attribute in single quotes.
 _ESCAPES = str.maketrans({"&": "&amp;", "'": "&#x27;", "<": "&lt;", ">": "&gt;"})
 
-#: Stands for the nonce that the page has, or for none.
-_OF_PAGE: Any = object()
+#: The default nonce: the page's, if it has one.
+_PAGE_NONCE: Any = object()
 
 
 @register.simple_tag(name="dramatiq_progress_script", takes_context=True)
-def _script_of_page(context: template.Context, nonce: str | None = _OF_PAGE) -> SafeString:
-    return script(_nonce_of_page(context) if nonce is _OF_PAGE else nonce)
+def _script_of_page(context: template.Context, nonce: str | None = _PAGE_NONCE) -> SafeString:
+    return script(_nonce_of_page(context) if nonce is _PAGE_NONCE else nonce)
 
 
 def script(nonce: str | None = None) -> SafeString:
-    """``{% dramatiq_progress_script %}``: what a page needs once, however many bars are on it.
+    """Render ``{% dramatiq_progress_script %}``: the stylesheet, the script and its texts, once per page.
 
-    Styles, the module, and its texts in the language of the page, unless that is the module's English.
+    The texts are in the active language. For English they are omitted, since the script contains them.
 
     Parameters:
-      nonce: The nonce of the page's Content Security Policy. The tag finds the one of Django 6's middleware or of
-        django-csp by itself; ``{% dramatiq_progress_script nonce=None %}`` leaves it out.
+      nonce: The nonce of the page's Content Security Policy. The tag finds the nonce of Django 6's middleware or of
+        django-csp automatically; ``{% dramatiq_progress_script nonce=None %}`` omits it.
     """
     attributes = flatatt({"nonce": nonce})
     return format_html(
@@ -79,149 +88,237 @@ def _texts_of_page() -> SafeString:
     texts = page_texts()
     if not texts:
         return SafeString()
-    # Not format_html: with a quote escaped four times for each text it would be half as long again.
+    # Not format_html: it escapes four double quotes per text, and the attribute would be 50 % longer.
     content = json.dumps(texts, ensure_ascii=False, separators=(",", ":")).translate(_ESCAPES)
     return SafeString(f"<meta name=\"dramatiq-progress-texts\" content='{content}'>\n")
 
 
 def _nonce_of_page(context: template.Context) -> Any:
     # Django 6 has it in the context (by its context processor) and as `_csp_nonce`, django-csp as `csp_nonce`. Both are
-    # made when they are first written, are false until then, and go only into directives that name a nonce.
-    request = getattr(context, "request", None)
-    found = (context.get("csp_nonce"), getattr(request, "csp_nonce", None), getattr(request, "_csp_nonce", None))
-    return next((nonce for nonce in found if nonce is not None), None)
+    # created when they are first rendered, and are falsy until then.
+    found = context.get("csp_nonce")
+    return _nonce_of_request(getattr(context, "request", None)) if found is None else found
+
+
+def _nonce_of_request(request: HttpRequest | None) -> Any:
+    found = getattr(request, "csp_nonce", None)
+    return getattr(request, "_csp_nonce", None) if found is None else found
 
 
 @register.simple_tag(name="dramatiq_progress_mine", takes_context=True)
 def mine(context: template.Context, *, empty: str = "", **attributes: str | bool | None) -> SafeString:
-    """``{% dramatiq_progress_mine %}``: a bar for each message of whoever asks that has not ended, or not long ago.
+    """Render ``{% dramatiq_progress_mine %}``: a bar for each unfinished or recently finished message of the user.
 
-    The newest comes first. It reads the store while the page is made, and says so when there is no answer. The bars go
-    on by themselves; what is sent later is there when the page is loaded again.
+    The newest message comes first. The tag reads the store when the page is rendered; if the store is unavailable, it
+    renders a text instead. Messages that are sent later are shown after a reload.
 
     Parameters:
-      empty: What is said when there is no such message.
-      attributes: Attributes of each bar, as ``{% dramatiq_progress %}`` takes them. Its label is the actor's name,
-        unless there is one among them.
+      empty: The text if there are no messages.
+      attributes: Attributes of each bar, as for ``{% dramatiq_progress %}``.
 
     Raises:
       ImproperlyConfigured: The template is rendered without its request.
     """
-    request = getattr(context, "request", None) or context.get("request")
-    if request is None:
-        raise ImproperlyConfigured(
-            "{% dramatiq_progress_mine %} needs the request, to know who asks: render the template with it, as "
-            "render(request, ...) does."
-        )
+    request = _request_of(context, "dramatiq_progress_mine")
     try:
-        found = beside_event_loop(lambda: read_mine(request))
-    except StoreUnavailable as error:
-        get_recorder().trouble(error)
-        return _mine(format_html('<p>{} <a href="">{}</a></p>', translate(NOT_NOW), translate(REFRESH)))
+        found = run_outside_event_loop(lambda: read_mine(request))
+    except StoreUnavailable:
+        return _mine(_not_now())
     if not found:
         return _mine(format_html("<p>{}</p>", empty) if empty else SafeString())
-    bars = (_named(context, each, attributes) for each in found)
-    return _mine(format_html_join("\n", "<div><span>{}</span>{}</div>", bars))
-
-
-def _named(
-    context: template.Context, progress: Progress, attributes: dict[str, str | bool | None]
-) -> tuple[str, SafeString]:
-    words = progress.actor.replace("_", " ")
-    name = str(attributes.get("label") or words[:1].upper() + words[1:])
-    return name, _bar_of_page(context, progress, **attributes | {"label": name})
+    cancel = attributes.pop("cancel", None)
+    # A list may have messages of both kinds.
+    bars = ((_bar_of_page(context, each, cancel=each.cancellable and cancel, **attributes),) for each in found)
+    return _mine(format_html_join("\n", "{}", bars))
 
 
 def _mine(content: SafeString) -> SafeString:
     return format_html('<div class="dramatiq-progress-mine">{}</div>', content)
 
 
+@register.simple_tag(name="dramatiq_progress_schedules", takes_context=True)
+def schedules(context: template.Context, *, staff_only: bool = True, **attributes: str | bool | None) -> SafeString:
+    """Render ``{% dramatiq_progress_schedules %}``: a table of all schedules, for staff. Other users get nothing.
+
+    The tag reads the store when the page is rendered. The bars of the last runs are live.
+
+    Parameters:
+      staff_only: False for a page that only people may open who may see the schedules.
+      attributes: Attributes of each bar, as for ``{% dramatiq_progress %}``. Bars are compact by default.
+
+    Raises:
+      ImproperlyConfigured: The template is rendered without its request, or a schedule is invalid.
+    """
+    request = _request_of(context, "dramatiq_progress_schedules")
+    if staff_only and not run_outside_event_loop(lambda: is_staff(request)):
+        return SafeString()
+    try:
+        statuses, live = run_outside_event_loop(lambda: (get_schedules(), live_schedulers()))
+    except StoreUnavailable:
+        return schedules_table.wrapped(_not_now())
+    attributes = {"compact": True, **attributes}
+    return schedules_table.table(statuses, live, lambda progress: _bar_of_page(context, progress, **attributes))
+
+
+def _request_of(context: template.Context, tag: str) -> HttpRequest:
+    request = getattr(context, "request", None) or context.get("request")
+    if request is None:
+        raise ImproperlyConfigured(
+            f"{{% {tag} %}} needs the request, which identifies the user. Render the template with it, as "
+            "render(request, ...) does."
+        )
+    found: HttpRequest = request
+    return found
+
+
+def _not_now() -> SafeString:
+    return format_html('<p>{} <a href="">{}</a></p>', translate(NOT_NOW), translate(REFRESH))
+
+
 @register.simple_tag(name="dramatiq_progress", takes_context=True)
-def _bar_of_page(context: template.Context, message: Barred, **attributes: str | bool | None) -> SafeString:
+def _bar_of_page(context: template.Context, message: MessageLike, **attributes: str | bool | None) -> SafeString:
     request = getattr(context, "request", None)
-    # Streams need an ASGI server, and the one that answers this page is the one that is asked for them.
+    # Streams require an ASGI server, and the server of the page is also that of its streams.
     if isinstance(request, ASGIRequest):
-        attributes.setdefault("stream", _address("stream"))
+        attributes.setdefault("stream", _url("stream"))
         attributes.setdefault("stream_module", static(STREAM))
-    return bar(message, request, **attributes)
+    element = _element(message, request, **attributes)
+    if not _is_compact(attributes) or context.render_context.get(_IS_LINKED):
+        return element
+    context.render_context[_IS_LINKED] = True
+    return _compact_link(_nonce_of_page(context)) + element
 
 
 def bar(
-    message: Barred,
+    message: MessageLike,
     request: HttpRequest | None = None,
     *,
     fallback: str | bool | None = True,
     cancel: str | bool | None = None,
     **attributes: str | bool | None,
 ) -> SafeString:
-    """``{% dramatiq_progress message_id %}``: the bar of one message.
+    """Render ``{% dramatiq_progress message_id %}``: the bar of one message.
 
     Parameters:
-      message: A message's id, the message that an actor's ``send`` returned, or a `Progress` that was read of it.
-      request: Whom the page is for; the tag takes it from the template's context.
-      fallback: What is seen without JavaScript: how far the message is now, as far as this request may know (one
-        question to the store for each bar that is given no `Progress`), and a link to look again. False: nothing.
-      cancel: A button that cancels the message, for those who may; ``cancel_confirm="Stop the import?"`` asks before.
+      message: A message, its id, or its `Progress`.
+      request: The page's request. The tag gets it from the template's context.
+      fallback: Whether to render the content for browsers without JavaScript: the current progress, if the request may
+        read it, and a link that reloads the page. It costs one read per bar, none for a `Progress`.
+      cancel: Whether to show a button that cancels the message, to users who may cancel it. If its actor isn't declared
+        with ``cancellable=True``, there is no button. With ``DEBUG`` the attribute ``warning`` says so, or that the
+        message has no owner. ``cancel_confirm="Stop the import?"`` adds a confirmation.
       attributes: Attributes of the element, with ``_`` for ``-``: ``show_result=True``, ``redirect=True``,
-        ``download="Get the ZIP"``, ``label="Import"``, ``id="one"``. One that is False or None is left out;
-        ``list=None`` makes a bar ask by itself, and not together with the others of the page. Under ASGI, in
-        a template that is rendered with its request, the tag adds ``stream``; ``stream=None`` leaves it out. On a page
-        that was asked for with the ``token`` of a signed link, the bar asks with it.
+        ``download="Get the ZIP"``, ``label="Import"``, ``id="one"``. Attributes that are False or None are omitted.
+        With ``compact=True`` or ``inline=True`` it is preceded by a link to their stylesheet, once per template.
+        With ``list=None`` the bar polls alone, and not with the others of the page. Under ASGI the tag adds ``stream``,
+        if the template is rendered with its request; ``stream=None`` omits it. If the page's URL has the ``token`` of a
+        signed link, the bar sends it.
 
     Raises:
-      TemplateSyntaxError: There is no such message id.
-      ImproperlyConfigured: The package's URLs are not included in the project's, or a button is wanted without a
-        request.
+      TemplateSyntaxError: The message id is invalid, and ``DEBUG`` is true. Otherwise the bar shows that the task
+        could not be found.
+      ImproperlyConfigured: The project's URLs don't include those of the package, or there is a button and no request.
     """
-    message_id = _message_id(message)
+    element = _element(message, request, fallback=fallback, cancel=cancel, **attributes)
+    return _compact_link(_nonce_of_request(request)) + element if _is_compact(attributes) else element
+
+
+def _element(
+    message: MessageLike,
+    request: HttpRequest | None,
+    *,
+    fallback: str | bool | None = True,
+    cancel: str | bool | None = None,
+    **attributes: str | bool | None,
+) -> SafeString:
     named = {name.replace("_", "-"): value for name, value in attributes.items()}
-    named.setdefault("list", _address("list"))
+    try:
+        message_id = message_id_of(message)
+    except ValueError as error:
+        return _not_found(error, named)
+    named.setdefault("list", _url("list"))
     named.setdefault("src", _source(request, message_id))
+    # Only the answers say whether it is needed.
+    named.setdefault("parts-module", static(PARTS))
     if any(named.get(name) not in (None, False) for name in RESULT_ATTRIBUTES):
         named.setdefault("result-module", static(RESULT))
+    progress = reading(request, message if isinstance(message, Progress) else message_id) if fallback else None
+    if cancel and progress is not None:
+        if settings.DEBUG and (warning := _warning_about_cancel(progress)):
+            named["warning"] = warning
+        cancel = progress.cancellable and cancel
     if cancel:
-        named |= {"cancel": _address("cancel", message_id), "cancel-module": static(CANCEL), **_csrf(request)}
+        named |= {"cancel": _url("cancel", message_id), "cancel-module": static(CANCEL), **_csrf(request)}
     children = SafeString()
     if fallback:
-        progress = reading(request, message if isinstance(message, Progress) else message_id)
-        children = markup(progress, label=str(named.get("label") or named.get("aria-label") or ""))
+        label = named.get("label")
+        children = markup(
+            progress, label=label if isinstance(label, str) else None, name=str(named.get("aria-label") or "")
+        )
     return format_html("<dramatiq-progress{}>{}</dramatiq-progress>", flatatt(named), children)
+
+
+def _warning_about_cancel(progress: Progress) -> str:
+    """Return why there is no cancel button, or none for most users. Empty if there is nothing to say."""
+    if not progress.cancellable:
+        return f'No cancel button: the actor "{progress.actor}" isn\'t declared with cancellable=True.'
+    if not progress.owner and cancel_permission() is None:
+        return (
+            "No cancel button for visitors: the message has no owner, so only staff may cancel it. Is "
+            '"dramatiq_progress.requests.OwnerMiddleware" in MIDDLEWARE?'
+        )
+    return ""
+
+
+def _is_compact(attributes: Mapping[str, object]) -> bool:
+    return any(attributes.get(name) not in (None, False) for name in COMPACT_ATTRIBUTES)
+
+
+def _compact_link(nonce: object) -> SafeString:
+    return format_html('<link rel="stylesheet" href="{}"{}>', static(COMPACT_STYLESHEET), flatatt({"nonce": nonce}))
 
 
 def _source(request: HttpRequest | None, message_id: str) -> str:
     token = None if request is None else token_for(request, message_id)
-    address = _address("detail", message_id)
-    return address if token is None else with_token(address, token)
+    url = _url("detail", message_id)
+    return url if token is None else with_token(url, token)
 
 
 def _csrf(request: HttpRequest | None) -> dict[str, str]:
-    """Where the button finds the CSRF token."""
+    """Return the attribute from which the button gets the CSRF token."""
     if request is None:
         raise ImproperlyConfigured(
-            "{% dramatiq_progress … cancel=True %} needs the request, for the CSRF token: render the template with it, "
-            "as render(request, ...) does."
+            "{% dramatiq_progress … cancel=True %} needs the request, for its CSRF token. Render the template with "
+            "it, as render(request, ...) does."
         )
-    # Also has the cookie sent with the page.
+    # It also sets the cookie.
     token = get_token(request)
-    # The cookie follows a login in another tab, which a token in the page does not.
+    # The cookie changes with a login in another tab; a token in the page doesn't.
     is_hidden = settings.CSRF_USE_SESSIONS or settings.CSRF_COOKIE_HTTPONLY
     return {"csrf": token} if is_hidden else {"csrf-cookie": settings.CSRF_COOKIE_NAME}
 
 
-def _message_id(message: object) -> str:
-    if isinstance(message, Message):
-        message = message.message_id
-    message_id = message.id if isinstance(message, Progress) else message
-    if isinstance(message_id, str) and MESSAGE_ID.fullmatch(message_id):
-        return message_id
-    raise TemplateSyntaxError(
-        "{% dramatiq_progress %} needs a Dramatiq message or its id (1 to 64 of A-Z, a-z, 0-9, _ and -), "
-        f"not {message_id!r}. Is the variable in the template's context, as in "
+def _not_found(error: ValueError, named: dict[str, str | bool | None]) -> SafeString:
+    """Render a bar without a source: an id in a URL of the project may be anything, and is no reason for an error 500.
+
+    Raises:
+      TemplateSyntaxError: ``DEBUG`` is true. The variable is probably missing.
+    """
+    reason = (
+        f"{{% dramatiq_progress %}}: {error} Is the variable in the template's context, as in "
         'render(request, "import.html", {"message_id": message.message_id})?'
+    )
+    if settings.DEBUG:
+        raise TemplateSyntaxError(reason) from error
+    logger.warning("A bar shows that its task could not be found. %s", reason)
+    text = translate(TEXTS["not-found"])
+    attributes = flatatt({name: value for name, value in named.items() if name not in ("src", "list", "stream")})
+    return format_html(
+        '<dramatiq-progress{}><span data-state="not-found">{}</span></dramatiq-progress>', attributes, text
     )
 
 
-def _address(name: str, *arguments: str) -> str:
+def _url(name: str, *arguments: str) -> str:
     try:
         return reverse(f"dramatiq_progress:{name}", args=arguments)
     except NoReverseMatch as error:

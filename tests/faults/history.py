@@ -1,24 +1,25 @@
-"""What was seen and done while something broke, and the one judge of it all.
+"""The record of a fault: what a reader saw and what actors did; and `judge`, which finds what may never happen.
 
-A history has no opinion about which fault there was: `judge` names whatever may never be seen, after any of them.
+The rules are the same for every fault.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from dramatiq_progress import Progress, State
+from dramatiq_progress.progress import Parts
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a reader saw of a message; None when there was no record.
+    """One reading of a message; its progress is None if there was no record.
 
     Attributes:
-      at: When, by `time.monotonic`, which all processes of a machine share.
-      life: How often the store had lost records before.
+      at: The time, by `time.monotonic`, which all processes of a machine share.
+      life: The number of times that the store had lost records before.
     """
 
     at: float
@@ -29,7 +30,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Deed:
-    """What an actor wrote down: that it ``began``, ``ended`` or ``failed``, and how far it was."""
+    """A line that an actor wrote to the ledger: it ``began``, ``ended`` or ``failed``, and its current value."""
 
     at: float
     message_id: str
@@ -42,7 +43,7 @@ class Deed:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a group of processes held before a fault and after it; `allowed` is how much more it may hold."""
+    """A count of a process group's resources before and after a fault; `allowed` is the permitted increase."""
 
     name: str
     before: int
@@ -52,15 +53,18 @@ class Resources:
 
 @dataclass
 class History:
-    """All that is judged.
+    """Everything that is judged.
 
     Attributes:
-      openings: When a message was sent again on purpose, after its end.
-      ends: What a reader saw of each message when all was healed.
-      cancelled: Messages that were to be cancelled; they may have ended before they heard of it.
-      given_up: Messages that were to be failed for killing their workers.
-      gone: Messages that may have no record: they had ended when the store lost its records.
-      eternal_keys: Keys of the store that never expire.
+      openings: The times at which a finished message was sent again on purpose.
+      ends: The last reading of each message, after everything was repaired.
+      cancelled: Messages that were cancelled; they may have finished before the request reached them.
+      given_up: Messages that must fail for killing their workers.
+      gone: Messages that may have no record: they had finished when the store lost its records, or may never be sent.
+      composites: By its id, the members of each group and pipeline; each is a list of messages, one after the other.
+      forgotten: Composites that may lack ends of members, or have no record: the store lost them while workers, which
+        remember ends, were killed.
+      eternal_keys: Keys in the store that never expire.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -70,14 +74,17 @@ class History:
     cancelled: set[str] = field(default_factory=set)
     given_up: set[str] = field(default_factory=set)
     gone: set[str] = field(default_factory=set)
+    composites: dict[str, list[list[str]]] = field(default_factory=dict)
+    forgotten: set[str] = field(default_factory=set)
     eternal_keys: list[str] = field(default_factory=list)
     resources: list[Resources] = field(default_factory=list)
 
 
 def judge(history: History) -> list[str]:
-    """What was wrong; nothing, if all was as promised."""
+    """Return the broken promises; an empty list if there are none."""
     return [
         *_moved_backwards(history),
+        *_miscounted(history),
         *_said_done_too_early(history),
         *_harmed(history),
         *_ended_wrongly(history),
@@ -92,16 +99,43 @@ def judge(history: History) -> list[str]:
 
 def _moved_backwards(history: History) -> Iterator[str]:
     before: dict[str, Sample] = {}
+    begun_again = {composite: _begun_again(history, composite) for composite in history.composites}
     for sample in history.samples:
         earlier = before.get(sample.message_id)
         before[sample.message_id] = sample
         if earlier is None or earlier.life != sample.life:
             continue
         opened = any(earlier.at <= at <= sample.at and which == sample.message_id for at, which in history.openings)
-        yield from _steps_back(earlier.progress, sample.progress, opened=opened)
+        reasons = begun_again.get(sample.message_id, [])
+        # Each further attempt of a member may once lower its composite, or open it again.
+        begun = bool(reasons) and reasons[0] <= sample.at and _has_receded(earlier.progress, sample.progress)
+        if begun:
+            del reasons[0]
+        yield from _steps_back(earlier.progress, sample.progress, opened=opened, begun_again=begun)
 
 
-def _steps_back(earlier: Progress | None, later: Progress | None, *, opened: bool) -> Iterator[str]:
+def _has_receded(earlier: Progress | None, later: Progress | None) -> bool:
+    if earlier is None or later is None:
+        return False
+    return (later.percent or 0) < (earlier.percent or 0) or (earlier.complete and not later.complete)
+
+
+def _begun_again(history: History, composite: str) -> list[float]:
+    """Return the times at which members of a composite began, except for the first of each."""
+    members = {message_id for member in history.composites[composite] for message_id in member}
+    found = []
+    begun = set()
+    for deed in history.deeds:
+        if deed.what == "began" and deed.message_id in members:
+            if deed.message_id in begun:
+                found.append(deed.at)
+            begun.add(deed.message_id)
+    return found
+
+
+def _steps_back(
+    earlier: Progress | None, later: Progress | None, *, opened: bool, begun_again: bool = False
+) -> Iterator[str]:
     if earlier is None:
         return
     name = f"{earlier.actor} {earlier.id}"
@@ -112,11 +146,11 @@ def _steps_back(earlier: Progress | None, later: Progress | None, *, opened: boo
         yield f"{name}: an older version was seen again, {_shown(earlier)} and then {_shown(later)}"
     if opened:
         return
-    # A failed message that is delivered once more (by hand, or for want of an acknowledgement) is tried once more.
-    tried_again = earlier.state is State.FAILED and later.attempt > earlier.attempt
+    # A failed message that is delivered again (by hand, or because it was not acknowledged) runs again.
+    tried_again = earlier.state is State.FAILED and (later.attempt > earlier.attempt or begun_again)
     if earlier.complete and later.state is not earlier.state and not tried_again:
         yield f"{name}: left a final state, {_shown(earlier)} and then {_shown(later)}"
-    if later.attempt == earlier.attempt and (later.percent or 0) < (earlier.percent or 0):
+    if not begun_again and later.attempt == earlier.attempt and (later.percent or 0) < (earlier.percent or 0):
         yield f"{name}: fell within an attempt, {_shown(earlier)} and then {_shown(later)}"
 
 
@@ -124,23 +158,41 @@ def _shown(progress: Progress) -> str:
     return f"{progress.state} {progress.percent} % (attempt {progress.attempt}, version {progress.version})"
 
 
+def _miscounted(history: History) -> Iterator[str]:
+    for sample in history.samples:
+        if sample.message_id not in history.composites or sample.progress is None:
+            continue
+        parts = sample.progress.parts
+        planned = len(history.composites[sample.message_id])
+        if parts is None or parts.total != planned:
+            yield f"{sample.message_id}: has {planned} members, and was shown with {parts}"
+        elif sum(asdict(parts).values()) - parts.total != parts.total or sample.progress.current != _over(parts):
+            yield f"{sample.message_id}: was shown with {parts} at {sample.progress.current}"
+
+
+def _over(parts: Parts) -> int:
+    return parts.done + parts.failed + parts.cancelled + parts.skipped
+
+
 def _said_done_too_early(history: History) -> Iterator[str]:
     ended: dict[str, float] = {}
     for deed in history.deeds:
         if deed.what == "ended":
             ended[deed.message_id] = min(deed.at, ended.get(deed.message_id, deed.at))
-    told = set()
+    for composite, members in history.composites.items():
+        ended[composite] = max(ended.get(each, float("inf")) for member in members for each in member)
+    reported = set()
     for sample in history.samples:
-        if sample.progress is None or sample.progress.state is not State.DONE or sample.message_id in told:
+        if sample.progress is None or sample.progress.state is not State.DONE or sample.message_id in reported:
             continue
         if sample.at < ended.get(sample.message_id, float("inf")):
-            told.add(sample.message_id)
-            yield f"{sample.progress.actor} {sample.message_id}: was said to be done before it was"
+            reported.add(sample.message_id)
+            yield f"{sample.progress.actor} {sample.message_id}: was shown as done before it was"
 
 
 def _harmed(history: History) -> Iterator[str]:
     for deed in history.deeds:
-        # Actors fail on purpose with Planned, and a worker that stops interrupts them with Shutdown.
+        # Actors fail on purpose with Planned, and are interrupted with Shutdown by a worker that stops.
         wanted = {"Planned", "Shutdown"} | ({"Cancelled"} if deed.message_id in history.cancelled else set())
         if deed.what == "failed" and deed.why not in wanted:
             yield f"{deed.message_id}: the actor was harmed by {deed.why}"
@@ -152,10 +204,13 @@ def _ended_wrongly(history: History) -> Iterator[str]:
         deeds[deed.message_id].append(deed)
     for message_id, progress in history.ends.items():
         if progress is None:
-            if message_id not in history.gone:
+            if message_id not in history.gone | history.forgotten:
                 yield f"{message_id}: has no record"
-        elif not progress.complete:
+        elif not progress.complete and message_id not in history.forgotten:
             yield f"{message_id}: never ended, {_shown(progress)}"
+        elif message_id in history.composites:
+            outcomes = [_outcome(each, deeds) for each in history.composites[message_id]]
+            yield from _composite_differs(progress, outcomes, may_lack=message_id in history.forgotten)
         else:
             yield from _differs_from_ledger(history, progress, deeds[message_id])
 
@@ -175,3 +230,22 @@ def _differs_from_ledger(history: History, progress: Progress, deeds: list[Deed]
             yield f"{progress.id}: was to be cancelled, and is {_shown(progress)}, its actor at {ended}"
     elif ended or not any(deed.what == "failed" for deed in deeds):
         yield f"{progress.id}: {_shown(progress)}, and its actor {[deed.what for deed in deeds]}"
+
+
+def _outcome(member: list[str], deeds: dict[str, list[Deed]]) -> State | None:
+    """Return how a member of a composite ended, by the ledger; None if no actor of it did."""
+    for message_id in member:
+        if not any(deed.what == "ended" for deed in deeds[message_id]):
+            failures = [deed.why for deed in deeds[message_id] if deed.what == "failed"]
+            return {"Planned": State.FAILED, "Cancelled": State.CANCELLED}.get(failures[-1]) if failures else None
+    return State.DONE
+
+
+def _composite_differs(progress: Progress, outcomes: list[State | None], *, may_lack: bool) -> Iterator[str]:
+    parts = progress.parts
+    assert parts is not None
+    lacking = (outcomes.count(State.DONE) - parts.done, outcomes.count(State.FAILED) - parts.failed)
+    if min(lacking) < 0 or (any(lacking) and not may_lack):
+        yield f"{progress.id}: {_shown(progress)} with {parts}, and its actors {outcomes}"
+    elif (progress.state is State.DONE) is not (parts.done == parts.total):
+        yield f"{progress.id}: {_shown(progress)} with {parts}"

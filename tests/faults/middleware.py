@@ -1,4 +1,4 @@
-"""Dramatiq middleware that breaks the worker it is in."""
+"""Dramatiq middleware that breaks its worker."""
 
 from __future__ import annotations
 
@@ -8,14 +8,54 @@ from pathlib import Path
 from typing import Any
 
 import dramatiq
-from dramatiq.middleware import Middleware
+from dramatiq.middleware import GroupCallbacks, Middleware
+from dramatiq.rate_limits.backends import RedisBackend
+
+from dramatiq_progress.worker.parts import MemberEnd, Parts
 
 
 class DiesAfterRetry(Middleware):
-    """Kills the process, once, when a retry has been sent and its message is not yet acknowledged."""
+    """Kills the process once, after a retry was sent and before its message is acknowledged."""
 
     def after_enqueue(self, broker: dramatiq.Broker, message: dramatiq.Message[Any], delay: int | None) -> None:
         died = Path(os.environ["TEST_LEDGER"] + "-died")
         if delay is not None and not died.exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DieBeforeSend(Middleware):
+    """Kills the process of a scheduler before it sends a message, as soon as a file exists."""
+
+    def before_enqueue(self, broker: dramatiq.Broker, message: dramatiq.Message[Any], delay: int | None) -> None:
+        if Path(os.environ["TEST_DIE"]).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DiesBetweenWrites(Middleware):
+    """Kills the process once, after the outcome of a member was recorded and before its composite was told.
+
+    Both are one round trip, except on a cluster whose nodes have one each.
+    """
+
+    def after_process_boot(self, broker: dramatiq.Broker) -> None:
+        died = Path(os.environ["TEST_LEDGER"] + "-died")
+        contribute_end = Parts.contribute_end
+
+        def die(*args: Any, **kwargs: Any) -> None:
+            if died.exists():
+                contribute_end(*args, **kwargs)
+            else:
+                died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        if not died.exists():
+            MemberEnd.expected = lambda _: None  # type: ignore[method-assign]
+            Parts.contribute_end = die  # type: ignore[method-assign]
+
+
+class SharedGroupCallbacks(GroupCallbacks):
+    """Dramatiq's completion callbacks, with their counters in the Redis broker's database."""
+
+    def __init__(self, url: str | None = None) -> None:
+        super().__init__(RedisBackend(url=url or os.environ["TEST_BROKER_URL"]))

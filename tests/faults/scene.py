@@ -1,4 +1,4 @@
-"""The scene of a fault: a broker, a store that can be broken, workers, and a reader that looks every 10 ms."""
+"""The scene of a fault: a broker, a store that can be broken, workers, and a reader that reads every 10 ms."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +18,39 @@ import dramatiq
 import pytest
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq.brokers.redis import RedisBroker
+from dramatiq.common import xq_name
 
-from dramatiq_progress import Progress, State, StoreUnavailable, cancel
+from dramatiq_progress import Progress, State, StoreUnavailable, cancel, progress_group, progress_pipeline
 from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.progress import HasMessageId
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.redis import RedisStore
 from tests import proxy, servers
 from tests.faults import tasks
 from tests.faults.history import Deed, History, Resources, Sample, judge
-from tests.store_server import Server
+from tests.store_server import Server, eternal_keys
 from tests.topologies import Topology
 from tests.waiting import wait_until
 
-#: With these the Redis broker notices within seconds that a worker is gone; by default it takes minutes.
+#: With these options the Redis broker notices a dead worker within seconds; by default it takes minutes.
 QUICK_REDIS_BROKER = {"heartbeat_timeout": 1000, "maintenance_chance": 1_000_000}
-#: The defaults, ten times as quick.
-QUICK_PROGRESS = {"HEARTBEAT_INTERVAL": 0.5, "LOST_AFTER": 1.5}
+#: A tenth and a fifth of the defaults: on a busy machine a heartbeat may be two seconds late.
+QUICK_PROGRESS = {"HEARTBEAT_INTERVAL": 0.5, "LOST_AFTER": 3.0, "CANCELLABLE": True}
 
-#: What the log says of an outage, and of its end.
-TROUBLE = "Progress is not being written or read"
-RECOVERY = "The progress store answers again."
+#: The log lines about an outage, its end, and a record that the store refuses.
+TROUBLE = "The progress store is unavailable;"
+RECOVERY = "The progress store is available again."
+REFUSAL = "The progress store refused to write message"
 
 SAMPLE_INTERVAL_SECONDS = 0.01
-#: More than this many at a time would make the reader a load of its own.
+#: With more than this many at a time, the reader would slow down what it observes.
 SAMPLED_AT_ONCE = 50
-#: Longer than a broker takes to deliver again what a dead worker had.
-HEALING_SECONDS = 60.0
+#: Longer than a broker takes to redeliver the messages of a dead worker.
+HEALING_SECONDS = 180.0
 
 
 class Reader(threading.Thread):
-    """Reads all messages again and again, as many browsers would, and keeps what changed."""
+    """Reads all messages repeatedly, as many browsers would, and keeps each change."""
 
     def __init__(self, store: RedisStore, history: History) -> None:
         super().__init__(daemon=True)
@@ -56,7 +60,7 @@ class Reader(threading.Thread):
         self._stopping = threading.Event()
         self._last: dict[str, Sample] = {}
         self.life = 0
-        #: Held while it looks: what is done in between, it sees all of or nothing.
+        #: Held during a round of reading: actions between two rounds are seen together or not at all.
         self.between_looks = threading.RLock()
         self.rounds = 0
         self.failed: BaseException | None = None
@@ -91,7 +95,7 @@ class Reader(threading.Thread):
             readings = self._store.read(chosen) if chosen else []
         except StoreUnavailable:
             with suppress(StoreUnavailable):
-                self._store.ping()  # the next look is not to wait for a breaker's pause
+                self._store.ping()  # the next round must not wait for the store's own probe
             return
         now = time.monotonic()
         for message_id, progress in zip(chosen, readings, strict=True):
@@ -113,10 +117,10 @@ def _visible(sample: Sample) -> tuple[object, ...]:
 
 @dataclass
 class Scene:
-    """What a test breaks, and what it sees meanwhile. This process is the sender."""
+    """Everything that a test breaks, and everything that it observes. This process sends the messages."""
 
     broker: dramatiq.Broker
-    #: A broker that knows nothing of progress: what it enqueues is a delivery that nobody announced.
+    #: A broker without our middleware: messages that it enqueues are deliveries that were never recorded.
     outsider: dramatiq.Broker
     store: Any
     reader: Reader
@@ -136,22 +140,35 @@ class Scene:
         self.reader.watch(message.message_id)
         return self.broker.enqueue(message)
 
-    def open_again(self, message: dramatiq.Message[Any]) -> None:
-        """Tell the judge that a message that has ended is about to be sent again, on purpose."""
+    def run(self, job: progress_group | progress_pipeline) -> None:
+        """Send a group or a pipeline, and watch it and its messages."""
+        members = [[each.message_id for each in messages] for messages in _members(job)]
+        self.history.composites[job.message_id] = members
+        # Later stages and callbacks are only sent after a success, by which the composite is judged.
+        first = members[:1] if isinstance(job, progress_pipeline) else members[: len(job.children)]
+        self.history.gone |= set(chain.from_iterable(members)) - {messages[0] for messages in first}
+        for message_id in (job.message_id, *chain.from_iterable(members)):
+            self.messages.append(message_id)
+            self.reader.watch(message_id)
+        job.run()
+
+    def open_again(self, message: HasMessageId) -> None:
+        """Note for the judge that a finished message is about to be sent again on purpose."""
         self.history.openings.append((time.monotonic(), message.message_id))
 
-    def cancel(self, message: dramatiq.Message[Any]) -> None:
-        """Cancel a message, as a page would; the judge is told."""
-        self.history.cancelled.add(message.message_id)
+    def cancel(self, message: HasMessageId) -> None:
+        """Cancel a message or a composite, as a page would, and note it for the judge."""
+        members = self.history.composites.get(message.message_id, [])
+        self.history.cancelled |= {message.message_id, *chain.from_iterable(members)}
         assert cancel(message.message_id)
 
     def deliver_again(self, message: dramatiq.Message[Any]) -> None:
-        """Put a copy of a message into its queue, as a broker does that believes its worker dead."""
+        """Put a copy of a message into its queue, as a broker does that takes its worker for dead."""
         self.outsider.enqueue(message)
 
     @contextmanager
     def proxied(self) -> Iterator[proxy.Proxy]:
-        """Workers that start in the block reach the store through a proxy; the reader does not."""
+        """Let workers that start in this block reach the store through a proxy. The reader uses none."""
         with proxy.before(self.store.port) as made:
             wanted = json.loads(self.environment["TEST_PROGRESS"])
             wanted["OPTIONS"] = {"url": f"redis://127.0.0.1:{made.port}/0"}
@@ -159,23 +176,31 @@ class Scene:
             yield made
 
     def lost_records(self) -> None:
-        """Tell the judge that the store has lost records, or may have; nobody makes those anew that had ended."""
+        """Note for the judge that the store may have lost records; those of finished messages aren't rebuilt."""
         with self.reader.between_looks:
             self.reader.life += 1
-        self.history.gone |= {deed.message_id for deed in self._ledger() if deed.what in ("ended", "failed")}
+        self.history.gone |= self._finished()
+
+    def forget_ends(self) -> None:
+        """Note for the judge that the store has lost records, and that workers that remember ends are killed too."""
+        finished = self._finished()
+        for composite, members in list(self.history.composites.items()):
+            if not finished.isdisjoint(chain.from_iterable(members)):
+                self.history.forgotten.add(composite)
+
+    def _finished(self) -> set[str]:
+        return {deed.message_id for deed in self._ledger() if deed.what in ("ended", "failed")}
 
     def kill_store(self) -> None:
         self.store.kill()
         self.lost_records()
 
-    def now(self, message: dramatiq.Message[Any]) -> Progress | None:
-        """What the reader saw last."""
+    def now(self, message: HasMessageId) -> Progress | None:
+        """Return the last reading."""
         return self.reader.last(message.message_id)
 
-    def when(
-        self, message: dramatiq.Message[Any], *states: State, timeout: float = HEALING_SECONDS, **values: Any
-    ) -> Progress:
-        """What the reader sees as soon as it is this."""
+    def when(self, message: HasMessageId, *states: State, timeout: float = HEALING_SECONDS, **values: Any) -> Progress:
+        """Wait for a reading with one of these states and these values, and return it."""
 
         def seen() -> Progress | None:
             progress = self.now(message)
@@ -186,20 +211,21 @@ class Scene:
         try:
             progress = wait_until(seen, timeout=timeout)
         except AssertionError:
-            raise AssertionError(f"{states} {values} was not seen; last was {self.now(message)}") from None
+            raise AssertionError(f"{states} {values} was not read; the last reading was {self.now(message)}") from None
         assert progress is not None
         return progress
 
-    def states(self, message: dramatiq.Message[Any]) -> list[State]:
-        """All states that were seen of a message, in order."""
-        return [
-            sample.progress.state
-            for sample in self.history.samples
-            if sample.message_id == message.message_id and sample.progress is not None
-        ]
+    def progresses(self, message: HasMessageId) -> list[Progress]:
+        """Return all different readings of a message, in order."""
+        samples = [each for each in self.history.samples if each.message_id == message.message_id]
+        return [each.progress for each in samples if each.progress is not None]
+
+    def states(self, message: HasMessageId) -> list[State]:
+        """Return all states of a message that were read, in order."""
+        return [each.state for each in self.progresses(message)]
 
     def deeds(self, message: dramatiq.Message[Any], what: str | None = None) -> list[Deed]:
-        """What the message's runs wrote into the ledger."""
+        """Return what the message's runs wrote to the ledger."""
         return [
             deed
             for deed in self._ledger()
@@ -207,7 +233,7 @@ class Scene:
         ]
 
     def lasted(self, message: dramatiq.Message[Any]) -> float:
-        """Seconds from when the message's run began to when it ended."""
+        """Return the seconds from the beginning of the message's last run to its end."""
         began, ended = (
             wait_until(lambda what=what: self.deeds(message, what), timeout=HEALING_SECONDS)[-1]
             for what in ("began", "ended")
@@ -216,13 +242,13 @@ class Scene:
 
     def _ledger(self) -> list[Deed]:
         path = Path(self.environment["TEST_LEDGER"])
-        # A line that crosses a page of the file may be seen half written.
+        # A line that crosses a page of the file may be read half written.
         lines = path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
         return [Deed(**known) for line in lines if (known := json.loads(line))]
 
     @contextmanager
     def worker(self, *options: str, environment: dict[str, str] | None = None, **others: Any) -> Iterator[Any]:
-        """A worker in processes of its own, which has what it needs when it has worked on a few messages."""
+        """Run a worker in processes of its own, with its log in ``.log``."""
         log = self.folder / f"worker-{secrets.token_hex(2)}.log"
         environment = self.environment | (environment or {})
         with servers.worker(*options, log=log, environment=environment, actors="tests.faults.tasks", **others) as child:
@@ -231,12 +257,13 @@ class Scene:
 
     @contextmanager
     def unleaking(self, child: Any) -> Iterator[None]:
-        """The worker's processes hold no more threads, sockets and files after the block than before it."""
+        """Check that the worker's processes hold no more threads, sockets and files after the block than before."""
+        # A worker has opened what it needs after a few messages.
         for _ in range(8):
             self.when(self.send(tasks.report_for, 0.01), State.DONE)
         before = holding(child.pid)
         yield
-        # A pool keeps a connection for each thread that ever needed one at the same time as the others.
+        # A pool keeps as many connections as threads ever used at the same time.
         spare = {"threads": 0, "files": 4, "sockets": 4}
         with suppress(AssertionError):
             wait_until(lambda: all(holding(child.pid)[name] <= before[name] + spare[name] for name in before))
@@ -245,7 +272,7 @@ class Scene:
             self.history.resources.append(Resources(f"{name} of a worker", before[name], after[name], spare[name]))
 
     def heal(self) -> None:
-        """Wait until each message has ended, and judge what was seen and done."""
+        """Wait until each message has finished, and judge the history."""
         with suppress(AssertionError):
             wait_until(self._all_ended, timeout=HEALING_SECONDS)
         wait_until(lambda rounds=self.reader.rounds: self.reader.rounds > rounds + 1)
@@ -254,22 +281,40 @@ class Scene:
         for server in self.store.servers if isinstance(self.store, Topology) else [self.store]:
             if server.is_running() and server.is_master():
                 with server.client() as client:
-                    self.history.eternal_keys += [key for key in client.scan_iter("*") if client.pttl(key) == -1]
+                    self.history.eternal_keys += eternal_keys(client)
         assert judge(self.history) == []
 
     def _all_ended(self) -> bool:
         readings = {message_id: self.reader.last(message_id) for message_id in self.messages}
         return all(
-            message_id in self.history.gone if reading is None else reading.complete
+            message_id in self.history.forgotten
+            or (message_id in self.history.gone if reading is None else reading.complete)
             for message_id, reading in readings.items()
         )
 
 
+def _members(job: progress_group | progress_pipeline) -> list[list[dramatiq.Message[Any]]]:
+    """Return the members of a composite; each is a list of messages that are sent one after the other."""
+    if isinstance(job, progress_pipeline):
+        return [[message] for message in job.messages]
+    members = [each.messages if isinstance(each, dramatiq.pipeline) else [each] for each in job.children]
+    return [*members, *([dramatiq.Message(**each)] for each in job.completion_callbacks)]
+
+
+def dead_letter(broker: Any) -> dramatiq.Message[Any] | None:
+    """Return the dead letter of the queue ``default``, as an operator would find it."""
+    if isinstance(broker, RedisBroker):
+        found = broker.client.hvals(f"{broker.namespace}:{xq_name('default')}.msgs")
+        return dramatiq.Message.decode(found[0]) if found else None
+    _, _, body = broker.channel.basic_get(xq_name("default"), auto_ack=True)
+    return dramatiq.Message.decode(body) if body else None
+
+
 def holding(group: int) -> dict[str, int]:
-    """How many threads, sockets and other open files the processes of a group have."""
+    """Count the threads, sockets and other open files of a process group."""
     counts = {"threads": 0, "files": 0, "sockets": 0}
     for entry in Path("/proc").iterdir():
-        # A process may end while it is looked at.
+        # A process may end while it is inspected.
         with suppress(OSError, ValueError):
             if os.getpgid(int(entry.name)) != group:
                 continue
@@ -279,14 +324,14 @@ def holding(group: int) -> dict[str, int]:
     return counts
 
 
-#: Makes a scene. `broker` is ``redis`` or ``rabbitmq``, `progress` are settings, `store` is a server of its own (which
-#: the test starts) or a `Topology` that runs.
+#: Creates a scene. `broker` is ``redis``, ``rabbitmq`` or ``impatient_rabbitmq``, `progress` are settings, `store` is a
+#: server (which the test starts) or a running `Topology`.
 SceneFactory = Callable[..., Scene]
 
 
 @pytest.fixture
 def scene(request: pytest.FixtureRequest, make_scene: SceneFactory) -> Scene:
-    """A scene with a store that is up, intervals ten times as quick, and the broker that the test names."""
+    """A scene with a running store, short intervals, and the broker that the test names."""
     made = make_scene(broker=getattr(request, "param", "redis"))
     made.store.start()
     return made
@@ -313,7 +358,7 @@ def make_scene(request: pytest.FixtureRequest, valkey: str, settings: Any, tmp_p
                 url, kind = f"{valkey}/4", RedisBroker
                 broker_options = QUICK_REDIS_BROKER | {"namespace": f"test-{secrets.token_hex(4)}"}
             else:
-                url, kind = request.getfixturevalue("rabbitmq_url"), RabbitmqBroker
+                url, kind = request.getfixturevalue(f"{broker}_url"), RabbitmqBroker
             environment = {
                 "TEST_BROKER_URL": url,
                 "TEST_BROKER_OPTIONS": json.dumps(broker_options),
@@ -324,7 +369,7 @@ def make_scene(request: pytest.FixtureRequest, valkey: str, settings: Any, tmp_p
             insider.add_middleware(ProgressMiddleware())
             for each in (insider, outsider):
                 opened.callback(_close, each)
-                # The sender knows the actors by name, as a web process does that has imported them.
+                # The sender knows the actors, like a web process that has imported them.
                 each.actors.update(dramatiq.get_broker().actors)
                 for queue in ("default", "short", "long"):
                     each.declare_queue(queue)

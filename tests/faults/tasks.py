@@ -1,4 +1,4 @@
-"""The actors that break, or are broken, and write down what they did in a ledger on disk."""
+"""Actors for the faults, which write what they do to a ledger on disk."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from dramatiq.middleware import CurrentMessage
 
 from dramatiq_progress import ProgressObserver, get_progress, progress_actor
 
+#: Duration of a step of `report_for` and of its twin.
+STEP_SECONDS = 0.005
+
 QUICK_RETRY = {"min_backoff": 200, "max_backoff": 200}
 
 
 class Planned(Exception):
-    """A failure that a test asked for."""
+    """A failure on purpose."""
 
 
 def note(message_id: str | None, what: str, **more: Any) -> None:
-    """Add a line to the ledger; one write, so that no other process's line gets into it."""
+    """Add a line to the ledger, in one write, so that lines of several processes don't mix."""
     line = json.dumps({"at": time.monotonic(), "message_id": message_id, "what": what, **more}) + "\n"
     ledger = os.open(os.environ["TEST_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
@@ -36,21 +39,21 @@ def note(message_id: str | None, what: str, **more: Any) -> None:
 
 
 def recorded(fn: Callable[..., None]) -> Callable[..., None]:
-    """Write down when a run of a tracked actor begins, and how it ends."""
+    """Write the beginning and the end of each run of a tracked actor to the ledger."""
 
     @functools.wraps(fn)
     def run(progress_observer: ProgressObserver, *args: Any, **kwargs: Any) -> None:
-        def tell(what: str, **more: Any) -> None:
+        def write(what: str, **more: Any) -> None:
             attempt, current = progress_observer.attempt, progress_observer.current
             note(progress_observer.message_id, what, attempt=attempt, current=current, **more)
 
-        tell("began")
+        write("began")
         try:
             fn(progress_observer, *args, **kwargs)
         except BaseException as error:
-            tell("failed", why=type(error).__name__)
+            write("failed", why=type(error).__name__)
             raise
-        tell("ended")
+        write("ended")
 
     return run
 
@@ -58,18 +61,18 @@ def recorded(fn: Callable[..., None]) -> Callable[..., None]:
 @progress_actor(max_retries=0)
 @recorded
 def report_for(progress_observer: ProgressObserver, seconds: float) -> None:
-    """Reports as fast as a loop over rows might, for so many seconds of work."""
-    for _ in progress_observer.track(range(int(seconds * 1000)), description="Working"):
-        time.sleep(0.001)
+    """Reports 200 times a second, for this many seconds of work."""
+    for _ in progress_observer.track(range(round(seconds / STEP_SECONDS)), description="Working"):
+        time.sleep(STEP_SECONDS)
 
 
 @dramatiq.actor(max_retries=0)
 def untracked_for(seconds: float) -> None:
-    """The same work, and nobody is told."""
+    """The same work, without progress."""
     message_id = CurrentMessage.get_current_message().message_id  # type: ignore[union-attr]
     note(message_id, "began", tracked=False)
-    for _ in range(int(seconds * 1000)):
-        time.sleep(0.001)
+    for _ in range(round(seconds / STEP_SECONDS)):
+        time.sleep(STEP_SECONDS)
     note(message_id, "ended", tracked=False)
 
 
@@ -82,7 +85,7 @@ async def asynchronous(progress_observer: ProgressObserver) -> None:
 
 @progress_actor(max_retries=3)
 async def report_for_ever(progress_observer: ProgressObserver) -> None:
-    """Runs on the event loop of the worker, until something is raised."""
+    """Runs on the event loop of the worker, until it is interrupted."""
     note(progress_observer.message_id, "began")
     try:
         while True:
@@ -100,12 +103,12 @@ def wait_for(progress_observer: ProgressObserver, path: str) -> None:
     _wait_for(progress_observer, path)
 
 
-# A retry that comes due before the worker has stopped is begun by that very worker, and not interrupted again
-# (Dramatiq 2.2): with a short backoff it would hold up the deploy all the same.
-@progress_actor(notify_shutdown=True, max_retries=3, min_backoff=3000, max_backoff=3000)
+# A retry that is due before the worker has stopped is started by the same worker, and not interrupted again
+# (Dramatiq 2.2): with a short backoff it would still delay the deploy. Jitter makes the backoff 6 s or more.
+@progress_actor(notify_shutdown=True, max_retries=3, min_backoff=12_000, max_backoff=12_000)
 @recorded
 def wait_or_be_interrupted(progress_observer: ProgressObserver, path: str) -> None:
-    """`wait_for`, of an actor that would rather be interrupted than hold up a deploy."""
+    """`wait_for`, for an actor that is interrupted by a deploy."""
     _wait_for(progress_observer, path)
 
 
@@ -119,7 +122,7 @@ def _wait_for(progress_observer: ProgressObserver, path: str) -> None:
 @progress_actor(max_retries=0)
 @recorded
 def loop_for(progress_observer: ProgressObserver, seconds: float) -> None:
-    """Computes in pure Python and reports nothing meanwhile."""
+    """Computes in pure Python without reporting."""
     progress_observer.set_progress(1, 2)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -130,7 +133,7 @@ def loop_for(progress_observer: ProgressObserver, seconds: float) -> None:
 @progress_actor(max_retries=0)
 @recorded
 def sleep_for(progress_observer: ProgressObserver, seconds: float) -> None:
-    """Sleeps and reports nothing meanwhile."""
+    """Sleeps without reporting."""
     progress_observer.set_progress(1, 2)
     time.sleep(seconds)
     progress_observer.set_progress(2)
@@ -138,11 +141,11 @@ def sleep_for(progress_observer: ProgressObserver, seconds: float) -> None:
 
 @recorded
 def hold_gil_for(progress_observer: ProgressObserver, seconds: int, path: str) -> None:
-    """Computes in C code that keeps the interpreter to itself; then waits until a file appears."""
+    """Runs C code that holds the GIL; then waits until a file appears."""
     progress_observer.set_progress(1, 2)
     time.sleep(0.5)
     note(progress_observer.message_id, "held")
-    # What PyDLL calls does not release the interpreter's lock.
+    # A call by PyDLL doesn't release the GIL.
     ctypes.PyDLL(None).sleep(seconds)
     note(progress_observer.message_id, "released")
     while not Path(path).exists():
@@ -150,7 +153,7 @@ def hold_gil_for(progress_observer: ProgressObserver, seconds: int, path: str) -
     progress_observer.set_progress(2)
 
 
-#: On queues of their own, since each stops the whole process of its worker.
+#: On separate queues, since each stops the whole process of its worker.
 hold_gil_shortly = progress_actor(max_retries=0, queue_name="short", actor_name="hold_gil_shortly")(hold_gil_for)
 hold_gil_long = progress_actor(max_retries=0, queue_name="long", actor_name="hold_gil_long")(hold_gil_for)
 
@@ -158,7 +161,7 @@ hold_gil_long = progress_actor(max_retries=0, queue_name="long", actor_name="hol
 @progress_actor(max_retries=3, **QUICK_RETRY)
 @recorded
 def fail_first(progress_observer: ProgressObserver, path: str) -> None:
-    """Fails unless a file is there, and leaves it."""
+    """Fails unless a file exists, and creates it."""
     progress_observer.set_progress(1, 2)
     if not Path(path).exists():
         Path(path).touch()
@@ -166,10 +169,20 @@ def fail_first(progress_observer: ProgressObserver, path: str) -> None:
     progress_observer.set_progress(2)
 
 
+@progress_actor(max_retries=3, **QUICK_RETRY)
+@recorded
+def fail_first_then_wait(progress_observer: ProgressObserver, failed: str, path: str) -> None:
+    """Fails unless the first file exists, and creates it; then `wait_for` the second one."""
+    if not Path(failed).exists():
+        Path(failed).touch()
+        raise Planned
+    _wait_for(progress_observer, path)
+
+
 @progress_actor(max_retries=0)
 @recorded
 def fail_unless(progress_observer: ProgressObserver, path: str) -> None:
-    """Fails for good, unless a file is there."""
+    """Fails without a retry, unless a file exists."""
     progress_observer.set_progress(1, 2)
     if not Path(path).exists():
         raise Planned
@@ -179,7 +192,7 @@ def fail_unless(progress_observer: ProgressObserver, path: str) -> None:
 @progress_actor(max_retries=3, **QUICK_RETRY)
 @recorded
 def kill_worker(progress_observer: ProgressObserver) -> None:
-    """Kills the process that it runs in, when its report has been seen."""
+    """Kills its own process, after its report was written."""
     progress_observer.set_progress(1, 2)
     while (progress := get_progress(str(progress_observer.message_id))) is None or progress.current != 1:
         time.sleep(0.01)
@@ -189,7 +202,7 @@ def kill_worker(progress_observer: ProgressObserver) -> None:
 @progress_actor(max_retries=0)
 @recorded
 def count_reports(progress_observer: ProgressObserver, seconds: float) -> None:
-    """Reports without a pause for so many seconds."""
+    """Reports without a pause for this many seconds."""
     count = 0
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -197,14 +210,20 @@ def count_reports(progress_observer: ProgressObserver, seconds: float) -> None:
         progress_observer.set_progress(count, description="Counting")
 
 
-#: How a job of the soak behaves.
+@progress_actor(max_retries=0)
+def tick(progress_observer: ProgressObserver, schedule: str) -> None:
+    """Sent by a schedule."""
+    note(progress_observer.message_id, "ended", schedule=schedule)
+
+
+#: The kinds of jobs in the soak.
 KINDS = ("fast", "slow", "failing", "retried")
 
 
 @progress_actor(max_retries=1, **QUICK_RETRY)
 @recorded
 def soak(progress_observer: ProgressObserver, kind: str) -> None:
-    """One of many jobs, whose workers are killed and whose store goes away."""
+    """One of many jobs, whose workers and store are killed."""
     steps = 100 if kind == "slow" else 5
     for step in progress_observer.track(range(steps), description=kind):
         time.sleep(0.01)

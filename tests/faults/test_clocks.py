@@ -1,10 +1,11 @@
-"""Machines whose clocks are an hour apart: times in records are the store's, and nobody sees a difference."""
+"""Machines whose clocks differ by an hour: times in records come from the store, and users see no difference."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import time
 import urllib.request
 from pathlib import Path
 
@@ -13,13 +14,13 @@ import pytest
 from dramatiq_progress import State
 from tests import servers
 from tests.faults import tasks
-from tests.faults.scene import Scene
+from tests.faults.scene import Scene, SceneFactory
 from tests.waiting import wait_until
 
 
 @pytest.fixture
 def an_hour_ahead() -> dict[str, str]:
-    """The environment of a process whose clock is an hour ahead; its monotonic clock is the machine's."""
+    """The environment of a process whose clock is an hour ahead; its monotonic clock is unchanged."""
     servers.find_program("faketime")
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
     return {
@@ -31,7 +32,7 @@ def an_hour_ahead() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("scene", ["rabbitmq"], indirect=True)
-def test_two_workers_an_hour_apart(scene: Scene, an_hour_ahead: dict[str, str], tmp_path: Path) -> None:
+def test_workers_whose_clocks_differ_by_an_hour(scene: Scene, an_hour_ahead: dict[str, str], tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     with scene.worker("-p", "1", "-t", "2", environment=an_hour_ahead) as ahead:
         lasting = scene.send(tasks.wait_for, str(go_on))
@@ -52,7 +53,7 @@ def test_two_workers_an_hour_apart(scene: Scene, an_hour_ahead: dict[str, str], 
 
 
 @pytest.mark.parametrize("ahead", ["worker", "web"])
-def test_a_worker_and_a_web_process_an_hour_apart(
+def test_a_worker_and_a_web_process_whose_clocks_differ_by_an_hour(
     scene: Scene, ahead: str, an_hour_ahead: dict[str, str], tmp_path: Path
 ) -> None:
     go_on = tmp_path / "go-on"
@@ -74,6 +75,41 @@ def test_a_worker_and_a_web_process_an_hour_apart(
         go_on.touch()
         scene.heal()
     assert State.LOST not in scene.states(message)
+
+
+def test_an_attempt_continues_after_a_failover_that_lost_its_start_to_a_server_whose_clock_is_behind(
+    make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Simulated by one server, whose clock is set back and whose record is replaced by what a replica has."""
+    servers.find_program("faketime")
+    library, offset = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), tmp_path / "offset"
+    offset.write_text("+0")
+    scene = make_scene()
+    with monkeypatch.context() as patched:
+        patched.setenv("LD_PRELOAD", str(library))
+        patched.setenv("FAKETIME_TIMESTAMP_FILE", str(offset))
+        patched.setenv("FAKETIME_NO_CACHE", "1")
+        patched.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        scene.store.start()
+    failed, go_on = tmp_path / "failed", tmp_path / "go-on"
+    with scene.worker("-p", "1", "-t", "2"), scene.store.client() as client:
+        message = scene.send(tasks.fail_first_then_wait, str(failed), str(go_on))
+        key = f"dramatiq-progress:{message.message_id}"
+        scene.when(message, State.RETRYING)
+        replicated = client.hgetall(key)
+        scene.when(message, State.RUNNING, attempt=2, current=1)
+        scene.lost_records()
+        client.delete(key)
+        client.hset(key, mapping=replicated)
+        client.expire(key, 3600)
+        set_back = tmp_path / "set-back"
+        set_back.write_text("-3600")
+        set_back.replace(offset)
+        wait_until(lambda: client.time()[0] < time.time() - 1800)
+        assert scene.when(message, State.RUNNING, attempt=2, current=1).elapsed is not None
+        go_on.touch()
+        scene.when(message, State.DONE, attempt=2)
+        scene.heal()
 
 
 def fetch(url: str, message_id: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Messages that come twice, come back, or are interrupted: one attempt is visible, and nothing moves backwards."""
+"""Messages that are delivered twice, redelivered or interrupted: one attempt is visible; nothing moves backwards."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import Any
 
 import dramatiq
 import pytest
-from dramatiq.brokers.redis import RedisBroker
-from dramatiq.common import xq_name
 
 from dramatiq_progress import State
 from tests.faults import tasks
-from tests.faults.scene import Scene
+from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory, dead_letter
 from tests.waiting import wait_until
 
 BOTH_BROKERS = pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=True)
@@ -21,7 +19,7 @@ BOTH_BROKERS = pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=
 
 @BOTH_BROKERS
 def test_a_worker_that_dies_between_a_retry_and_the_acknowledgement(scene: Scene, tmp_path: Path) -> None:
-    """The retry and the message itself are both delivered then."""
+    """In this case both the retry and the message itself are delivered."""
     message = scene.send(tasks.fail_first, str(tmp_path / "failed"))
     dying = {"TEST_BROKER_MIDDLEWARE": json.dumps(["tests.faults.middleware.DiesAfterRetry"])}
     with scene.worker("-p", "1", "-t", "2", environment=dying) as worker:
@@ -37,15 +35,44 @@ def test_a_worker_that_dies_between_a_retry_and_the_acknowledgement(scene: Scene
 def test_two_copies_of_a_message_at_the_same_time(scene: Scene, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     message = scene.send(tasks.wait_for, str(go_on))
-    scene.deliver_again(message)
     with scene.worker("-p", "1", "-t", "2"):
+        scene.when(message, State.RUNNING, attempt=1, current=1)
+        scene.deliver_again(message)
         wait_until(lambda: len(scene.deeds(message, "began")) == 2)
-        # The one that began later is shown; the first goes on unseen.
-        scene.when(message, State.RUNNING, attempt=2, current=1)
+        # The attempt that started first is shown; the second one waits.
+        wait_until(lambda: waits(scene, message))
+        assert scene.when(message, State.RUNNING, attempt=1).current == 1
         go_on.touch()
-        scene.when(message, State.DONE, attempt=2, current=2)
+        scene.when(message, State.DONE, current=2)
         wait_until(lambda: len(scene.deeds(message, "ended")) == 2)
         scene.heal()
+    shown = [each.current for each in scene.progresses(message)]
+    assert shown == sorted(shown)
+
+
+def waits(scene: Scene, message: dramatiq.Message[Any]) -> bool:
+    """Return whether the store knows a second attempt, and that it was no death of the first one."""
+    with scene.store.client() as client:
+        later = client.hget(f"dramatiq-progress:{message.message_id}", "later")
+    return later is not None and later.split()[1] == "0"
+
+
+def test_deliveries_whose_attempts_are_alive_are_no_deaths(make_scene: SceneFactory, tmp_path: Path) -> None:
+    """RabbitMQ redelivers what isn't acknowledged within its consumer_timeout."""
+    scene = make_scene(broker="impatient_rabbitmq", progress={**QUICK_PROGRESS, "MAX_DELIVERIES": 2})
+    scene.store.start()
+    go_on = tmp_path / "go-on"
+    with scene.worker("-p", "1", "-t", "8"):
+        message = scene.send(tasks.wait_for, str(go_on))
+        scene.when(message, State.RUNNING, attempt=1, current=1)
+        wait_until(lambda: len(scene.deeds(message, "began")) == 4)
+        go_on.touch()
+        # Whichever of them ends first.
+        assert scene.when(message, State.DONE).percent == 100.0
+        wait_until(lambda: len(scene.deeds(message, "ended")) >= 4)
+        scene.heal()
+    assert {each.attempt for each in scene.progresses(message) if each.state is State.RUNNING} == {1}
+    assert {State.LOST, State.FAILED}.isdisjoint(scene.states(message))
 
 
 @BOTH_BROKERS
@@ -81,17 +108,8 @@ def test_a_dead_letter_that_is_sent_again_by_hand_is_tried_once_more(scene: Scen
         scene.heal()
 
 
-def dead_letter(broker: Any) -> dramatiq.Message[Any] | None:
-    """The message that was rejected to the dead letters of the queue `default`, as an operator would find it."""
-    if isinstance(broker, RedisBroker):
-        found = broker.client.hvals(f"{broker.namespace}:{xq_name('default')}.msgs")
-        return dramatiq.Message.decode(found[0]) if found else None
-    _, _, body = broker.channel.basic_get(xq_name("default"), auto_ack=True)
-    return dramatiq.Message.decode(body) if body else None
-
-
 @BOTH_BROKERS
-def test_a_job_that_a_deploy_interrupts_goes_on_with_the_next_worker(scene: Scene, tmp_path: Path) -> None:
+def test_a_job_that_a_deploy_interrupts_continues_in_the_next_worker(scene: Scene, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     with scene.worker("-p", "1", "-t", "2") as worker:
         message = scene.send(tasks.wait_or_be_interrupted, str(go_on))

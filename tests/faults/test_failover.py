@@ -1,4 +1,4 @@
-"""A store that loses a server and gets another: masters that are killed or frozen, and slots that move."""
+"""Failovers of the store: masters that are killed or frozen, and slots that move."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pytest
 from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_progress import State, StoreUnavailable
+from dramatiq_progress.errors import StoreRefused
 from dramatiq_progress.stores import get_store
-from dramatiq_progress.stores.base import Attempt, Report
+from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
 from tests import topologies
 from tests.faults import tasks
@@ -23,17 +24,15 @@ from tests.faults.scene import SceneFactory
 from tests.steps import Steps, found, when
 from tests.store_server import Server
 from tests.topologies import Topology
-from tests.waiting import wait_until
+from tests.waiting import BUSY_SECONDS, wait_until
 
-#: How long after a failover the store may take to be usable again.
+#: The time within which the store must be usable after a failover.
 RECOVERY_SECONDS = 2.0
-#: What a busy machine may add to a wait of 0.25 s.
-SLACK_SECONDS = 0.75
 
 
 @pytest.fixture(params=[topologies.sentinel, topologies.cluster])
 def topology(request: pytest.FixtureRequest, tmp_path: Path, settings: Any) -> Iterator[Topology]:
-    """Servers of this test's own, as this process's store, with the default time-outs."""
+    """The servers of this process's store, for this test only, with the default timeouts."""
     with request.param(tmp_path) as made:
         yield from use(made, settings)
 
@@ -51,7 +50,7 @@ def use(topology: Topology, settings: Any) -> Iterator[Topology]:
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """How long the caller waited, whatever came of it."""
+    """Return how long a caller waited, with or without success."""
     began = time.monotonic()
     with suppress(StoreUnavailable):
         action()
@@ -82,26 +81,27 @@ def test_a_job_that_ends_while_its_master_is_gone_is_done_after_the_failover(
     topology.wait_for_failover(lost, key)
     began = time.monotonic()
     done = when(message, State.DONE)
-    assert time.monotonic() - began < RECOVERY_SECONDS + SLACK_SECONDS
+    assert time.monotonic() - began < RECOVERY_SECONDS + BUSY_SECONDS
     assert (done.current, done.total, done.description, done.result) == (10, 10, "Stepping", "all")
     assert (done.attempt, done.metadata) == (1, {"kind": "steps"})
     if how == "frozen":
-        # It believes itself the master until somebody tells it (Sentinels: 8 s later). Nobody asks it.
+        # It takes itself for the master until it is reconfigured (by Sentinels, 8 s later). No client queries it.
         lost.thaw()
         wait_until(lost.answers)
         assert when(message, State.DONE).current == 10
 
 
-def test_a_frozen_master_holds_up_its_callers_once(topology: Topology) -> None:
+def test_callers_wait_for_a_frozen_master_once(topology: Topology) -> None:
     store = get_store()
     store.read(["m1"])
     lost = topology.freeze_master(store.key("m1"))
-    waits = [seconds(lambda: store.read([f"m{i}" for i in range(1, 101)])) for _ in range(20)]
-    assert sum(waits) < 0.25 + SLACK_SECONDS
+    waits = [seconds(lambda: store.read([f"m{i}" for i in range(1, 101)])) for _ in range(60)]
+    # A timeout for each would be 15 s.
+    assert sum(waits) < 0.25 + BUSY_SECONDS
     lost.thaw()
 
 
-def test_threads_that_all_need_a_cluster_that_does_not_answer_wait_for_one_attempt(cluster: Topology) -> None:
+def test_threads_wait_together_for_one_attempt_to_reach_a_cluster(cluster: Topology) -> None:
     for each in cluster.servers:
         each.freeze()
     store = RedisStore(prefix="p:", **cluster.options)
@@ -111,14 +111,14 @@ def test_threads_that_all_need_a_cluster_that_does_not_answer_wait_for_one_attem
         thread.start()
     for thread in threads:
         thread.join()
-    # One time-out for each of the nodes that the settings name, and not eight times that.
-    assert len(waits) == 8 and max(waits) < 0.25 * len(cluster.servers) + SLACK_SECONDS
+    # One timeout for each node in the settings, and not eight times that.
+    assert len(waits) == 8 and max(waits) < 0.25 * len(cluster.servers) + BUSY_SECONDS
     store.close()
     for each in cluster.servers:
         each.thaw()
 
 
-def test_a_cluster_that_was_down_as_a_whole_is_found_again(cluster: Topology, broker: StubBroker) -> None:
+def test_a_cluster_that_was_completely_down_is_found_again(cluster: Topology, broker: StubBroker) -> None:
     for each in cluster.servers:
         each.kill()
     steps = Steps(broker)
@@ -132,14 +132,14 @@ def test_a_cluster_that_was_down_as_a_whole_is_found_again(cluster: Topology, br
 
 
 @pytest.mark.parametrize("topology", [topologies.sentinel], indirect=True)
-def test_a_master_that_was_demoted_is_left_for_the_new_one(topology: Topology) -> None:
+def test_commands_go_to_the_new_master_after_a_demotion(topology: Topology) -> None:
     store, attempt = get_store(), Attempt("m1", "work", "default")
     store.start(attempt)
     old = topology.master()
     assert old is not None
     topology.others[0].ask("SENTINEL", "FAILOVER", topologies.SERVICE_NAME)
     new = topology.wait_for_failover(old)
-    # A Sentinel says this 8 s later; until then the old master takes writes, which are lost with its data.
+    # A Sentinel does this 8 s later. Until then the old master accepts writes, which are lost.
     old.ask("REPLICAOF", "127.0.0.1", new.port)
     wait_until(lambda: written(store, attempt))
     assert new.ask("HGET", store.key("m1"), "current") == "7"
@@ -148,20 +148,21 @@ def test_a_master_that_was_demoted_is_left_for_the_new_one(topology: Topology) -
 def written(store: RedisStore, attempt: Attempt) -> bool:
     try:
         store.ping()
-        return store.report([Report(attempt, {"current": "7"})]) != ["failed"]
+        [outcome] = store.report([(attempt, {"current": "7"})])
+        return not isinstance(outcome, StoreUnavailable)
     except StoreUnavailable:
         return False
 
 
-def test_a_server_that_takes_no_writes_any_more_is_unreachable(server: Server) -> None:
+def test_a_server_that_accepts_no_writes_refuses_them_and_can_be_read(server: Server) -> None:
     store = RedisStore(prefix="p:", url=f"redis://{server.address}/0")
     attempt = Attempt("m1", "work", "default")
     store.start(attempt)
     server.ask("REPLICAOF", "127.0.0.1", 1)
-    with pytest.raises(StoreUnavailable, match="ReadOnlyError"):
+    with pytest.raises(StoreRefused, match="ReadOnlyError"):
         store.finish(attempt, state=State.DONE)
-    with pytest.raises(StoreUnavailable, match="just now"):
-        store.read(["m1"])
+    [progress] = store.read(["m1"])
+    assert progress is not None and progress.state is State.RUNNING
     server.ask("REPLICAOF", "NO", "ONE")
     store.ping()
     assert store.finish(attempt, state=State.DONE)
@@ -169,7 +170,7 @@ def test_a_server_that_takes_no_writes_any_more_is_unreachable(server: Server) -
 
 
 def test_a_cluster_without_a_part_of_its_slots_is_unavailable(cluster: Topology) -> None:
-    """A master without a replica is gone: nothing is written or read until it is back."""
+    """After the loss of a master without a replica, nothing is written or read until it is back."""
     store = get_store()
     store.enqueue("m1", actor="work", queue="default", retries_left=0)
     lost = cluster.kill_master(store.key("m1"))
@@ -177,7 +178,7 @@ def test_a_cluster_without_a_part_of_its_slots_is_unavailable(cluster: Topology)
     replica = next(each for each in others if each.ask("ROLE")[:3] == ["slave", "127.0.0.1", lost.port])
     replica.kill()
     others.remove(replica)
-    # The other masters answer a PING, and refuse every write.
+    # The other masters answer PING, and refuse every write.
     wait_until(lambda: all(each.ask("CLUSTER INFO")["cluster_state"] == "fail" for each in others))
     with pytest.raises(StoreUnavailable):
         store.ping()
@@ -186,7 +187,7 @@ def test_a_cluster_without_a_part_of_its_slots_is_unavailable(cluster: Topology)
 
 
 def test_records_are_written_and_read_while_their_slots_move(cluster: Topology, tmp_path: Path) -> None:
-    """To a node that is new, and that no map names before the first slot is its own."""
+    """The target is a new node, which isn't in the slot map before it gets its first slot."""
     store = get_store()
     attempts = [Attempt(f"m{i}", "work", "default") for i in range(40)]
     for attempt in attempts:
@@ -195,7 +196,7 @@ def test_records_are_written_and_read_while_their_slots_move(cluster: Topology, 
     step = 0
     for done in topologies.move(cluster, [store.key(each.message_id) for each in attempts[:12]], target):
         step += 1
-        answers = store.report([Report(each, {"current": str(step)}) for each in attempts])
+        answers = store.report([(each, {"current": str(step)}) for each in attempts])
         assert answers == ["written"] * len(attempts), done
         readings = store.read([each.message_id for each in attempts])
         assert [each and each.current for each in readings] == [step] * len(attempts), done
@@ -206,7 +207,7 @@ def test_records_are_written_and_read_while_their_slots_move(cluster: Topology, 
 def test_the_jobs_of_a_worker_are_right_after_a_failover(
     make_topology: Callable[[Path], AbstractContextManager[Topology]], make_scene: SceneFactory, tmp_path: Path
 ) -> None:
-    """With a real worker: some jobs end before the master is killed, some while there is none, some afterwards."""
+    """Some jobs of a real worker end before the master is killed, some while there is none, some afterwards."""
     folder = tmp_path / "servers"
     folder.mkdir()
     with make_topology(folder) as topology:
@@ -219,7 +220,7 @@ def test_the_jobs_of_a_worker_are_right_after_a_failover(
             scene.when(lasting, State.RUNNING, current=1)
             key = f"dramatiq-progress:{lasting.message_id}"
             lost = topology.kill_master(key)
-            # A replica may not have heard of the last writes.
+            # A replica may not have received the last writes.
             scene.lost_records()
             wait_until(lambda: scene.deeds(meanwhile, "ended"))
             topology.wait_for_failover(lost, key)

@@ -1,4 +1,4 @@
-"""The judge finds what it is there for: each bad history here is bad in one way, and the good ones pass."""
+"""The judge of faults: each bad history here breaks one promise, and the good ones break none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dramatiq_progress import Progress, State
+from dramatiq_progress.progress import Parts
 from tests.faults.history import Deed, History, Resources, Sample, judge
 
 ENQUEUED, RUNNING, LOST, RETRYING = State.ENQUEUED, State.RUNNING, State.LOST, State.RETRYING
@@ -20,7 +21,7 @@ def seen(state: State, *, attempt: int = 1, version: int, current: int = 0) -> P
 
 
 def history(*readings: Progress | None, lives: tuple[int, ...] = (), ended: bool = True, **others: Any) -> History:
-    """One message: what was seen of it, a second apart, and the run of its actor that ended at 10, after 2.5 s."""
+    """Return the history of one message: readings a second apart, and an actor that ended at 10 after 2.5 s."""
     samples = [
         Sample(at=1.0 + i, life=lives[i] if lives else 0, message_id="m", progress=reading)
         for i, reading in enumerate(readings)
@@ -42,11 +43,11 @@ def good() -> History:
     )
 
 
-def test_a_good_history_is_good() -> None:
+def test_a_good_history_passes() -> None:
     assert judge(good()) == []
 
 
-THROUGH_TROUBLE = [
+GOOD_AFTER_FAULTS = [
     # Lost, and delivered again.
     history(
         seen(RUNNING, version=2, current=9),
@@ -54,7 +55,7 @@ THROUGH_TROUBLE = [
         seen(RUNNING, attempt=2, version=3),
         seen(DONE, attempt=2, version=4, current=10),
     ),
-    # The store came back empty, and counts anew.
+    # The store came back empty, and counts from 1.
     history(
         seen(RUNNING, attempt=2, version=9, current=5),
         None,
@@ -70,13 +71,13 @@ THROUGH_TROUBLE = [
         deeds=[Deed(0.5, "m", "ended", current=10)],
         openings=[(1.5, "m")],
     ),
-    # Failed in the end, and the actor says so too.
+    # Failed in the end, as the actor wrote.
     history(
         seen(RETRYING, version=3),
         seen(FAILED, attempt=2, version=5),
         deeds=[Deed(1, "m", "failed", why="Planned"), Deed(2, "m", "failed", why="Planned")],
     ),
-    # The store lost it when it had ended.
+    # The store lost its record after it had finished.
     history(
         seen(RUNNING, version=1),
         seen(RUNNING, version=2),
@@ -85,20 +86,20 @@ THROUGH_TROUBLE = [
         lives=(0, 0, 0, 1),
         gone={"m"},
     ),
-    # Failed, and its worker died before it could say so to the broker.
+    # Failed, and its worker died before it could reject the message.
     history(
         seen(FAILED, version=3),
         seen(RUNNING, attempt=2, version=4),
         seen(FAILED, attempt=2, version=5),
         deeds=[Deed(1, "m", "failed", why="Planned")],
     ),
-    # Given up, having killed its workers.
+    # Rejected for killing its workers.
     history(seen(FAILED, attempt=3, version=5), ended=False, given_up={"m"}),
 ]
 
 
-@pytest.mark.parametrize("history", THROUGH_TROUBLE, ids=range(len(THROUGH_TROUBLE)))
-def test_trouble_that_was_told_truthfully_is_good(history: History) -> None:
+@pytest.mark.parametrize("history", GOOD_AFTER_FAULTS, ids=range(len(GOOD_AFTER_FAULTS)))
+def test_a_history_with_a_fault_that_was_shown_truthfully_passes(history: History) -> None:
     assert judge(history) == []
 
 
@@ -125,7 +126,7 @@ BAD = {
     ),
     "never ended": history(seen(RUNNING, version=2, current=5)),
     "has no record": history(seen(RUNNING, version=2), None, lives=(0, 1)),
-    "was said to be done before it was": history(seen(DONE, version=2, current=10)),
+    "was shown as done before it was": history(seen(DONE, version=2, current=10)),
     "is done, and no run of it ended": history(seen(DONE, version=2, current=10), ended=False),
     "is done at 4, and its actor at [10]": history(
         seen(RUNNING, version=1), seen(RUNNING, version=2), seen(DONE, version=3, current=4)
@@ -145,7 +146,64 @@ BAD = {
 
 
 @pytest.mark.parametrize("complaint", BAD)
-def test_a_bad_history_is_found_out(complaint: str) -> None:
+def test_a_bad_history_is_found(complaint: str) -> None:
     complaints = judge(BAD[complaint])
     assert len(complaints) == 1 or complaint.startswith("is done, and no run"), complaints
+    assert any(complaint in each for each in complaints), complaints
+
+
+def seen_group(*, version: int, done: int = 0, failed: int = 0, current: int | None = None) -> Progress:
+    """Return a reading of a group of two."""
+    over = done + failed
+    parts = Parts(total=2, waiting=2 - over, running=0, retrying=0, done=done, failed=failed, cancelled=0, skipped=0)
+    state = RUNNING if over < 2 else FAILED if failed else DONE
+    current = over if current is None else current
+    return Progress(
+        id="g", actor="work", queue="", state=state, attempt=1, version=version, current=current, total=2, parts=parts
+    )
+
+
+def group_history(*readings: Progress, begun_again: float | None = None, failed: bool = False) -> History:
+    """Return the history of a group: readings a second apart; `a` ended at 2.5 s, and `b` ended or failed then."""
+    deeds = [Deed(1.5, "a", "began"), Deed(1.5, "b", "began")]
+    if begun_again is not None:
+        deeds.append(Deed(begun_again, "a", "began", attempt=2))
+    last = Deed(2.5, "b", "failed", why="Planned") if failed else Deed(2.5, "b", "ended")
+    return History(
+        samples=[Sample(at=1.0 + i, life=0, message_id="g", progress=each) for i, each in enumerate(readings)],
+        deeds=[*deeds, Deed(2.5, "a", "ended"), last],
+        ends={"g": readings[-1]},
+        composites={"g": [["a"], ["b"]]},
+    )
+
+
+HALF, WHOLE = seen_group(version=3, done=1), seen_group(version=7, done=2)
+ONE_FAILED = seen_group(version=5, done=1, failed=1)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        group_history(seen_group(version=1), HALF, WHOLE),
+        group_history(HALF, seen_group(version=4), WHOLE, begun_again=1.9),
+        group_history(seen_group(version=1), HALF, ONE_FAILED, failed=True),
+        group_history(HALF, ONE_FAILED, seen_group(version=6, done=1), WHOLE, begun_again=2.9),
+    ],
+    ids=["done", "a member began again", "a member failed", "a failed member began again"],
+)
+def test_a_group_that_was_shown_truthfully_passes(history: History) -> None:
+    assert judge(history) == []
+
+
+BAD_GROUPS = {
+    "fell within an attempt": group_history(HALF, seen_group(version=4), WHOLE),
+    "g: was shown as done before": group_history(WHOLE, WHOLE),
+    "and its actors": group_history(HALF, HALF, WHOLE, failed=True),
+    "g: was shown with": group_history(HALF, seen_group(version=4, done=1, current=2), WHOLE),
+}
+
+
+@pytest.mark.parametrize("complaint", BAD_GROUPS)
+def test_a_group_that_was_not_shown_truthfully_is_found(complaint: str) -> None:
+    complaints = judge(BAD_GROUPS[complaint])
     assert any(complaint in each for each in complaints), complaints

@@ -1,4 +1,4 @@
-"""Thousands of messages while workers are killed and the store is restarted: each record equals the actors' ledger."""
+"""Thousands of messages while workers and the store are killed: each record equals the actors' ledger."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import dramatiq
 import pytest
 
+from dramatiq_progress import progress_group, progress_pipeline
 from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, RECOVERY, TROUBLE, Scene, SceneFactory
 from tests.waiting import wait_until
 
-#: For how long things break; `make soak` sets it.
+#: Duration of the faults; `make soak` sets it.
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
-#: 2,000 in a minute.
+#: 2,000 per minute.
 MESSAGES_PER_SECOND = 2000 / 60
 WORKERS = 2
+#: The part of the sends that sends a group or a pipeline, which is about a third of the messages.
+COMPOSITES = 0.07
 
 
-@pytest.mark.timeout(SOAK_SECONDS + 300)
+@pytest.mark.slow(SOAK_SECONDS + 15)
+@pytest.mark.timeout(SOAK_SECONDS + 600)
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 def test_every_record_equals_the_ledger(make_scene: SceneFactory, broker: str) -> None:
-    # No job is given up here, however often its workers are killed.
+    # No limit: no message is rejected, however often its workers are killed.
     scene = make_scene(broker=broker, progress={**QUICK_PROGRESS, "MAX_DELIVERIES": 0})
     scene.store.start()
     chance = random.Random()
@@ -35,23 +40,40 @@ def test_every_record_equals_the_ledger(make_scene: SceneFactory, broker: str) -
     with breaking(scene, chance):
         while (passed := time.monotonic() - began) < SOAK_SECONDS:
             while len(scene.messages) < passed * MESSAGES_PER_SECOND:
-                scene.send(tasks.soak, chance.choice(tasks.KINDS))
+                if chance.random() < COMPOSITES:
+                    scene.run(composite(scene, chance))
+                else:
+                    scene.send(tasks.soak, chance.choice(tasks.KINDS))
             time.sleep(0.01)
     with scene.worker("-p", "2", "-t", "8"):
         scene.heal()
 
 
+def composite(scene: Scene, chance: random.Random) -> progress_group | progress_pipeline:
+    """Return a pipeline, or a group of messages and pipelines."""
+
+    def stages(count: int) -> list[dramatiq.Message[Any]]:
+        return [
+            tasks.soak.message_with_options(args=[chance.choice(tasks.KINDS)], pipe_ignore=True) for _ in range(count)
+        ]
+
+    if chance.random() < 0.3:
+        return progress_pipeline(stages(3), broker=scene.broker)
+    pipelines = [dramatiq.pipeline(stages(2), broker=scene.broker) for _ in range(2)]
+    return progress_group([*stages(4), *pipelines], broker=scene.broker)
+
+
 @contextmanager
 def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
-    """Workers that are killed and started again, and a store that is, for the length of a block.
+    """Kill and restart workers and the store, for the length of a block.
 
-    No worker ends that still keeps what the store could not take: that would be lost with it, as is documented.
+    No worker is stopped while it still keeps deferred changes: those would be lost, as documented.
     """
     stopping = threading.Event()
     one_fault_at_a_time = threading.Lock()
     failures: list[BaseException] = []
 
-    def again_and_again(action: Callable[[], None]) -> None:
+    def repeat(action: Callable[[], None]) -> None:
         try:
             while not stopping.is_set():
                 action()
@@ -63,7 +85,7 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
         with scene.worker("-p", "1", "-t", "8") as worker:
             stopping.wait(chance.uniform(4, 12))
             with one_fault_at_a_time:
-                # Also before it is told to stop, when all is over.
+                # Also before the worker is stopped at the end.
                 wait_until(lambda: has_recovered(worker))
                 if not stopping.is_set():
                     os.killpg(worker.pid, signal.SIGKILL)
@@ -73,10 +95,11 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
         stopping.wait(chance.uniform(5, 15))
         with one_fault_at_a_time:
             scene.kill_store()
+            scene.forget_ends()
             stopping.wait(chance.uniform(0.5, 3))
             scene.store.start()
 
-    threads = [threading.Thread(target=again_and_again, args=[each]) for each in (*[work] * WORKERS, store)]
+    threads = [threading.Thread(target=repeat, args=[each]) for each in (*[work] * WORKERS, store)]
     for thread in threads:
         thread.start()
     try:

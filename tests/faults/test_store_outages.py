@@ -1,4 +1,4 @@
-"""A store that is killed, frozen, slow, full or set up wrongly: jobs end as without it, and records are right again."""
+"""A store that is killed, frozen, slow, full or misconfigured: jobs aren't affected, and records become right again."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from django.test import Client
 
 from dramatiq_progress import State
 from tests.faults import tasks
-from tests.faults.scene import RECOVERY, TROUBLE, Scene, SceneFactory
+from tests.faults.scene import RECOVERY, REFUSAL, TROUBLE, Scene, SceneFactory
 from tests.store_server import Server
-from tests.waiting import wait_until
+from tests.waiting import BUSY_SECONDS, wait_until
+
+#: The part by which equal jobs may differ on a busy machine.
+TWINS_DIFFER_BY = 0.2
 
 
-def overtime(scene: Scene, tracked: dramatiq.Message[Any], untracked: dramatiq.Message[Any]) -> float:
-    """How many seconds longer a job took than its twin that nobody watches."""
-    return scene.lasted(tracked) - scene.lasted(untracked)
+def takes_as_long(scene: Scene, tracked: dramatiq.Message[Any], untracked: dramatiq.Message[Any]) -> bool:
+    """Return whether a job took as long as its untracked twin, except for one timeout."""
+    return scene.lasted(tracked) < (1 + TWINS_DIFFER_BY) * scene.lasted(untracked) + 0.5
 
 
-def test_a_store_that_is_killed_in_mid_job_and_back_after_ten_seconds_empty(scene: Scene) -> None:
+@pytest.mark.slow(17)
+def test_a_store_that_is_killed_during_a_job_and_is_back_empty_after_ten_seconds(scene: Scene) -> None:
     with scene.worker("-p", "1", "-t", "4") as worker, scene.unleaking(worker):
         twins = scene.send(tasks.report_for, 12.0), scene.send(tasks.untracked_for, 12.0)
         lasting = scene.send(tasks.report_for, 14.0)
@@ -36,13 +40,14 @@ def test_a_store_that_is_killed_in_mid_job_and_back_after_ten_seconds_empty(scen
         scene.store.start()
         back_at = time.monotonic()
         scene.when(lasting, State.RUNNING)
-        # Two flush intervals, the pause between two tries (1 s at most), and what a busy machine needs.
-        assert time.monotonic() - back_at < 0.2 + 1.0 + 0.5
+        # Two flush intervals and the pause between two probes (1 s at most); less than the outage.
+        assert time.monotonic() - back_at < 0.2 + 1.0 + BUSY_SECONDS
         scene.heal()
-    assert overtime(scene, *twins) < 1.5
+    assert takes_as_long(scene, *twins)
     assert worker.log.read_text().count(TROUBLE) == worker.log.read_text().count(RECOVERY) == 1
 
 
+@pytest.mark.slow(13)
 def test_a_store_that_is_down_from_before_the_first_message(make_scene: SceneFactory, client: Client) -> None:
     scene = make_scene(broker="rabbitmq")
     began = time.monotonic()
@@ -51,12 +56,13 @@ def test_a_store_that_is_down_from_before_the_first_message(make_scene: SceneFac
     without_us = time.monotonic() - began
     began = time.monotonic()
     messages = [scene.send(tasks.report_for, 0.01) for _ in range(100)]
-    assert time.monotonic() - began < without_us + 2
+    # One timeout for all; one for each would be 25 s.
+    assert time.monotonic() - began < 5 * without_us + BUSY_SECONDS
     with scene.worker("-p", "1", "-t", "4"):
         lasting = scene.send(tasks.report_for, 10.0)
         wait_until(lambda: scene.deeds(lasting, "began") and all(scene.deeds(each, "ended") for each in messages))
         response = client.get(f"/progress/{lasting.message_id}/")
-        assert (response.status_code, response.headers["Retry-After"]) == (503, "2")
+        assert response.status_code == 503 and int(response.headers["Retry-After"]) >= 2
         scene.store.start()
         assert scene.when(lasting, State.RUNNING).attempt == 1
         scene.heal()
@@ -76,19 +82,21 @@ def test_reports_cost_the_actor_the_same_whatever_the_store_does(scene: Scene, f
         proxy.delay, proxy.is_mute = 0.0, False
         scene.heal()
     reports = [scene.deeds(message, "ended")[0].current for message in (healthy, faulty)]
-    # The one bound of this table that is a ratio; a report that waited for the store would be a million times slower.
-    assert reports[1] > reports[0] / 5
-    assert scene.lasted(faulty) < 2.5
+    # A report that waited for the store would be a million times slower.
+    assert reports[1] > reports[0] / 50
+    assert scene.lasted(faulty) < scene.lasted(healthy) + BUSY_SECONDS
 
 
-def test_a_store_that_is_frozen_before_a_job_begins(scene: Scene) -> None:
+@pytest.mark.slow(10)
+def test_a_store_that_is_frozen_before_a_job_starts(scene: Scene) -> None:
     with scene.worker("-p", "1", "-t", "4") as worker, scene.unleaking(worker):
         with scene.store.frozen():
             twins = scene.send(tasks.report_for, 6.0), scene.send(tasks.untracked_for, 6.0)
-            assert overtime(scene, *twins) < 0.5
+            assert takes_as_long(scene, *twins)
         scene.heal()
 
 
+@pytest.mark.slow(37)
 def test_a_store_that_is_frozen_for_thirty_seconds_at_the_default_settings(make_scene: SceneFactory) -> None:
     scene = make_scene(progress={})
     scene.store.start()
@@ -97,56 +105,56 @@ def test_a_store_that_is_frozen_for_thirty_seconds_at_the_default_settings(make_
         lasting = scene.send(tasks.report_for, 34.0)
         scene.when(lasting, State.RUNNING)
         with scene.store.frozen():
-            assert overtime(scene, *twins) < 0.5
+            assert takes_as_long(scene, *twins)
         scene.when(twins[0], State.DONE)
         assert scene.when(lasting, State.RUNNING).attempt == 1
         scene.heal()
 
 
-def test_a_full_store_takes_the_end_of_each_job(scene: Scene, tmp_path: Path) -> None:
+def test_a_full_store_accepts_the_outcome_of_each_job(scene: Scene, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     with scene.worker("-p", "1", "-t", "2") as worker, scene.unleaking(worker):
         message = scene.send(tasks.wait_for, str(go_on))
         scene.when(message, State.RUNNING, current=1)
         with scene.store.client() as client:
             client.config_set("maxmemory", "1")
-            # One that comes while the store is full has no record, and does its work.
+            # A message that is sent while the store is full has no record; its job runs.
             unseen = scene.send(tasks.report_for, 0.01)
             wait_until(lambda: scene.deeds(unseen, "ended"))
             go_on.touch()
             scene.when(message, State.DONE, current=2)
             client.config_set("maxmemory", "0")
         scene.heal()
-    assert worker.log.read_text().count(TROUBLE) == 1
+    assert TROUBLE not in worker.log.read_text()
 
 
-def test_a_read_only_store_is_written_when_it_is_not_any_more(scene: Scene, tmp_path: Path) -> None:
+def test_a_read_only_store_is_written_when_it_accepts_writes_again(scene: Scene, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     with scene.worker("-p", "1", "-t", "2") as worker, scene.unleaking(worker):
         ending, going_on = scene.send(tasks.report_for, 2.0), scene.send(tasks.wait_for, str(go_on))
         scene.when(going_on, State.RUNNING, current=1)
         with read_only(scene):
             wait_until(lambda: scene.deeds(ending, "ended"))
-            # What cannot be written looks like a worker that is gone; nobody can know better.
+            # A message without heartbeats looks like one of a dead worker; a reader can't tell them apart.
             scene.when(going_on, State.LOST)
             assert scene.when(ending, State.LOST).percent != 100
         scene.when(ending, State.DONE)
         scene.when(going_on, State.RUNNING)
         go_on.touch()
         scene.heal()
-    assert worker.log.read_text().count(TROUBLE) == 1
+    assert REFUSAL in worker.log.read_text() and TROUBLE not in worker.log.read_text()
 
 
 @contextmanager
 def read_only(scene: Scene) -> Iterator[None]:
-    """The store is the replica of a server that does not exist, as after a failover that went wrong."""
+    """Make the store a replica of a server that doesn't exist, as after a failed failover."""
     with scene.store.client() as client:
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
         yield
         client.execute_command("REPLICAOF", "NO", "ONE")
 
 
-def test_a_store_that_forgets_its_scripts_again_and_again(scene: Scene) -> None:
+def test_a_store_that_forgets_its_scripts_repeatedly(scene: Scene) -> None:
     stopping = threading.Event()
 
     def forget() -> None:
@@ -168,7 +176,7 @@ def test_a_store_that_forgets_its_scripts_again_and_again(scene: Scene) -> None:
     assert TROUBLE not in worker.log.read_text()
 
 
-def test_a_wrong_password_is_told_once_and_harms_no_job(
+def test_a_wrong_password_is_logged_once_and_affects_no_job(
     make_scene: SceneFactory, client: Client, tmp_path: Path
 ) -> None:
     scene = make_scene(store=Server(tmp_path, "--requirepass", "right"))
@@ -181,12 +189,11 @@ def test_a_wrong_password_is_told_once_and_harms_no_job(
         with scene.store.client(password="right") as administrator:
             administrator.config_set("requirepass", "")
             scene.heal()
-    told = [line for line in worker.log.read_text().splitlines() if "progress" in line and "Progress" in line]
-    assert len([line for line in told if TROUBLE in line]) == 1
-    assert "NOAUTH" in told[0] or "Authentication" in told[0]
+    [line] = [line for line in worker.log.read_text().splitlines() if TROUBLE in line]
+    assert "NOAUTH" in line or "Authentication" in line
 
 
-def test_a_record_that_was_evicted_is_not_there_and_a_running_one_comes_back(
+def test_an_evicted_record_is_not_found_and_one_that_runs_is_rebuilt(
     scene: Scene, client: Client, tmp_path: Path
 ) -> None:
     go_on = tmp_path / "go-on"
@@ -199,7 +206,7 @@ def test_a_record_that_was_evicted_is_not_there_and_a_running_one_comes_back(
             for message in (finished, running):
                 administrator.delete(f"dramatiq-progress:{message.message_id}")
         assert client.get(f"/progress/{finished.message_id}/").status_code == 404
-        # Its next sign of life makes it anew, and what it reported follows.
+        # Its next heartbeat rebuilds it, and its values follow.
         scene.when(running, State.RUNNING, current=1, total=2, description="Waiting")
         go_on.touch()
         scene.heal()
@@ -215,15 +222,15 @@ def test_a_worker_that_is_cut_off_from_the_store_only(scene: Scene, tmp_path: Pa
         scene.when(ending, State.LOST)
         wait_until(lambda: scene.deeds(ending, "ended"))
         proxy.is_cut = False
-        # Nothing is refused: the attempt that was lost is still the latest.
+        # Nothing is refused: the lost attempt is still the latest.
         assert scene.when(going_on, State.RUNNING).attempt == 1
         assert scene.when(ending, State.DONE).attempt == 1
         go_on.touch()
         scene.heal()
 
 
-def test_reading_and_sending_go_on_while_the_store_is_mute(make_scene: SceneFactory, client: Client) -> None:
-    """A web process pays one time-out for an outage, not one for each request or message."""
+def test_reading_and_sending_continue_while_the_store_is_mute(make_scene: SceneFactory, client: Client) -> None:
+    """A web process waits for one timeout in an outage, not for one per request or message."""
     scene = make_scene()
     scene.store.start()
     with scene.store.frozen():
@@ -232,6 +239,7 @@ def test_reading_and_sending_go_on_while_the_store_is_mute(make_scene: SceneFact
         for _ in range(50):
             assert client.get(f"/progress/{message.message_id}/").status_code == 503
             scene.send(tasks.report_for, 0.01)
-        assert time.monotonic() - began < 2
+        # One for each would be 25 s.
+        assert time.monotonic() - began < 2 * BUSY_SECONDS
     with scene.worker("-p", "1", "-t", "4"):
         scene.heal()

@@ -1,63 +1,57 @@
 /**
- * The button that cancels a message, loaded by dramatiq-progress.js for a bar with the attribute `cancel`. It is there when
- * the server has said that whoever looks may cancel, and while that makes sense. Reference: docs/bar.md.
+ * The button that cancels a message. It is shown while the message can be cancelled and this user may do it.
+ * dramatiq-progress.js loads it for a bar with the attribute `cancel`. Reference: docs/bar.md.
  */
 
 export const TEXTS = {
   cancel: "Cancel",
-  cancelling: "Cancel requested; waiting for the task to notice",
-  cancelForbidden: "Not allowed. Reload the page and try again.",
-  cancelGone: "There is nothing here that you may cancel.",
-  cancelRefused: "This task cannot be cancelled.",
-  cancelFailed: "The server could not be asked. Try again.",
+  cancelling: "Cancelling…",
+  cancelForbidden: "Couldn't cancel the task. Reload the page and try again.",
+  cancelGone: "This task can no longer be cancelled.",
+  cancelRefused: "This task can't be cancelled.",
+  cancelFailed: "Couldn't reach the server. Try again.",
 };
 
-const NAMES = { 401: "cancelForbidden", 403: "cancelForbidden", 404: "cancelGone", 409: "cancelRefused" };
-const LIMIT_SECONDS = 10;
-/** So long what went wrong is told at the least; then the next answer ends it. */
-const TROUBLE_SECONDS = 5;
+const ERRORS = { 401: "cancelForbidden", 403: "cancelForbidden", 404: "cancelGone", 409: "cancelRefused" };
+const REQUEST_LIMIT_SECONDS = 10;
+/** Minimum time to show an error. The next answer after it removes the error. */
+const ERROR_SECONDS = 5;
 
 const buttons = new WeakMap();
 
-/** What the server has said of the bar's message; null: there is no such message, or none yet. */
+/** Updates the bar's button after an answer; null if the message isn't found. */
 export function offer(bar, answer) {
-  const place = bar.shadowRoot ?? bar.option("cancelElement");
-  if (!place) return;
-  if (!buttons.has(bar)) buttons.set(bar, new CancelButton(bar, place));
-  buttons.get(bar).hear(answer);
+  if (!bar.shadowRoot && !bar.option("cancelElement")) return;
+  if (!buttons.has(bar)) buttons.set(bar, new CancelButton(bar));
+  buttons.get(bar).receive(answer);
 }
 
 class CancelButton {
   #bar;
-  #row = create("div", "actions");
-  #button = create("button", "cancel");
-  #note = create("span", "cancel-note");
+  #button = document.createElement("button");
   #answer = null;
-  /** Whether whoever looks may cancel; undefined while nobody has asked. */
+  /** Whether this user may cancel; undefined if unknown. */
   #may;
-  #isAsking = false;
-  #trouble = "";
-  #toldAt = 0;
+  #isSending = false;
+  #error = "";
+  #errorAt = 0;
 
-  constructor(bar, place) {
+  constructor(bar) {
     this.#bar = bar;
     this.#button.type = "button";
+    this.#button.setAttribute("part", "action cancel");
     this.#button.addEventListener("click", () => this.#press());
-    this.#note.setAttribute("role", "status");
-    this.#note.tabIndex = -1;
-    this.#row.append(this.#button, this.#note);
-    place.append(this.#row);
   }
 
-  hear(answer) {
+  receive(answer) {
     if (answer?.id !== this.#answer?.id) {
       this.#may = undefined;
-      this.#trouble = "";
+      this.#error = "";
     }
-    if (performance.now() > this.#toldAt + TROUBLE_SECONDS * 1000) this.#trouble = "";
+    if (performance.now() > this.#errorAt + ERROR_SECONDS * 1000) this.#error = "";
     this.#answer = answer;
     if (answer?.can_cancel) this.#may = true;
-    else if (this.#isOpen && this.#may === undefined) this.#learn();
+    else if (this.#isOpen && this.#may === undefined) this.#checkPermission();
     this.#draw();
   }
 
@@ -65,21 +59,21 @@ class CancelButton {
     return Boolean(this.#answer) && !this.#answer.complete && !this.#answer.cancel_requested;
   }
 
-  /** Not every answer says so: it takes a session and a user to find out. */
-  async #learn() {
+  /** Answers that are shared by several users don't include the permission. */
+  async #checkPermission() {
     const { id } = this.#answer;
     const { src } = this.#bar;
     this.#may = false;
-    const request = this.#bar.request(limit(), `${src}${src.includes("?") ? "&" : "?"}can_cancel`);
+    const request = this.#bar.request(timeLimit(), `${src}${src.includes("?") ? "&" : "?"}can_cancel`);
     const response = await this.#bar.fetch(request).catch(() => null);
     const answer = response?.ok ? await response.json().catch(() => null) : null;
     if (id !== this.#answer?.id) return;
-    // A server that could not say is asked again after the next answer.
+    // After a server error, it is checked again with the next answer.
     this.#may = answer ? answer.can_cancel : response?.status < 500 ? false : undefined;
     this.#draw();
   }
 
-  #say(name) {
+  #text(name) {
     return this.#bar.texts[name] ?? TEXTS[name];
   }
 
@@ -88,53 +82,59 @@ class CancelButton {
     const isOffered = this.#isOpen && this.#may === true;
     const isWaiting = isRequested && !complete;
     const hadFocus = this.#button.matches(":focus");
-    const label = ["label", "ariaLabel"].map((name) => this.#bar.option(name)).find((each) => typeof each === "string");
-    show(this.#button, this.#say("cancel"));
-    if (label) this.#button.ariaLabel = `${this.#say("cancel")}: ${label}`;
-    // Not `disabled`: a button that is loses the focus.
-    this.#button.ariaDisabled = String(this.#isAsking);
-    this.#button.hidden = !isOffered;
-    const text = (isOffered && this.#trouble) || (isWaiting ? this.#say("cancelling") : "");
-    show(this.#note, text);
-    this.#row.hidden = !isOffered && !text;
-    if (hadFocus && !isOffered) this.#note.focus();
+    const text = this.#text("cancel");
+    const [name] = ["label", "ariaLabel"].map((each) => this.#bar.option(each)).filter((each) => each?.length);
+    const label = name ?? this.#bar.name;
+    const parent = this.#bar.actions ?? this.#bar.option("cancelElement");
+    if (isOffered && !this.#button.isConnected) parent.append(this.#button);
+    if (this.#button.textContent !== text) this.#button.textContent = text;
+    this.#button.ariaLabel = label ? `${text}: ${label}` : null;
+    // Not `disabled`: a disabled button loses the focus.
+    this.#button.ariaDisabled = String(this.#isSending);
+    // It keeps its width until the end, so that the text isn't wrapped differently.
+    this.#button.style.visibility = isOffered ? "" : "hidden";
+    this.#button.hidden = Boolean(complete);
+    this.#bar.note("cancel", (isOffered && this.#error) || (isWaiting ? this.#text("cancelling") : ""));
+    if (hadFocus && !isOffered) focus(this.#bar.elements[1]);
   }
 
   async #press() {
     const question = this.#bar.option("cancelConfirm");
-    if (this.#isAsking || (typeof question === "string" && !confirm(question))) return;
-    this.#isAsking = true;
-    this.#trouble = "";
+    if (this.#isSending || (typeof question === "string" && !confirm(question))) return;
+    this.#isSending = true;
+    this.#error = "";
     this.#draw();
-    const asked = this.#answer;
-    const { trouble, answer } = await this.#ask().catch(() => ({ trouble: "cancelFailed" }));
-    this.#isAsking = false;
-    // Meanwhile the bar may have turned to another message, or have heard something newer of this one.
-    const isSame = this.#answer?.id === asked?.id;
-    if (isSame && trouble) this.#trouble = this.#say(trouble);
-    this.#toldAt = performance.now();
+    const before = this.#answer;
+    const { error, answer } = await this.#send().catch(() => ({ error: "cancelFailed" }));
+    this.#isSending = false;
+    // In the meantime the bar may have switched to another message, or may have received a newer answer.
+    const isSame = this.#answer?.id === before?.id;
+    if (isSame && error) this.#error = this.#text(error);
+    this.#errorAt = performance.now();
     if (isSame && answer && !(answer.version < this.#answer.version)) this.#answer = answer;
     this.#draw();
-    // What comes of it is told by the bar's next answer, which is asked for at once.
+    // The next answer shows the outcome, so request it now.
     if (isSame) this.#bar.restart();
   }
 
-  /** What the server answered, or the name of what went wrong. */
-  async #ask() {
+  /** Sends the cancel request. Returns the server's answer or the name of an error's text. */
+  async #send() {
     const url = new URL(this.#bar.option("cancel"), location.href);
-    // The token is this site's secret.
-    if (url.origin !== location.origin) return { trouble: "cancelForbidden" };
+    // The token must not be sent to another site.
+    if (url.origin !== location.origin) return { error: "cancelForbidden" };
     const request = new Request(url, {
       method: "POST",
       body: new URLSearchParams({ csrfmiddlewaretoken: this.#token() }),
       headers: { Accept: "application/json" },
-      signal: limit(),
+      signal: timeLimit(),
     });
     const response = await this.#bar.fetch(request);
-    return response.ok ? { answer: await response.json() } : { trouble: NAMES[response.status] ?? "cancelFailed" };
+    // To a page for signing in.
+    if (response.redirected) return { error: "cancelForbidden" };
+    return response.ok ? { answer: await response.json() } : { error: ERRORS[response.status] ?? "cancelFailed" };
   }
 
-  /** The cookie of this moment, where scripts may read it: a login in another tab changes it. */
+  /** Read from the cookie if possible: a login in another tab changes the token. */
   #token() {
     const name = this.#bar.option("csrfCookie");
     const cookie = document.cookie.split("; ").find((each) => each.startsWith(`${name}=`));
@@ -142,14 +142,10 @@ class CancelButton {
   }
 }
 
-const limit = () => AbortSignal.timeout(LIMIT_SECONDS * 1000);
+const timeLimit = () => AbortSignal.timeout(REQUEST_LIMIT_SECONDS * 1000);
 
-function show(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-function create(tag, part) {
-  const element = document.createElement(tag);
-  element.setAttribute("part", part);
-  return element;
+function focus(message) {
+  if (!message) return;
+  message.tabIndex = -1;
+  message.focus();
 }

@@ -1,11 +1,10 @@
 /**
- * What becomes of a message that has ended, where the page wants more than the bar's own words: its result as text, as a
- * link, followed, or HTML of the page's own in its place, and a link to another try. Loaded by dramatiq-progress.js when
- * such a bar begins. Reference: docs/bar.md.
+ * The outcome of a message beyond the bar's own text: shows, links, follows or swaps in the result, or offers a retry.
+ * dramatiq-progress.js loads it for a bar with one of these attributes. Reference: docs/bar.md.
  */
 
-/** A bar shows the end of a message: its `draw` has been called. */
-export function end(bar, view) {
+/** Called after the bar has drawn the final state. */
+export function showOutcome(bar, view) {
   if (view.state === "done") useResult(bar, view);
   else offerRetry(bar);
 }
@@ -27,9 +26,14 @@ function useResult(bar, view) {
 }
 
 function offerRetry(bar) {
-  const address = bar.option("retry");
-  const retry = address && allow(address, bar.option("origins"));
-  if (retry) bar.elements[1]?.append(" ", linkTo(retry, bar.texts.retry));
+  const url = bar.option("retry");
+  const retry = url && allow(url, bar.option("origins"));
+  if (!retry) return;
+  const link = linkTo(retry, bar.texts.retry);
+  const [, message] = bar.elements;
+  if (message !== bar.parts?.[1]) return message?.append(" ", link);
+  link.setAttribute("part", "action retry");
+  bar.actions.append(link);
 }
 
 function linkTo(href, text) {
@@ -40,25 +44,33 @@ function linkTo(href, text) {
   return link;
 }
 
-/** An address of this origin or of one that the page lists, else null. */
-function allow(address, origins) {
-  if (!URL.canParse(address, location.href)) return null;
-  const { href, origin } = new URL(address, location.href);
+/** Returns the absolute URL if its origin is this one or one of `origins`, otherwise null. */
+function allow(url, origins) {
+  if (!URL.canParse(url, location.href)) return null;
+  const { href, origin } = new URL(url, location.href);
   return /^https?:/.test(href) && [location.origin, ...`${origins}`.split(/[\s,]+/)].includes(origin) ? href : null;
 }
 
 function linkOf(result, origins) {
-  const address = typeof result === "string" ? result : result?.url;
-  return /^(\/|https?:)/i.test(address) ? allow(address, origins) : null;
+  const url = typeof result === "string" ? result : result?.url;
+  return /^(\/|https?:)/i.test(url) ? allow(url, origins) : null;
 }
 
 function showResult(bar, result, shown = result) {
-  const place = bar.elements[2];
+  const element = bar.elements[2];
   const handler = bar.option("onResult");
-  if (handler) return handler.call(bar, place, result);
-  if (!place) return;
-  place.textContent = describe(shown, bar.texts);
-  place.hidden = !place.textContent;
+  if (handler) return handler.call(bar, element, result);
+  const text = describe(shown, bar.texts);
+  // The bar's own is that of the message, where a link may be.
+  if (element && element === bar.parts?.[2]) return text && showInText(element, text);
+  if (!element) return;
+  element.textContent = text;
+  element.hidden = !text;
+}
+
+function showInText(element, text) {
+  const [link] = element.children;
+  element.replaceChildren(...(link ? [link, ": "] : []), text);
 }
 
 function describe(result, texts) {
@@ -67,23 +79,23 @@ function describe(result, texts) {
   if (typeof result !== "object") return String(result ?? "");
   return Object.entries(result ?? {})
     .map(([key, value]) => [...(Array.isArray(result) ? [] : [key.replaceAll("_", " ")]), describe(value, texts)])
-    .map((words) => words.join(": "))
+    .map((pair) => pair.join(": "))
     .join(", ");
 }
 
-async function swapIn(address, bar, view) {
-  const nodes = await load(allow(address), bar).catch(() => null);
-  const place = bar.elements[2];
+async function swapIn(url, bar, view) {
+  const nodes = await load(allow(url), bar).catch(() => null);
+  const element = bar.elements[2];
   if (!bar.shows(view)) return;
   if (!nodes) showResult(bar, view.result);
-  else if (place && place === bar.parts?.[2]) bar.replaceWith(...nodes);
-  else place?.replaceChildren(...nodes);
+  else if (element && element === bar.parts?.[2]) bar.replaceWith(...nodes);
+  else element?.replaceChildren(...nodes);
 }
 
-async function load(address, bar) {
-  if (!address) return null;
-  // A detour to another origin is refused too.
-  const request = new Request(address, { mode: "same-origin", headers: { Accept: "text/html" } });
+async function load(url, bar) {
+  if (!url) return null;
+  // "same-origin" also refuses a redirect to another origin.
+  const request = new Request(url, { mode: "same-origin", headers: { Accept: "text/html" } });
   const response = await bar.fetch(request);
   return response.ok ? parse(await response.text()) : null;
 }
@@ -91,7 +103,7 @@ async function load(address, bar) {
 const rules = { createHTML: String };
 let policy;
 
-/** The one place where text becomes markup. */
+/** Turns text into markup. No other function does. */
 function parse(html) {
   policy ??= self.trustedTypes?.createPolicy("dramatiq-progress", rules) ?? rules;
   return new DOMParser().parseFromString(policy.createHTML(html), "text/html").body.childNodes;

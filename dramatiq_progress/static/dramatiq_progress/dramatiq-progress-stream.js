@@ -1,13 +1,23 @@
 /**
- * The event stream of a page, loaded by dramatiq-progress.js where an ASGI server can stream. It tells the page's poller of
- * each change, and lets it poll when it cannot. Reference: docs/bar.md.
+ * The event stream of a page: pushes changes to the page's poller and, when it breaks, lets the poller poll.
+ * dramatiq-progress.js loads it if an ASGI server can stream. Reference: docs/bar.md.
  */
 
-/** A browser allows all its tabs six HTTP/1.1 connections to a host. */
-const TABS_MOST = 4;
-/** How soon a tab tries again that got no place or no stream; up to twice of it, by chance. */
-const AGAIN_SECONDS = 30;
-/** Bars that come together, or one soon after the other, share an opening. */
+/** A browser shares six HTTP/1.1 connections to a host among all its tabs. */
+const STREAMING_TABS = 4;
+/** The server's limit of messages per stream. */
+const MESSAGE_LIMIT = 100;
+/** Minimum wait before a tab without a slot or without a stream retries. The maximum is twice as long. */
+const RETRY_SECONDS = 30;
+/** Minimum time between two changes of a bar. A change is a transition of 0.3 s, so more frequent ones aren't seen. */
+const DRAW_SECONDS = 0.25;
+/**
+ * Maximum of bars that are drawn in one frame, and minimum time between two such frames, so that a page with 100 bars has 60
+ * frames a second. Twelve: a frame in which anything changes costs about as much as drawing ten bars.
+ */
+const DRAWS_PER_FRAME = 12;
+const FRAME_SECONDS = 1 / 15;
+/** Bars that are added within this time share one request. */
 const GATHER_SECONDS = 0.1;
 
 export class Stream {
@@ -18,78 +28,114 @@ export class Stream {
   #source = null;
   #release = null;
   #isWanted = false;
-  #hasTold = false;
+  #hasReceived = false;
+  /** The newest answer of each message that isn't drawn yet, by its id. */
+  #received = new Map();
+  /** When each message may be drawn again, by its id. */
+  #drawAt = new Map();
+  #drawTimer;
 
-  /** The poller's `ids()` are those to watch, `hear(answer)` says whether to go on, `poll()` asks for all of them. */
+  /**
+   * `poller.ids` are the messages to watch. `poller.isNew(answer)` is false if the stream missed a change.
+   * `poller.receive(answers)` draws them.
+   * `poller.resume(seconds)` polls all messages after this time.
+   */
   constructor(url, poller) {
     this.#url = url;
     this.#poller = poller;
   }
 
-  /** Streams what there is to watch; once more, when that has changed. */
+  /** Streams all messages of the poller. Call it again when they have changed. */
   open(seconds = GATHER_SECONDS) {
     this.#isWanted = true;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => (this.#release ? this.#listen() : this.#takePlace(1)), seconds * 1000);
+    this.#timer = setTimeout(() => (this.#release ? this.#connect() : this.#requestSlot(1)), seconds * 1000);
   }
 
-  /** Ends it, and lets another tab have its place. */
+  /** Closes the stream and releases its slot to another tab. */
   close() {
-    this.#isWanted = this.#hasTold = false;
+    this.#isWanted = this.#hasReceived = false;
     clearTimeout(this.#timer);
+    clearTimeout(this.#drawTimer);
+    this.#received.clear();
     this.#source?.close();
     this.#release?.();
     if (Stream.#ofPage === this) Stream.#ofPage = null;
     this.#source = this.#release = null;
   }
 
-  /** Gives it up for a while. */
+  /** Polls instead of streaming, and retries later. */
   leave() {
-    this.#distrust();
+    this.#poll();
     this.close();
-    this.open(AGAIN_SECONDS * (1 + Math.random()));
+    this.open(RETRY_SECONDS * (1 + Math.random()));
   }
 
-  async #takePlace(place) {
+  async #requestSlot(slot) {
     if (!self.EventSource) return;
     const take = (lock) => {
       if (!lock) return false;
-      return new Promise((release) => this.#begin(release));
+      return new Promise((release) => this.#start(release));
     };
-    if (place > TABS_MOST) return this.leave();
-    // Without Web Locks (a page without HTTPS) tabs cannot agree. And none is given in a page that is going away.
-    const name = `dramatiq-progress-stream-${place}`;
+    if (slot > STREAMING_TABS) return this.leave();
+    // Without Web Locks (a page without HTTPS) tabs can't coordinate. A page that is being closed gets no lock either.
+    const name = `dramatiq-progress-stream-${slot}`;
     const found = await navigator.locks?.request(name, { ifAvailable: true }, take).catch(() => null);
-    if (found === false && this.#isWanted) this.#takePlace(place + 1);
+    if (found === false && this.#isWanted) this.#requestSlot(slot + 1);
   }
 
-  #begin(release) {
-    // A page has one stream, whatever bars it has.
+  #start(release) {
+    // One stream per page, even if the page has several pollers.
     if (!this.#isWanted || this.#release || Stream.#ofPage) return release();
     Stream.#ofPage = this;
     this.#release = release;
-    this.#listen();
+    this.#connect();
   }
 
-  #listen() {
-    const source = new EventSource(`${this.#url}?id=${this.#poller.ids().join("&id=")}`);
+  #connect() {
+    const ids = this.#poller.ids.slice(0, MESSAGE_LIMIT);
+    const source = new EventSource(`${this.#url}?id=${ids.join("&id=")}`);
     this.#source?.close();
     this.#source = source;
     source.onmessage = ({ data }) => {
-      this.#hasTold = true;
-      if (!this.#poller.hear(JSON.parse(data))) this.leave();
+      this.#hasReceived = true;
+      this.#receive(JSON.parse(data));
     };
-    source.addEventListener("store_unavailable", () => this.#distrust());
+    source.addEventListener("store_unavailable", () => this.#poll());
     source.onerror = () => {
-      // It comes again by itself after an end, but never after a status or a content type that it does not like.
+      // An EventSource reconnects when a stream ends, but not after an unexpected status or content type.
       if (source.readyState === EventSource.CLOSED) this.leave();
-      else this.#distrust();
+      else this.#poll();
     };
   }
 
-  /** Once after it has told something: each vain try to come again is an error, and polls keep their own pace. */
-  #distrust() {
-    if (this.#hasTold) this.#poller.poll();
-    this.#hasTold = false;
+  #receive(answer) {
+    if (!this.#poller.isNew(answer)) return this.leave();
+    // A newer answer has the turn of the one that it replaces.
+    this.#received.set(answer.id, answer);
+    if (this.#received.size === 1) this.#drawLater();
+  }
+
+  #drawLater(after = 0) {
+    const at = Math.min(...[...this.#received.keys()].map((id) => this.#drawAt.get(id) ?? 0));
+    const wait = Math.max(at - performance.now(), after);
+    this.#drawTimer = setTimeout(() => requestAnimationFrame((now) => this.#draw(now)), wait);
+  }
+
+  #draw(now) {
+    const isDue = ({ id }) => !(now < this.#drawAt.get(id));
+    const due = [...this.#received.values()].filter(isDue).slice(0, DRAWS_PER_FRAME);
+    for (const { id } of due) {
+      this.#received.delete(id);
+      this.#drawAt.set(id, now + DRAW_SECONDS * 1000);
+    }
+    if (due.length) this.#poller.receive(due);
+    if (this.#received.size) this.#drawLater(FRAME_SECONDS * 1000);
+  }
+
+  /** Polls once per break: each failed reconnection is another error, and the poller has its own back-off. */
+  #poll() {
+    if (this.#hasReceived) this.#poller.resume(Math.random());
+    this.#hasReceived = false;
   }
 }

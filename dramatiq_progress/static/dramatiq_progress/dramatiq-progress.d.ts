@@ -1,8 +1,8 @@
-/** Types of dramatiq-progress.js. What the names mean: docs/bar.md; the JSON: docs/json.md. */
+/** Types of dramatiq-progress.js. Reference of the names: docs/bar.md. Reference of the JSON: docs/json.md. */
 
 export type LiveState = "enqueued" | "delayed" | "running" | "retrying" | "lost";
 export type FinalState = "done" | "failed" | "cancelled" | "skipped";
-/** The states of a message, and what the bar itself says in their place. */
+/** The states of a message, and the three states of the bar itself. */
 export type BarState = LiveState | FinalState | "waiting" | "not-found" | "expired";
 
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
@@ -15,7 +15,40 @@ export interface ProgressNumbers {
   description: string;
 }
 
-/** What the server answers about one message. */
+/** The step that the actor is in, or was in last. */
+export interface StepNumbers {
+  /** From 1. */
+  index: number;
+  count: number;
+  /** May be empty. */
+  name: string;
+  /** Of this step. */
+  percent: number | null;
+}
+
+/** The members of a group or a pipeline, by state. */
+export interface Parts {
+  total: number;
+  waiting: number;
+  running: number;
+  retrying: number;
+  done: number;
+  failed: number;
+  cancelled: number;
+  skipped: number;
+}
+
+/** How long it usually takes, in seconds; each is null while unknown. */
+export interface UsualTimes {
+  /** Half of the past runs took no longer. */
+  run: number | null;
+  /** Nine of ten past runs took no longer. */
+  run_most: number | null;
+  /** In the queue, from now on. */
+  wait: number | null;
+}
+
+/** The server's answer for one message. */
 export interface Answer {
   id: string;
   actor: string;
@@ -24,6 +57,14 @@ export interface Answer {
   complete: boolean;
   success: boolean | null;
   progress: ProgressNumbers;
+  /** The name of the job for users. */
+  title: string;
+  /** Null without steps, and before the first. */
+  step: StepNumbers | null;
+  /** Null for a message, which has no members. */
+  parts: Parts | null;
+  /** Null while unknown, once `complete`, and while lost. */
+  usual: UsualTimes | null;
   attempt: number;
   retries_left: number | null;
   retry_in: number | null;
@@ -41,13 +82,13 @@ export interface Answer {
   result?: Json;
 }
 
-/** What the server answers about many messages. */
+/** The server's answer for a list of messages. */
 export interface AnswerList {
   messages: Answer[];
   unknown: string[];
 }
 
-/** An answer as it is drawn. */
+/** An answer, prepared for drawing. */
 export interface View extends Answer {
   finished: boolean;
   current: number;
@@ -57,7 +98,7 @@ export interface View extends Answer {
 }
 
 export interface Trouble {
-  /** Undefined when none came; with a status of 200 it was no progress. */
+  /** Undefined if there was no response. A status of 200 means that the response isn't progress. */
   response: Response | undefined;
 }
 
@@ -78,10 +119,12 @@ export interface Texts {
   offline: string;
   enqueued: string;
   position: string;
+  first: string;
   delayed: string;
   running: string;
   amount: string;
   count: string;
+  described: string;
   remaining: string;
   retryIn: string;
   retryNow: string;
@@ -92,15 +135,16 @@ export interface Texts {
   failed: string;
   cancelled: string;
   skipped: string;
+  stopped: string;
   download: string;
   retry: string;
   yes: string;
   no: string;
-  /** What the server itself says of an end: its English, and what is said in place of it. */
+  /** Messages for the user that the server itself makes: its English, and the text to show instead. */
   results: [english: string, text: string][];
 }
 
-/** What the button that cancels says, where the page says otherwise than dramatiq-progress-cancel.js. */
+/** Texts of the cancel button that override those of dramatiq-progress-cancel.js. */
 interface CancelTexts {
   cancel: string;
   cancelling: string;
@@ -110,34 +154,46 @@ interface CancelTexts {
   cancelFailed: string;
 }
 
-export const TEXTS: Texts & Partial<CancelTexts>;
+/** Texts of a message with steps that override those of dramatiq-progress-parts.js. */
+interface StepTexts {
+  step: string;
+  stepped: string;
+}
 
-type Place = HTMLElement | null | undefined;
-type Handler<Values extends unknown[]> = (this: ProgressBar, bar: Place, message: Place, ...values: Values) => void;
+/** All texts; those of the other modules only if the page has set them. */
+type AllTexts = Texts & Partial<CancelTexts & StepTexts>;
+
+export const TEXTS: AllTexts;
+
+type Target = HTMLElement | null | undefined;
+type Handler<Values extends unknown[]> = (this: ProgressBar, bar: Target, message: Target, ...values: Values) => void;
 
 export interface ProgressBarOptions {
-  /** Milliseconds; without it the server says when to ask again. */
+  /** Polling interval in milliseconds, overriding the server's. */
   pollInterval?: number;
-  /** Where all bars of a page may ask in one request. */
+  /** URL of the list view, which answers for all bars of a page in one request. */
   list?: string;
-  /** Where changes are streamed, for bars with a `list`. */
+  /** URL of the stream view. Needs `list`. */
   stream?: string;
-  /** The address of dramatiq-progress-stream.js; without it, the file beside this module. */
+  /** URL of dramatiq-progress-stream.js. Default: next to this module. */
   streamModule?: string;
-  /** The address of dramatiq-progress-result.js; without it, the file beside this module. */
+  /** URL of dramatiq-progress-result.js. Default: next to this module. */
   resultModule?: string;
-  /** Where a message is cancelled by POST: makes a button for those who may. */
+  /** URL of dramatiq-progress-parts.js. Default: next to this module. */
+  partsModule?: string;
+  /** URL of the cancel view. Adds a button for users who may cancel. */
   cancel?: string;
-  /** The address of dramatiq-progress-cancel.js; without it, the file beside this module. */
+  /** URL of dramatiq-progress-cancel.js. Default: next to this module. */
   cancelModule?: string;
-  /** Where the button goes. */
+  /** Parent element of the button. */
   cancelElement?: HTMLElement | null;
-  /** What is asked before. */
+  /** Text of a confirmation dialog. */
   cancelConfirm?: string;
-  /** The name of the cookie with Django's CSRF token; where scripts cannot read it, the token itself. */
+  /** Name of the cookie with Django's CSRF token. */
   csrfCookie?: string;
+  /** The CSRF token, if scripts can't read the cookie. */
   csrf?: string;
-  /** `auto` uses the stream where there is one. */
+  /** `auto`, the default, uses the stream if there is one. */
   transport?: "auto" | "poll";
   progressBarId?: string;
   progressBarElement?: HTMLElement | null;
@@ -146,16 +202,16 @@ export interface ProgressBarOptions {
   resultElementId?: string;
   resultElement?: HTMLElement | null;
   barColors?: Partial<Record<"progress" | "success" | "error" | "ignored" | BarState, string>>;
-  defaultMessages?: Partial<Texts & CancelTexts> & { started?: string };
+  defaultMessages?: Partial<AllTexts> & { started?: string };
   showResult?: boolean;
   redirect?: boolean;
   /** The link's text, or true for "Download". */
   download?: boolean | string;
-  /** Where the page has HTML to show when the message is done. */
+  /** URL of HTML to show when the message is done. */
   swap?: string;
-  /** Where a person tries again. */
+  /** URL of a retry link. */
   retry?: string;
-  /** Other origins whose addresses may be followed and linked. */
+  /** Other origins that may be linked and followed. */
   origins?: string | string[];
   onProgress?: Handler<[progress: ProgressNumbers]>;
   onSuccess?: Handler<[result: Json]>;
@@ -166,29 +222,33 @@ export interface ProgressBarOptions {
   onDataError?: Handler<[text: string, response: Response]>;
   onRetry?: Handler<[text: string, seconds: number]>;
   onIgnored?: Handler<[text: string]>;
-  onResult?: (this: ProgressBar, element: Place, result: Json) => void;
+  onResult?: (this: ProgressBar, element: Target, result: Json) => void;
 }
 
-/** What both bars have. */
+/** Members of both kinds of bar. */
 interface Bar {
   readonly state: BarState;
-  readonly texts: Texts & Partial<CancelTexts>;
+  readonly texts: AllTexts;
   /** The bar, the message and the result. */
-  readonly elements: [Place, Place, Place];
+  readonly elements: [Target, Target, Target];
+  /** What a person calls the job. */
+  readonly name: string;
   option(name: string): unknown;
-  /** Asks from now on, and begins anew after a change of `src`. */
+  /** Starts polling; starts over if `src` has changed. */
   start(): void;
   stop(): void;
-  /** Starts again what has not been stopped, after a change of its options. */
+  /** Restarts a bar that isn't stopped, after a change of its options. */
   restart(): void;
-  /** Whether this is what it shows: neither stopped nor turned to something else. */
+  /** Whether the bar isn't stopped and still shows this view. */
   shows(view: View): boolean;
   request(signal: AbortSignal, url?: string): Request;
   fetch(request: Request): Promise<Response>;
   follow(address: string): void;
   draw(state: BarState, text: string, view: View | null): void;
-  /** An empty text is the end of the trouble. */
-  drawTrouble(text: string): void;
+  /** Texts that replace the bar's own until the end, by their source. */
+  readonly notes: { trouble?: string; cancel?: string };
+  /** Shows such a text. An empty one removes it. */
+  note(source: "trouble" | "cancel", text: string): void;
 }
 
 export interface ProgressBar extends Bar {}
@@ -210,8 +270,10 @@ export class ProgressBar extends EventTarget {
 export interface DramatiqProgress extends Bar {}
 export class DramatiqProgress extends HTMLElement {
   static observedAttributes: string[];
-  /** The element's own bar, message and result. */
+  /** The element's own bar, message and result. The last two are the same. */
   readonly parts: [HTMLElement, HTMLElement, HTMLElement];
+  /** The parent element of the controls. */
+  readonly actions: HTMLElement;
   src: string;
   connectedCallback(): void;
   disconnectedCallback(): void;

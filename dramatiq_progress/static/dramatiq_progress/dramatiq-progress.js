@@ -1,66 +1,70 @@
-/** The bar: JSON comes in, drawings and events go out. Reference: docs/bar.md. */
+/** The progress bar: polls messages and draws the answers. Reference: docs/bar.md. */
 
 export const TEXTS = {
   locale: "en",
   label: "Progress",
-  waiting: "Waiting for information…",
-  "not-found": "There is nothing to show here",
-  expired: "No longer available. You may have to sign in again.",
-  denied: "Not available. You may have to sign in again.",
+  waiting: "Checking progress…",
+  "not-found": "This task could not be found.",
+  expired: "This task is no longer available. You may need to sign in again.",
+  denied: "This task isn't available. You may need to sign in again.",
   offline: "Connection lost. Trying again…",
   enqueued: "Waiting in the queue",
-  position: "Waiting in the queue, about {position} of {length} in line",
+  position: "In the queue: about number {position} of {length}",
+  first: "Next in the queue",
   delayed: "Scheduled",
   running: "Running",
   amount: "{current} of {total}",
   count: "{current} so far",
-  remaining: "about {time} left",
-  retryIn: "Failed; trying again in {time}",
-  retryNow: "Failed; trying again now",
+  described: "{description}: {amount}",
+  remaining: "{text}, about {time} left",
+  retryIn: "This attempt failed. Retrying in {time}…",
+  retryNow: "This attempt failed. Retrying now…",
   attempt: "{text} (attempt {attempt})",
   attemptOf: "{text} (attempt {attempt} of {attempts})",
-  lost: "No contact with the worker; the task may be taken up again",
+  lost: "The task stopped responding. It may restart automatically.",
   done: "Done",
   failed: "The task failed.",
   cancelled: "The task was cancelled.",
   skipped: "The task was skipped.",
+  stopped: "stopped at {percent}",
   download: "Download",
   retry: "Try again",
   yes: "yes",
   no: "no",
-  // The server's English, and ours.
+  // Pairs: the server's English, its translation.
   results: [],
 };
 
 const ENGLISH = { ...TEXTS };
-let told;
+let pageTexts;
 
-/** From {% dramatiq_progress_script %}. Turbo may bring another, a page may change TEXTS. */
+/** From {% dramatiq_progress_script %}; Turbo may replace it. */
 function readTexts() {
   const { content } = document.querySelector("meta[name=dramatiq-progress-texts]") ?? {};
-  if (content === told) return;
+  if (content === pageTexts) return;
   for (const name in TEXTS) delete TEXTS[name];
-  Object.assign(TEXTS, ENGLISH, JSON.parse((told = content) ?? "{}"));
+  Object.assign(TEXTS, ENGLISH, JSON.parse((pageTexts = content) ?? "{}"));
 }
 
 readTexts();
 
 const POLL_AFTER_SECONDS = 0.5;
-const POLL_FASTEST_SECONDS = 0.1;
-const POLL_MISSING_SECONDS = 30;
-const WAIT_LONGEST_SECONDS = 3600;
+const POLL_MIN_SECONDS = 0.1;
+const WAIT_LIMIT_SECONDS = 3600;
 const REQUEST_LIMIT_SECONDS = 10;
-const LIST_LONGEST = 100;
-const FIRST_ANSWER_LIMIT_SECONDS = 120;
-const BACK_OFF_FIRST_SECONDS = 1;
-const BACK_OFF_LONGEST_SECONDS = 30;
+const LIST_LIMIT = 100;
+const FIRST_ANSWER_LIMIT_SECONDS = 4;
+const RETRY_LIMIT_SECONDS = 30;
+const PATIENCE_SECONDS = 2;
+const LEAVING_LIMIT_SECONDS = 30;
 const STREAM_SILENCE_SECONDS = 20;
-const MISSING_STATUSES = [404, 410];
-const DENIED_STATUSES = [401, 403];
-const LISTED = /^([\w-]{1,64})\/$/;
+// A smaller move is drawn at once: for a transition, the page is painted in each of 18 frames.
+const SMALLEST_TRANSITION_PERCENT = 0.5;
+const SMALLEST_TRANSITION_PERCENT_PER_BAR = 0.02;
 
 const FINAL_STATES = ["done", "failed", "cancelled", "skipped"];
-const STATES = ["enqueued", "delayed", "running", "retrying", "lost", ...FINAL_STATES];
+const PENDING_STATES = ["enqueued", "delayed"];
+const STATES = [...PENDING_STATES, "running", "retrying", "lost", ...FINAL_STATES];
 const CELERY_STATES = {
   __proto__: null,
   PENDING: "enqueued",
@@ -71,22 +75,22 @@ const CELERY_STATES = {
 
 const BAR_COLORS = { progress: "#2563eb", success: "#15803d", error: "#dc2626", ignored: "#6b7280" };
 const COLOR_NAMES = { done: "success", failed: "error", retrying: "error", cancelled: "ignored", skipped: "ignored" };
-const ENDINGS = ["showResult", "redirect", "download", "swap", "retry"];
-const LOOKS = ["state", "indeterminate", "offline"];
+const RESULT_OPTIONS = ["showResult", "redirect", "download", "swap", "retry"];
+const STATE_ATTRIBUTES = ["state", "indeterminate", "offline", "untitled"];
 const CLOCKS = ["elapsed", "rate", "eta", "retry_in", "poll_after"];
 
-const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
-// Not Date: a clock may be set while a job runs.
+const clamp = (value, min, max) => Math.min(max, Math.max(min, value));
+// Unlike Date, this clock is never changed.
 const now = () => performance.now() / 1000;
 const later = (seconds, act) => setTimeout(act, seconds * 1000);
-
-const isAnswer = (answer) => typeof answer?.complete === "boolean";
 
 function readAnswer(answer) {
   const { current = 0, total = null, description = "" } = answer.progress ?? {};
   const state = readState(answer);
   const finished = FINAL_STATES.includes(state);
-  return { ...answer, state, finished, current, total, description, percent: readPercent(answer.progress ?? {}) };
+  // A retry that waits in the queue still has the percentage of the attempt that failed.
+  const percent = PENDING_STATES.includes(state) ? null : readPercent(answer.progress ?? {});
+  return { ...answer, state, finished, current, total, description, percent };
 }
 
 function readState({ state, complete, success, progress }) {
@@ -101,67 +105,88 @@ function readPercent({ percent, current, total }) {
   return Number.isFinite(percent) ? clamp(percent, 0, 100) : null;
 }
 
-function newsOf(answer) {
+function withoutClocks(answer) {
   return JSON.stringify(answer, (key, value) => (CLOCKS.includes(key) ? undefined : value));
 }
 
-const formatNumber = (value, texts, options) => value.toLocaleString(texts.locale, options);
+const formatters = {};
 
-function say(texts, name, values) {
-  return texts[name].replace(/\{(\w+)\}/g, (place, key) => {
-    const value = values[key] ?? place;
+/** Making a formatter takes much longer than using it. */
+function formatNumber(value, { locale }, options) {
+  const name = [locale, ...Object.values(options ?? {})];
+  return (formatters[name] ??= new Intl.NumberFormat(locale, options)).format(value);
+}
+
+function format(texts, name, values) {
+  return texts[name].replace(/\{(\w+)\}/g, (match, key) => {
+    const value = values[key] ?? match;
     return typeof value === "number" ? formatNumber(value, texts) : value;
   });
 }
 
 function formatDuration(seconds, texts) {
   const [size, unit] =
-    seconds < 90 ? [1, "second"] : seconds < 5400 ? [60, "minute"] : seconds < 129600 ? [3600, "hour"] : [86400, "day"];
+    seconds < 60 ? [1, "second"] : seconds < 5400 ? [60, "minute"] : seconds < 129600 ? [3600, "hour"] : [86400, "day"];
   return formatNumber(Math.ceil(seconds / size), texts, { style: "unit", unit, unitDisplay: "long" });
 }
 
-function describe({ state, queue_position: position, queue_length: length, current, total, description }, texts) {
-  if (state === "enqueued" && position != null && length != null) return say(texts, "position", { position, length });
+/** dramatiq-progress-parts.js, from the first answer with a step on. */
+let partsModule;
+
+function describe({ state, queue_position: position, queue_length: length, eta, ...view }, texts) {
+  if (state === "enqueued" && position) return format(texts, position > 1 ? "position" : "first", { position, length });
   if (state !== "running") return texts[state];
-  const amount = total == null ? current && say(texts, "count", { current }) : say(texts, "amount", { current, total });
-  return [amount, description].filter(Boolean).join(". ") || texts.running;
+  const hasStep = partsModule && view.step?.count;
+  const text = hasStep ? partsModule.describe(view, texts, format, describeAmount) : describeAmount(view, texts);
+  return eta > 0 ? format(texts, "remaining", { text, time: formatDuration(eta, texts) }) : text;
+}
+
+function describeAmount({ current, total, description }, texts, nothing = texts.running) {
+  const isKnown = total != null;
+  const amount = (isKnown || current) && format(texts, isKnown ? "amount" : "count", { current, total });
+  if (!amount || !description) return amount || description || nothing;
+  return format(texts, "described", { amount, description: description.replace(/[.…:]+$/, "") });
 }
 
 function describeRetry({ attempt, retries_left: left }, retryIn, texts) {
-  const text = retryIn > 0 ? say(texts, "retryIn", { time: formatDuration(retryIn, texts) }) : texts.retryNow;
+  const text = retryIn > 0 ? format(texts, "retryIn", { time: formatDuration(retryIn, texts) }) : texts.retryNow;
   if (!attempt) return text;
-  return say(texts, left ? "attemptOf" : "attempt", { text, attempt: attempt + 1, attempts: attempt + left });
+  return format(texts, left ? "attemptOf" : "attempt", { text, attempt: attempt + 1, attempts: attempt + left });
 }
 
 function readRetryAfter({ headers }) {
   const value = headers.get("Retry-After");
   // By the server's clock: the visitor's may be wrong.
   const today = Date.parse(headers.get("Date")) || Date.now();
-  return clamp(Number(value) || (Date.parse(value) - today) / 1000 || 0, 0, WAIT_LONGEST_SECONDS);
+  return clamp(Number(value) || (Date.parse(value) - today) / 1000 || 0, 0, WAIT_LIMIT_SECONDS);
 }
 
-function repeat({ answer, heardAt }, pollAfter) {
-  const goOn = (seconds) => seconds && Math.max(0, seconds - (now() - heardAt));
-  return { ...answer, eta: goOn(answer.eta), retry_in: goOn(answer.retry_in), poll_after: pollAfter || answer.poll_after };
+function repeat({ answer, receivedAt }, pollAfter) {
+  const countDown = (seconds) => seconds && Math.max(0, seconds - (now() - receivedAt));
+  const { eta, retry_in, poll_after } = answer;
+  return { ...answer, eta: countDown(eta), retry_in: countDown(retry_in), poll_after: +pollAfter || poll_after };
 }
 
 class Poller {
   static #pollers = new Map();
   #list;
-  #most = LIST_LONGEST;
+  #batchLimit = LIST_LIMIT;
   #messages = new Map();
   #listening = new AbortController();
   #request = null;
   #timer;
-  #backOff = 0;
+  #failures = 0;
+  #latency = 0;
+  #troubleTimer;
   #resumeAt = 0;
   #notBefore = 0;
+  #leavingAt = -Infinity;
   #stream;
 
   static watch(bar) {
-    const { src, list, kind } = bar;
-    const id = list && src.startsWith(list) && LISTED.exec(src.slice(list.length))?.[1];
-    const name = id ? kind + list : bar;
+    const { src, list, tag } = bar;
+    const id = list && src.startsWith(list) && /^([\w-]{1,64})\/$/.exec(src.slice(list.length))?.[1];
+    const name = id ? tag + list : bar;
     const poller = Poller.#pollers.get(name) ?? new Poller(list);
     Poller.#pollers.set(name, poller);
     poller.#add(bar, id);
@@ -176,6 +201,9 @@ class Poller {
     for (const type of ["visibilitychange", "pageshow", "online", "offline"]) {
       addEventListener(type, wake, { signal, capture: true });
     }
+    // WebKit fails requests as soon as another page is requested, and that may take long.
+    addEventListener("beforeunload", () => (this.#leavingAt = now()), { signal });
+    addEventListener("pagehide", () => this.#stop(), { signal });
   }
 
   #add(bar, id) {
@@ -195,55 +223,63 @@ class Poller {
     if (this.#messages.size) return this.#schedule();
     this.#listening.abort();
     this.#stop();
-    this.#tellStream("close");
+    this.#callStream("close");
     return true;
   }
 
-  #stop() {
+  #pause() {
     clearTimeout(this.#timer);
+    clearTimeout(this.#troubleTimer);
+  }
+
+  #stop() {
+    this.#pause();
     this.#request?.abort();
     this.#request = null;
   }
 
   #wake() {
-    this.#tellStream(document.hidden ? "close" : "open");
-    if (document.hidden) return clearTimeout(this.#timer);
+    this.#callStream();
+    if (document.hidden) return this.#pause();
     this.#stop();
-    this.#backOff = 0;
-    this.#resume(0);
+    this.#failures = 0;
+    this.resume(0);
   }
 
-  #resume(seconds) {
+  resume(seconds) {
     this.#resumeAt = now() + seconds;
-    for (const message of this.#messages.values()) message.due = this.#resumeAt + (message.told = 0);
+    for (const message of this.#messages.values()) message.due = this.#resumeAt + (message.streamed = 0);
     this.#schedule();
   }
 
-  #line() {
+  #byDue() {
     return [...this.#messages.values()].sort((one, other) => one.due - other.due);
   }
 
   #schedule() {
     clearTimeout(this.#timer);
     if (document.hidden || this.#request || !this.#messages.size) return;
-    const at = Math.max(this.#line()[0].due, this.#notBefore, now());
+    const at = Math.max(this.#byDue()[0].due, this.#notBefore, now());
     this.#timer = later(at - now(), () => this.#poll());
   }
 
   async #poll() {
-    const line = this.#line();
-    const at = Math.max(line[0].due, now());
-    const batch = line.filter(({ due, pollAfter }) => due - pollAfter / 8 <= at).slice(0, this.#most);
+    const waiting = this.#byDue();
+    const at = Math.max(waiting[0].due, now());
+    const batch = waiting.filter(({ due, pollAfter }) => due - pollAfter / 8 <= at).slice(0, this.#batchLimit);
     const request = new AbortController();
     this.#request = request;
     const limit = later(REQUEST_LIMIT_SECONDS, () => request.abort());
+    // A slow server isn't a lost connection.
+    if (!this.#failures) this.#showTrouble(this.#latency + PATIENCE_SECONDS);
     const outcome = await this.#exchange(batch, request.signal).catch(() => ({}));
     clearTimeout(limit);
     if (this.#request !== request) return;
     this.#request = null;
-    // What the stream has told meanwhile is newer.
-    if (outcome.answerTo) this.#handle(batch.filter(({ heardAt }) => !(heardAt > at)), outcome);
-    else this.#fail(outcome.response);
+    if (!outcome.answerTo) return this.#fail(outcome.response);
+    this.#latency = now() - at;
+    // Unless the stream was faster.
+    this.#handle(batch.filter(({ receivedAt }) => !(receivedAt > at)), outcome);
   }
 
   async #exchange(batch, signal) {
@@ -251,94 +287,121 @@ class Poller {
     const [bar] = bars;
     const isList = batch.length > 1;
     const url = isList ? `${this.#list}?id=${batch.map(({ id }) => id).sort().join("&id=")}` : src;
-    // A 304 is for messages that all heard that very answer last.
+    // A 304 means the answer that all of them received last.
     const known = version?.url === url && batch.every((message) => message.version === version);
-    const response = await bar.ask(signal, url, known && version.etag);
+    const response = await bar.request(signal, url, known && version.etag);
     const { status, headers } = response;
-    const pollAfter = Number(headers.get("Poll-After"));
-    if (known && status === 304) return { version, answerTo: (message) => repeat(message, pollAfter) };
-    const denied = DENIED_STATUSES.includes(status);
-    if (denied || (!isList && MISSING_STATUSES.includes(status))) return { response, denied, answerTo: () => null };
-    if (isList && status >= 400 && status < 429) this.#most = 1;
+    if (known && status === 304) return { version, answerTo: (message) => repeat(message, headers.get("Poll-After")) };
+    // A session that ended is often a redirect to a page for signing in.
+    const isPage = response.redirected && /html/.test(headers.get("Content-Type"));
+    const denied = [401, 403].includes(status) || isPage;
+    if (denied || (!isList && [404, 410].includes(status))) return { response, denied, answerTo: () => null };
+    if (isList && status >= 400 && status < 429) this.#batchLimit = 1;
     const answer = response.ok && (await response.json().catch(() => null));
     const answers = isList ? answer?.messages : [answer];
-    if (!answers?.every(isAnswer)) return { response };
+    if (!answers?.every((each) => typeof each?.complete === "boolean")) return { response };
     const answerTo = ({ id }) => (isList ? answers.find((each) => each.id === id) : answer);
     return { version: { url, etag: headers.get("ETag") }, answerTo };
   }
 
-  /** Sets the next poll first, so that a listener may stop it. */
-  #handle(batch, { answerTo, version, denied, response, told = 0 }) {
-    this.#backOff = 0;
+  /** Schedules the next poll first: a listener may cancel it. */
+  #handle(batch, { answerTo, version, denied, response, streamed = 0 }) {
+    this.#failures = 0;
+    this.#leavingAt = -Infinity;
+    clearTimeout(this.#troubleTimer);
     for (const message of batch) {
       const answer = answerTo(message);
-      if (message.told > told && answer && newsOf(answer) !== newsOf(message.answer)) this.#tellStream("leave");
-      message.pollAfter = answer ? this.#take(message, answer, version) : this.#miss(message, denied);
-      if (told) message.pollAfter = told;
-      message.told = told;
+      const isNew = () => answer && withoutClocks(answer) !== withoutClocks(message.answer);
+      if (message.streamed > streamed && isNew()) this.#callStream("leave");
+      message.pollAfter = answer ? this.#accept(message, answer, version) : this.#miss(message, denied);
+      if (streamed) message.pollAfter = streamed;
+      message.streamed = streamed;
     }
     batch.sort((one, other) => one.pollAfter - other.pollAfter);
-    for (const message of batch) message.due = this.#join(message.pollAfter);
+    for (const message of batch) message.due = streamed ? now() + streamed : this.#align(message.pollAfter);
     this.#schedule();
-    for (const { bars, answer, isOver } of batch) {
+    for (const { bars, answer, isGone } of batch) {
       for (const bar of [...bars]) {
-        if (!bars.has(bar)) continue;
-        if (answer) bar.onAnswer(answer);
-        else bar.onMissing(isOver, denied, response);
+        if (bars.has(bar)) bar.onAnswer(answer, isGone, denied, response);
       }
     }
   }
 
-  #join(seconds) {
+  #align(seconds) {
     const last = now() + seconds;
-    const dues = this.#line().map(({ due }) => due);
-    return dues.findLast((due) => due <= last && due >= last - seconds / 2) ?? last;
+    return this.#byDue().map(({ due }) => due).findLast((due) => due <= last && due >= last - seconds / 2) ?? last;
   }
 
-  #take(message, answer, version) {
-    Object.assign(message, { answer, version, heardAt: now(), missingSince: null });
+  #accept(message, answer, version) {
+    Object.assign(message, { answer, version, receivedAt: now(), missingSince: null });
     const seconds = Number.isFinite(answer.poll_after) ? answer.poll_after : POLL_AFTER_SECONDS;
     const wanted = [...message.bars].map(({ pollSeconds }) => pollSeconds || seconds);
-    return clamp(Math.min(...wanted), POLL_FASTEST_SECONDS, WAIT_LONGEST_SECONDS);
+    return clamp(Math.min(...wanted), POLL_MIN_SECONDS, WAIT_LIMIT_SECONDS);
   }
 
   #miss(message, denied) {
     message.answer = message.version = null;
     message.missingSince ??= now();
     const missingFor = now() - message.missingSince;
-    message.isOver = denied || missingFor >= FIRST_ANSWER_LIMIT_SECONDS;
-    return message.isOver ? POLL_MISSING_SECONDS : Math.max(missingFor / 10, POLL_AFTER_SECONDS);
+    message.isGone = denied || missingFor >= FIRST_ANSWER_LIMIT_SECONDS;
+    return denied ? RETRY_LIMIT_SECONDS : clamp(missingFor, POLL_AFTER_SECONDS, RETRY_LIMIT_SECONDS);
   }
 
   #fail(response) {
     const retryAfter = response ? readRetryAfter(response) : 0;
-    this.#backOff = clamp(this.#backOff * 2, BACK_OFF_FIRST_SECONDS, BACK_OFF_LONGEST_SECONDS);
+    const backOff = Math.min(2 ** this.#failures, RETRY_LIMIT_SECONDS);
     this.#notBefore = now() + retryAfter;
     const chance = Math.random() / 2;
-    this.#resume(retryAfter ? retryAfter + chance : this.#backOff * (1 - chance));
-    for (const { bars } of this.#line()) for (const bar of [...bars]) if (bars.has(bar)) bar.onTrouble(response);
+    this.resume(retryAfter ? retryAfter + chance : backOff * (1 - chance));
+    const isLasting = this.#failures++ || retryAfter > PATIENCE_SECONDS;
+    this.#showTrouble(isLasting ? 0 : retryAfter + PATIENCE_SECONDS, response);
+  }
+
+  /** Unless an answer is received before. */
+  #showTrouble(seconds, response) {
+    clearTimeout(this.#troubleTimer);
+    this.#troubleTimer = later(seconds, () => {
+      if (document.hidden || now() < this.#leavingAt + LEAVING_LIMIT_SECONDS) return;
+      for (const { bars } of this.#byDue()) for (const bar of [...bars]) if (bars.has(bar)) bar.onTrouble(response);
+    });
   }
 
   #useStream({ stream, module }) {
-    const hear = (answer) => this.#hear(answer);
-    const ids = () => [...this.#messages.values()].flatMap(({ id }) => id || []).slice(0, LIST_LONGEST);
-    const poll = () => this.#resume(Math.random());
-    this.#stream ??= import(module).then(({ Stream }) => new Stream(stream, { ids, hear, poll }));
-    this.#tellStream(document.hidden ? "close" : "open");
+    this.#stream ??= import(module).then(({ Stream }) => new Stream(stream, this));
+    this.#callStream();
   }
 
-  #tellStream(what) {
-    this.#stream?.then((stream) => stream[what]()).catch(() => {});
+  #callStream(method = document.hidden ? "close" : "open") {
+    this.#stream?.then((stream) => stream[method]()).catch(() => {});
   }
 
-  /** False where a poll has overtaken the stream. */
-  #hear(answer) {
-    const message = this.#messages.get(`${this.#list}${answer.id}/`);
-    if (answer.version < message?.answer?.version) return false;
-    if (message) this.#handle([message], { answerTo: () => answer, told: STREAM_SILENCE_SECONDS });
-    return true;
+  get ids() {
+    return [...this.#messages.values()].flatMap(({ id }) => id || []);
+  }
+
+  #messageOf({ id }) {
+    return this.#messages.get(`${this.#list}${id}/`);
+  }
+
+  /** False if a poll was faster than the stream. */
+  isNew(answer) {
+    return !(answer.version < this.#messageOf(answer)?.answer?.version);
+  }
+
+  /** Answers of the stream. */
+  receive(answers) {
+    const received = new Map(answers.filter(this.isNew, this).map((answer) => [this.#messageOf(answer), answer]));
+    received.delete(undefined);
+    this.#handle([...received.keys()], { answerTo: (message) => received.get(message), streamed: STREAM_SILENCE_SECONDS });
   }
 }
+
+// An unchanged text isn't laid out again.
+function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+const join = (...texts) => texts.filter(Boolean).join(", ");
 
 function part(name, attributes = {}, children = []) {
   const element = document.createElement("div");
@@ -347,27 +410,26 @@ function part(name, attributes = {}, children = []) {
   return element;
 }
 
-// Weaker than the page's stylesheet, where that arrives.
+// For pages without the stylesheet, which overrides it.
 const plain = new CSSStyleSheet();
 plain.replaceSync(`
   [part=track] { height: 8px; background: #8884 }
-  [part=fill] { height: 8px; background: #2563eb }
+  [part=fill] { height: 100%; background: #2563eb }
   [part=status] { position: fixed; clip-path: inset(50%) }
 `);
 
-function show(element, text) {
-  element.textContent = text;
-  element.hidden = !text;
-}
-
 const Bar = (Base) => class extends Base {
   state = "waiting";
-  #leave = () => {};
-  #end;
-  #isOn = false;
+  /** Texts that replace the bar's own until the end, by their source: "trouble", "cancel". */
+  notes = {};
+  #drawn = [];
+  #unwatch = () => {};
+  #showOutcome;
+  #isRunning = false;
+  #stepTried;
   #src;
   #view = null;
-  #news;
+  #shown;
   #retryAt;
   #countdown;
 
@@ -378,6 +440,14 @@ const Bar = (Base) => class extends Base {
     });
   }
 
+  /** What a person calls the job. */
+  get name() {
+    const { title, actor = "" } = this.#view ?? {};
+    const words = actor.replaceAll("_", " ");
+    // A title stays as it is: it may be a file's name.
+    return this.option("label") || title || words.charAt(0).toUpperCase() + words.slice(1);
+  }
+
   request(signal, url = this.src) {
     return new Request(url, { signal, cache: "no-store", headers: { Accept: "application/json" } });
   }
@@ -386,82 +456,79 @@ const Bar = (Base) => class extends Base {
     return fetch(request);
   }
 
-  // "Back" would lead to a bar that leads here again.
-  follow(address) {
-    location.replace(address);
+  // Going back to the bar would redirect here again.
+  follow(url) {
+    location.replace(url);
   }
 
   start() {
     this.stop();
-    this.#isOn = true;
+    this.#isRunning = true;
     readTexts();
-    if (this.#src !== this.src) this.#view = this.#news = null;
+    if (this.#src !== this.src) this.#view = this.#shown = this.#stepTried = null;
     if (this.#view?.finished) return;
     this.#src = this.src;
-    this.drawTrouble("");
+    this.notes = {};
     this.#draw(this.#view ? this.state : "waiting");
     if (!this.src) return;
-    this.#loadEnd().catch(() => {});
-    this.#leave = Poller.watch({
+    this.#loadResultModule().catch(() => {});
+    this.#unwatch = Poller.watch({
       src: this.src,
       list: this.option("list"),
-      kind: this.localName,
+      tag: this.localName,
       pollSeconds: parseInt(this.option("pollInterval")) / 1000,
       stream: this.option("transport") !== "poll" && this.option("stream"),
-      module: this.option("streamModule") || "./dramatiq-progress-stream.js",
-      ask: (signal, url, etag) => {
+      module: this.#moduleUrl("stream"),
+      request: (signal, url, etag) => {
         const request = this.request(signal, url);
         if (etag) request.headers.set("If-None-Match", etag);
         return this.fetch(request);
       },
-      onAnswer: async (answer) => this.#hear(answer),
-      onMissing: async (isOver, denied, response) => this.#miss(isOver, denied, response),
+      onAnswer: async (...values) => this.#receive(...values),
       onTrouble: async (response) => this.#trouble(response),
     });
   }
 
   restart() {
-    if (this.#isOn) this.start();
+    if (this.#isRunning) this.start();
   }
 
   stop() {
-    this.#isOn = false;
-    this.#leave();
+    this.#isRunning = false;
+    this.#unwatch();
     clearTimeout(this.#countdown);
   }
 
-  /** Not, where a listener has stopped or turned it. */
+  /** False after a listener stopped or redirected the bar. */
   shows(view) {
-    return this.#isOn && this.#view === view;
+    return this.#isRunning && this.#view === view;
   }
 
-  #hear(answer) {
-    const view = readAnswer(answer);
-    const news = newsOf(answer);
-    const isNews = news !== this.#news;
-    this.#view = view;
-    this.#news = news;
-    this.#retryAt = now() + (view.retry_in ?? 0);
-    if (view.finished) this.#leave();
-    this.drawTrouble("");
-    this.#draw(view.state);
+  #receive(answer, isGone, denied, response) {
+    this.notes.trouble = "";
     this.#offerCancel(answer);
-    if (isNews) this.#send("progress", answer);
+    if (!answer) {
+      const state = this.#view ? "expired" : isGone ? "not-found" : "waiting";
+      return this.#draw(state, this.texts[denied ? "denied" : state], response);
+    }
+    const view = readAnswer(answer);
+    const shown = withoutClocks(answer);
+    const isNew = shown !== this.#shown;
+    this.#view = view;
+    this.#shown = shown;
+    this.#retryAt = now() + (view.retry_in ?? 0);
+    if (view.finished) this.#unwatch();
+    this.#loadPartsModule(view);
+    this.#draw(view.state);
+    if (isNew) this.#dispatch("progress", answer);
     if (view.finished && this.shows(view)) this.#finish(view, answer);
   }
 
-  #miss(isOver, denied, response) {
-    const state = this.#view ? "expired" : isOver ? "not-found" : "waiting";
-    this.drawTrouble("");
-    this.#offerCancel(null);
-    this.#draw(state, this.texts[denied ? "denied" : state], response);
-  }
-
   #trouble(response) {
-    if (!this.#send("trouble", { response })) return;
+    if (!this.#dispatch("trouble", { response })) return;
     const text = this.texts.offline;
     const name = response?.ok ? "onDataError" : response ? "onHttpError" : "onNetworkError";
-    this.#tell(name, text, response) || this.drawTrouble(text);
+    this.#callHandler(name, text, response) || this.note("trouble", text);
   }
 
   #draw(state, text, response) {
@@ -472,72 +539,96 @@ const Bar = (Base) => class extends Base {
     clearTimeout(this.#countdown);
     if (state !== view?.state) {
       text ??= texts[state];
-      if (state !== "waiting" && this.#tell("onHttpError", text, response)) return;
+      if (state !== "waiting" && this.#callHandler("onHttpError", text, response)) return;
     } else if (state === "retrying") {
       text = describeRetry(view, left, texts);
       if (left > 0) this.#countdown = later(left % 1 || 1, () => this.#draw(state));
-      if (this.#tell("onRetry", text, Math.max(0, Math.ceil(left)))) return;
+      if (this.#callHandler("onRetry", text, Math.max(0, Math.ceil(left)))) return;
     } else {
       text = describe(view, texts);
-      if (this.#tell("onProgress", view.progress)) return;
+      if (this.#callHandler("onProgress", view.progress)) return;
     }
-    this.draw(state, text, view);
+    this.#show(state, text, view);
   }
 
-  #send(type, detail) {
+  #show(...drawn) {
+    this.#drawn = drawn;
+    const [state, text, view] = drawn;
+    const { trouble, cancel } = this.notes;
+    this.draw(state, (!view?.finished && (trouble || cancel)) || text, view);
+  }
+
+  /** Shows a text instead of the bar's own. An empty one removes it. */
+  note(source, text) {
+    if (text === (this.notes[source] ?? "")) return;
+    this.notes[source] = text;
+    // A final text may have been replaced by a link.
+    if (!this.#view?.finished) this.#show(...this.#drawn);
+  }
+
+  #dispatch(type, detail) {
     const cancelable = type !== "progress";
     return this.dispatchEvent(new CustomEvent(type, { detail, bubbles: true, cancelable }));
   }
 
-  #tell(name, ...values) {
+  #callHandler(name, ...values) {
     const handler = this.option(name) || (name.endsWith("Error") && this.option("onError"));
-    const [bar, message] = this.elements;
-    if (handler) handler.call(this, bar, message, ...values);
+    if (handler) handler.call(this, ...this.elements.slice(0, 2), ...values);
     return handler;
   }
 
-  /** Where the page wants more than words. */
-  async #loadEnd(again = "") {
-    const module = this.option("resultModule") || "./dramatiq-progress-result.js";
-    if (ENDINGS.some((name) => this.option(name))) this.#end = (await import(module + again)).end;
+  #moduleUrl(name) {
+    return this.option(`${name}Module`) || `./dramatiq-progress-${name}.js`;
   }
 
-  /** A button, where the page wants one. */
+  async #loadResultModule(again = "") {
+    if (!RESULT_OPTIONS.some((name) => this.option(name))) return;
+    this.#showOutcome = (await import(this.#moduleUrl("result") + again)).showOutcome;
+  }
+
+  /** After a failure, the next step tries it again: not each answer. */
+  #loadPartsModule({ state, step }) {
+    if (partsModule || state !== "running" || !step?.count || step.index === this.#stepTried) return;
+    // The handler draws instead of the bar.
+    if (this.option("onProgress")) return;
+    this.#stepTried = step.index;
+    const use = (module) => {
+      partsModule = module;
+      if (this.#isRunning && this.state === "running") this.#draw(this.state);
+    };
+    import(this.#moduleUrl("parts")).then(use, () => {});
+  }
+
   #offerCancel(answer) {
-    const module = this.option("cancel") && (this.option("cancelModule") || "./dramatiq-progress-cancel.js");
-    if (module) import(module).then(({ offer }) => offer(this, answer), () => {});
+    if (this.option("cancel")) import(this.#moduleUrl("cancel")).then(({ offer }) => offer(this, answer), () => {});
   }
 
   async #finish(view, answer) {
     const { state, result } = view;
     const { texts } = this;
     const isDone = state === "done";
-    if (!this.#send(isDone ? state : "failed", answer) || !this.shows(view)) return;
+    if (!this.#dispatch(isDone ? state : "failed", answer) || !this.shows(view)) return;
     const why = new Map(texts.results).get(result) ?? (typeof result === "string" && result);
     const text = (!isDone && why) || texts[state];
     const handler = isDone ? "onSuccess" : state === "skipped" ? "onIgnored" : "onTaskError";
-    if (!this.#tell(handler, isDone ? result : text)) this.draw(state, text, view);
+    if (!this.#callHandler(handler, isDone ? result : text)) this.#show(state, text, view);
     else if (!isDone) return;
-    // Some browsers do not ask again for a module.
-    if (!this.#end) await this.#loadEnd().catch(() => this.#loadEnd("?again").catch(() => {}));
-    if (this.shows(view)) this.#end?.(this, view);
+    // Some browsers cache a failed import.
+    const retry = () => this.#loadResultModule("?again").catch(() => {});
+    if (!this.#showOutcome) await this.#loadResultModule().catch(retry);
+    if (this.shows(view)) this.#showOutcome?.(this, view);
   }
 
   draw(state, text, view) {
     const [bar, message] = this.elements;
     const percent = view?.percent ?? null;
-    if (message && message.textContent !== text) message.textContent = text;
+    if (message) write(message, text);
     if (!bar) return;
     const colors = { ...BAR_COLORS, ...this.option("barColors") };
     bar.style.backgroundColor = colors[state] ?? colors[COLOR_NAMES[state] ?? "progress"];
     bar.style.inlineSize = percent === null ? "" : `${percent}%`;
     const track = bar.closest("[role=progressbar]");
     if (track) track.ariaValueNow = percent;
-  }
-
-  drawTrouble(text) {
-    const [, message] = this.elements;
-    if (text && message) message.textContent = text;
   }
 };
 
@@ -569,24 +660,31 @@ export class ProgressBar extends Bar(EventTarget) {
 }
 
 export class DramatiqProgress extends Bar(HTMLElement) {
-  static observedAttributes = ["src", "list", "label", "aria-label", ...LOOKS];
+  static #count = 0;
+  static observedAttributes = ["src", "list", "label", "aria-label", ...STATE_ATTRIBUTES];
 
-  #text = part("text");
-  #remaining = part("remaining");
+  #title = part("title");
   #percent = part("percent");
   #fill = part("fill");
   #track = part("track", { role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, [this.#fill]);
-  #note = part("note");
+  #text = part("text");
+  #words = part("words", {}, [this.#text]);
+  #help = part("help", {}, [part("sign", { "aria-hidden": true }), this.#words]);
+  #actions;
   #status = part("status", { role: "status" });
-  #isOffline = false;
-  #spoken;
-  parts = [this.#fill, this.#text, this.#note];
+  #name = "";
+  #said = "";
+  #announced;
+  #version;
+  #step;
+  #isNew = true;
+  #first = {};
+  parts = [this.#fill, this.#text, this.#text];
 
   constructor() {
     super();
-    const line = part("line", {}, [this.#text, this.#remaining, this.#percent]);
     const root = this.attachShadow({ mode: "open" });
-    root.append(line, this.#track, this.#note, this.#status);
+    root.append(part("box", {}, [this.#title, this.#percent, this.#track, this.#help]), this.#status);
     root.adoptedStyleSheets = [plain];
   }
 
@@ -602,71 +700,113 @@ export class DramatiqProgress extends Bar(HTMLElement) {
     return new Proxy(TEXTS, { get: (texts, name) => this.getAttribute(`text-${name}`) ?? texts[name] });
   }
 
+  /** The controls at the end of the last row. */
+  get actions() {
+    if (!this.#actions) this.#help.append((this.#actions = part("actions")));
+    return this.#actions;
+  }
+
+  get name() {
+    return this.getAttribute("label") ?? (super.name || this.#first.title || "");
+  }
+
   option(name) {
     const attribute = name.replace(/[A-Z]/g, "-$&");
     return this.getAttribute(attribute) || this.hasAttribute(attribute);
   }
 
   connectedCallback() {
+    DramatiqProgress.#count++;
+    const isNew = this.#isNew;
+    this.#isNew = false;
+    this.#words.dataset.reserve = this.texts.expired;
+    // The controls have their place before they are offered.
+    if (this.option("cancel") || this.option("retry")) this.actions;
     this.start();
+    if (isNew || !this.src) this.#drawChildren();
+    if (isNew && this.option("warning")) console.warn(this.option("warning"), this);
   }
 
   disconnectedCallback() {
+    DramatiqProgress.#count--;
     this.stop();
   }
 
   attributeChangedCallback(name, before, after) {
-    if (LOOKS.includes(name)) queueMicrotask(() => this.#look());
-    else if (name.endsWith("label")) this.#drawLabel();
+    if (STATE_ATTRIBUTES.includes(name)) queueMicrotask(() => this.#reflect());
+    else if (name.endsWith("label")) this.#drawName();
     else if (before !== after) this.restart();
   }
 
+  /** Until the first answer: what the template tag has rendered for pages without JavaScript. */
+  #drawChildren() {
+    const [title, text, progress] = ["b", "span", "progress"].map((tag) => this.querySelector(`:scope > ${tag}`));
+    const { state } = text?.dataset ?? {};
+    if (!state) return;
+    this.#first = { title: title?.textContent };
+    this.state = state;
+    const isKnown = progress?.position >= 0 && !PENDING_STATES.includes(state);
+    const percent = isKnown ? progress.value : null;
+    this.draw(state, text.dataset.text ?? text.textContent, { percent, finished: FINAL_STATES.includes(state) });
+  }
+
   draw(state, text, view) {
-    super.draw(state, text, view);
     const { texts } = this;
-    const { percent = null, eta, version, current } = view ?? {};
+    const { percent = null, version, current, step } = view ?? {};
+    const { style } = this.#fill;
+    const smallest = Math.max(SMALLEST_TRANSITION_PERCENT, SMALLEST_TRANSITION_PERCENT_PER_BAR * DramatiqProgress.#count);
+    style.setProperty("--_move", Math.abs(percent - parseFloat(style.inlineSize)) < smallest ? "0s" : "");
+    super.draw(state, text, view);
     const isKnown = percent !== null;
-    // A step for each report.
-    this.#fill.style.insetInlineStart = isKnown ? "" : `${(((version ?? current) * 7) % 63) + 7}%`;
-    show(this.#percent, isKnown ? formatNumber(Math.floor(percent) / 100, texts, { style: "percent" }) : "");
-    const isLeft = state === "running" && eta > 0;
-    show(this.#remaining, isLeft ? say(texts, "remaining", { time: formatDuration(eta, texts) }) : "");
-    this.#drawLabel();
-    this.#track.ariaValueText = this.#saidAloud();
-    this.#look();
+    const share = isKnown ? formatNumber(Math.floor(percent) / 100, texts, { style: "percent" }) : "";
+    const isStopped = isKnown && view.finished && state !== "done" && !this.option("compact");
+    // Moves one step per report.
+    const start = `${(((version ?? current) * 7) % 63) + 7}%`;
+    style.insetInlineStart = isKnown || state !== "running" ? "" : start;
+    write(this.#percent, isStopped ? format(texts, "stopped", { percent: share }) : share);
+    this.#percent.hidden = !isKnown;
+    this.#said = text;
+    this.#drawName();
+    if (this.option("pulse") && state === "running" && version > this.#version) {
+      this.setAttribute("beat", this.getAttribute("beat") === "a" ? "b" : "a");
+    }
+    this.#version = version;
+    this.#step = state === "running" && partsModule && step;
+    this.#reflect();
   }
 
-  drawTrouble(text) {
-    this.#isOffline = Boolean(text);
-    show(this.#note, text);
-    this.#look();
-  }
-
-  /** Also when a morph has taken it away. */
-  #look() {
+  /** Restores attributes that a morph removed. */
+  #reflect() {
     if (this.getAttribute("state") !== this.state) this.setAttribute("state", this.state);
     this.toggleAttribute("indeterminate", this.#percent.hidden);
-    this.toggleAttribute("offline", this.#isOffline);
-    queueMicrotask(() => this.#speak());
+    this.toggleAttribute("offline", Boolean(this.notes.trouble));
+    this.toggleAttribute("untitled", this.#title.hidden);
+    queueMicrotask(() => this.#announce());
   }
 
-  #drawLabel() {
-    this.#track.ariaLabel = this.getAttribute("label") || this.getAttribute("aria-label") || this.texts.label;
+  #drawName() {
+    const { name } = this;
+    write(this.#title, name);
+    // Before the first answer there is room for the title.
+    this.#title.hidden = !name && (this.state !== "waiting" || this.hasAttribute("label"));
+    this.#name = this.getAttribute("label") || this.getAttribute("aria-label") || name;
+    this.#track.ariaLabel = this.#name || this.texts.label;
+    this.#track.ariaValueText = join(this.#percent.textContent, this.#said);
   }
 
-  #saidAloud() {
-    return [this.#percent, this.elements[1]].map(({ textContent }) => textContent).filter(Boolean).join(", ");
-  }
-
-  #speak() {
-    const isOffline = this.#isOffline;
-    const note = this.#note.textContent;
-    const occasion = [this.src, this.state, Math.floor(this.#track.ariaValueNow / 25), isOffline].join();
-    if (occasion === this.#spoken || (this.state === "waiting" && !isOffline)) return;
-    this.#spoken = occasion;
-    this.#status.textContent = isOffline ? note : `${this.#saidAloud()} ${note}`.trim();
+  #announce() {
+    const { trouble, cancel } = this.notes;
+    const quarter = Math.floor(this.#track.ariaValueNow / 25);
+    const { index, name } = (!trouble && !cancel && this.#step) || {};
+    const occasion = [this.src, this.state, quarter, trouble, cancel, index, name].join();
+    if (occasion === this.#announced || (this.state === "waiting" && !trouble)) return;
+    this.#announced = occasion;
+    const percent = trouble || cancel ? "" : this.#percent.textContent;
+    // A result or a link may have replaced the text.
+    const [, { textContent: text }] = this.elements;
+    this.#status.textContent = join(this.#name, percent, this.#said, text === this.#said ? "" : text);
   }
 }
 
-// Loaded from two addresses, the first stays.
+// If it is loaded from two URLs, the first one wins.
 if (!customElements.get("dramatiq-progress")) customElements.define("dramatiq-progress", DramatiqProgress);

@@ -1,8 +1,6 @@
-// What a page does with the bar's `done` event: here it tells how many rows arrived, and offers the next step.
-const imported = document.getElementById("imported");
-
-document.querySelector("dramatiq-progress").addEventListener("done", (event) => {
-  const rows = event.detail.result.imported;
-  imported.querySelector("b").textContent = rows === 1 ? "1 row is" : `${rows.toLocaleString("en")} rows are`;
-  imported.hidden = false;
+// Handles the bar's `done` event: loads the table again, which has the new import.
+document.querySelector("dramatiq-progress").addEventListener("done", async () => {
+  const response = await fetch(location.href);
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  document.getElementById("imports").replaceWith(page.getElementById("imports"));
 });

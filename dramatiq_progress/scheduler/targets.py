@@ -1,0 +1,69 @@
+"""The targets of schedules: actors of Dramatiq's, and tasks of Django's with any backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dramatiq import Actor
+
+from dramatiq_progress.owners import owned_by
+from dramatiq_progress.progress import State
+from dramatiq_progress.stores import Store
+from dramatiq_progress.worker.tracking import TRACKED_OPTION
+
+
+def is_tracked(target: Any) -> bool:
+    """Return whether messages of an actor have progress, or a task's backend has results."""
+    if isinstance(target, Actor):
+        return bool(target.options.get(TRACKED_OPTION))
+    return bool(target.get_backend().supports_get_result)
+
+
+def send(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], message_id: str) -> str:
+    """Send one message, without an owner.
+
+    A backend of tasks gets the id if it has a method ``enqueue_as(task, args, kwargs, id)``; otherwise it chooses one.
+
+    Returns:
+      The id of the message, or of the task's result.
+    """
+    with owned_by(None):
+        if isinstance(target, Actor):
+            message = target.message_with_options(args=args, kwargs=kwargs)
+            message = message.copy(message_id=message_id)
+            target.broker.enqueue(message)
+            return message_id
+        backend = target.get_backend()
+        if (enqueue_as := getattr(backend, "enqueue_as", None)) is not None:
+            return str(enqueue_as(target, args, kwargs, message_id).id)
+        return str(backend.enqueue(target, args, kwargs).id)
+
+
+def was_delivered(target: Any, message_id: str, store: Store) -> bool:
+    """Return whether a worker has started this message, so that it was certainly sent. False if that is unknown.
+
+    Raises:
+      StoreUnavailable: The store can't be reached.
+    """
+    if not isinstance(target, Actor) or not is_tracked(target):
+        return False
+    [progress] = store.read([message_id])
+    return progress is not None and progress.state not in (State.ENQUEUED, State.DELAYED)
+
+
+def has_finished(target: Any, message_id: str, store: Store) -> bool:
+    """Return whether a message has finished, or its record has expired.
+
+    Raises:
+      StoreUnavailable: The store can't be reached.
+    """
+    if isinstance(target, Actor):
+        [progress] = store.read([message_id])
+        return progress is None or progress.complete
+    # Only a Django that has tasks gets here.
+    from django.tasks.exceptions import TaskResultDoesNotExist
+
+    try:
+        return bool(target.get_backend().get_result(message_id).is_finished)
+    except TaskResultDoesNotExist:
+        return True

@@ -1,0 +1,125 @@
+"""The options of a schedule: validated, they become a `Schedule`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from .times import At, Cron, Every, Times, Triggered
+
+#: The options that say when, of which a schedule has exactly one.
+WHEN = ("cron", "every", "at", "trigger")
+OPTIONS = (*WHEN, "timezone", "args", "kwargs", "missed", "grace", "overlap")
+MISSED = ("once", "all", "skip")
+OVERLAP = ("allow", "skip")
+
+Missed = Literal["once", "all", "skip"]
+Overlap = Literal["allow", "skip"]
+
+DEFAULT_GRACE = timedelta(hours=1)
+
+_NAME = re.compile(r"\S{1,200}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """An actor or a task that is sent again and again, and the times.
+
+    Attributes:
+      name: Its name, which is unique.
+      target: The actor or the task.
+      times: The times at which it is due.
+      zone: The time zone in which its times are shown.
+      args: Positional arguments of each message.
+      kwargs: Keyword arguments of each message.
+      missed: What is sent after an outage, of the ticks that were missed: the latest, all of them (at most 100), or
+        none.
+      grace: Seconds after which a tick is too late to be sent, whatever `missed` is.
+      overlap: Whether a tick is skipped while the last message hasn't finished.
+      enabled: Whether it is sent at all.
+    """
+
+    name: str
+    target: Any
+    times: Times
+    zone: ZoneInfo
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    missed: Missed
+    grace: float
+    overlap: Overlap
+    enabled: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that changes with the times. Ticks from before a change aren't due."""
+        return self.times.fingerprint if self.enabled else "disabled"
+
+
+def build_schedule(
+    name: str, target: Any, options: Mapping[str, Any], *, default_zone: str, enabled: object = True
+) -> Schedule:
+    """Return the schedule of these options.
+
+    Raises:
+      ValueError: An option is invalid.
+    """
+    zone = _zone(options.get("timezone") or default_zone)
+    missed, overlap = options.get("missed", "once"), options.get("overlap", "allow")
+    args, kwargs = options.get("args", ()), options.get("kwargs", {})
+    grace = options.get("grace", DEFAULT_GRACE)
+    seconds = grace.total_seconds() if isinstance(grace, timedelta) else grace
+    if missed not in MISSED:
+        raise ValueError(f"missed={missed!r:.80} is not one of {', '.join(map(repr, MISSED))}.")
+    if overlap not in OVERLAP:
+        raise ValueError(f"overlap={overlap!r:.80} is not one of {', '.join(map(repr, OVERLAP))}.")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise ValueError(f"grace={grace!r:.80} is not a positive number of seconds, nor a timedelta.")
+    if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
+        raise ValueError(f"args={args!r:.80} and kwargs={kwargs!r:.80} must be a tuple or list, and a dict.")
+    if not isinstance(enabled, bool):
+        raise ValueError(f"enabled={enabled!r:.80} is not True or False.")
+    return Schedule(
+        name=name,
+        target=target,
+        times=_times(options, zone),
+        zone=zone,
+        args=tuple(args),
+        kwargs=dict(kwargs),
+        missed=missed,
+        grace=float(seconds),
+        overlap=overlap,
+        enabled=enabled,
+    )
+
+
+def _times(options: Mapping[str, Any], zone: ZoneInfo) -> Times:
+    given = [key for key in WHEN if options.get(key) is not None]
+    if len(given) != 1:
+        raise ValueError(f"Use exactly one of {', '.join(WHEN)}; given: {', '.join(given) or 'none'}.")
+    value = options[given[0]]
+    match given[0]:
+        case "cron":
+            return Cron(value, zone)
+        case "every":
+            return Every(value)
+        case "at":
+            return At(value, zone)
+        case _:
+            return Triggered(value)
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (KeyError, TypeError, ValueError, OSError):
+        raise ValueError(f'timezone={name!r:.80} is not an IANA name such as "Europe/Berlin".') from None
+
+
+def is_name(text: object) -> bool:
+    """Return whether this can be a schedule's name: 1 to 200 printable characters without white space."""
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None and text.isprintable()

@@ -1,0 +1,68 @@
+"""The rules of the scripts of schedules, as functions on a record in memory: see `transitions`, and schedules.py."""
+
+from __future__ import annotations
+
+from . import encoding
+from .encoding import seconds
+from .transitions import Outcome, Record
+
+
+def declare(record: Record, now: float, given: encoding.Declare) -> Outcome:
+    """See declare.lua."""
+    before, last = record.get("fingerprint"), float(record.get("last", 0))
+    start = float(given.known or 0)
+    if before not in (None, given.fingerprint) or (before is None and not start):
+        start = now
+    if before == given.fingerprint and last >= start:
+        return Outcome("refused")
+    record |= {"fingerprint": given.fingerprint, "last": seconds(max(last, start))}
+    return Outcome("written", given.ttl)
+
+
+def claim(record: Record, now: float, given: encoding.Claim) -> Outcome:
+    """See claim.lua."""
+    clock = seconds(now)
+    if "last" not in record:
+        return Outcome(("unknown", "", "", clock))
+    message_id, name, tick = given.message_id, f"open:{given.tick}", float(given.tick)
+    if given.late and now - tick > float(given.late):
+        return Outcome(("late", "", record["last"], clock))
+    taken = Outcome(("taken", "", record["last"], clock))
+    if name in record:
+        claimed_at, first_id = record[name].split(" ")
+        if first_id != message_id and now - float(claimed_at) < float(given.lease):
+            return taken
+        message_id = first_id
+    elif tick <= float(record["last"]):
+        return taken
+    elif tick > now + float(given.early):
+        return Outcome(("early", "", record["last"], clock))
+    else:
+        record["last"] = given.tick
+        if given.skipped == "1":
+            record["skipped"] = str(int(record.get("skipped", 0)) + 1)
+    if message_id:
+        record[name] = f"{clock} {message_id}"
+    return Outcome(("claimed", message_id, record["last"], clock), given.ttl)
+
+
+def confirm(record: Record, now: float, given: encoding.Confirm) -> Outcome:
+    """See confirm.lua."""
+    was_open = record.pop(f"open:{given.tick}", None) is not None
+    if not was_open and given.message_id in ("", record.get("sent_id")):
+        return Outcome("refused")
+    tick = given.tick or seconds(now)
+    if given.message_id:
+        record["sent"] = str(int(record.get("sent", 0)) + 1)
+        if float(tick) >= float(record.get("sent_tick", 0)):
+            record |= {"sent_id": given.message_id, "sent_tick": tick}
+            record.pop("outcome", None)
+    return Outcome("written", given.ttl)
+
+
+def conclude(record: Record, given: encoding.Conclude) -> Outcome:
+    """See conclude.lua."""
+    if record.get("sent_id") != given.message_id:
+        return Outcome("refused")
+    record["outcome"] = given.state
+    return Outcome("written")

@@ -1,0 +1,174 @@
+"""Composites: one record for many messages. What a member's message carries of them, and what a store answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from dramatiq_progress.progress import MESSAGE_ID, State
+
+#: The letter of each state in a slot (see composite.lua). A message that is enqueued again by its own actor waits.
+SLOT_STATES = {
+    State.ENQUEUED: "w",
+    State.DELAYED: "w",
+    State.RUNNING: "r",
+    State.RETRYING: "t",
+    State.DONE: "d",
+    State.FAILED: "f",
+    State.CANCELLED: "c",
+    State.SKIPPED: "s",
+}
+WHOLE = 1000
+
+#: The message option that holds the path.
+PATH_OPTION = "progress_part"
+
+#: The letters of `Place.flags`.
+IS_PIPELINE = "p"
+IS_FAIL_FAST = "f"
+IS_CANCELLABLE = "c"
+FLAGS = frozenset(IS_PIPELINE + IS_FAIL_FAST + IS_CANCELLABLE)
+
+#: The most composites inside each other that a message is a member of, and the largest number in a place.
+MAX_LEVELS = 16
+MAX_NUMBER = 2**40
+
+
+class Place(NamedTuple):
+    """A composite, and the place of a member in it: all that is needed to make its record again after a loss.
+
+    Attributes:
+      id: The composite's id.
+      planned: Number of members at the time of the send.
+      name: The composite's name, in place of an actor's.
+      flags: See `IS_PIPELINE` and others.
+      share: The weight of the member.
+      weight: The sum of the weights of all planned members.
+      callbacks: Number of members that are sent only after all others have succeeded.
+      description: Plain text that says what the members do.
+      title: Its title; empty for its name in words.
+    """
+
+    id: str
+    planned: int
+    name: str
+    flags: str = ""
+    share: int = 1
+    weight: int = 0
+    callbacks: int = 0
+    description: str = ""
+    title: str = ""
+
+    def option(self) -> list[Any]:
+        """Return the place as a message carries it, without trailing defaults."""
+        values: list[Any] = list(self)
+        for name in reversed(self._fields):
+            if values[-1] != self._field_defaults.get(name):
+                break
+            del values[-1]
+        return values
+
+    @classmethod
+    def parse(cls, option: Any) -> Place:
+        """Return the place that a message carries.
+
+        Raises:
+          TypeError, ValueError: It isn't one that this version of the package writes.
+        """
+        place = cls(*option)
+        texts, numbers = (place.name, place.flags, *place[7:]), (place.planned, *place[4:7])
+        if not isinstance(place.id, str) or MESSAGE_ID.fullmatch(place.id) is None:
+            raise ValueError(f"{place.id!r:.80} is not an id")
+        if not all(isinstance(text, str) for text in texts) or not FLAGS.issuperset(place.flags):
+            raise ValueError(f"{option!r:.200} isn't a place in a composite")
+        if not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in numbers):
+            raise ValueError(f"{option!r:.200} isn't a place in a composite")
+        return place
+
+
+#: The composites that a message is a member of: the first directly, each other one through the one before it.
+Path = tuple[Place, ...]
+
+
+class Contribution(NamedTuple):
+    """The slots of some members, for a composite.
+
+    Attributes:
+      path: The composite, and those that it is a member of.
+      owner: Keyed hash of its owner; empty if it has none.
+      slots: A slot for each member (see composite.lua), by the member's id.
+    """
+
+    path: Path
+    owner: str
+    slots: Mapping[str, str]
+
+    @property
+    def place(self) -> Place:
+        """The composite."""
+        return self.path[0]
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the composite is one of its owner's jobs: it isn't a member of another one."""
+        return len(self.path) == 1
+
+    def outward(self, told: Told) -> Contribution | None:
+        """Return what the composite itself then contributes to the one that it is a member of, if there is one."""
+        if self.is_listed or told.state is None:
+            return None
+        # Its attempt is its version. It waits while none of its members runs.
+        state = told.state if told.state.is_final else State.RUNNING if told.running else State.ENQUEUED
+        text = slot(state, told.version, told.thousandths, self.path[1].share)
+        return Contribution(self.path[1:], self.owner, {self.place.id: text})
+
+
+class Told(NamedTuple):
+    """The answer of a composite to a contribution.
+
+    Attributes:
+      previous: The state before; None if it had no record.
+      state: The state now; None if another version of this package has written it.
+      version: The record's version.
+      cancel_requested: Whether its members are to be cancelled.
+      born: Text that changes when the record was made again, and lacks what was contributed before.
+      running: Number of members that run.
+      thousandths: What is done of the whole, rounded down.
+    """
+
+    previous: State | None
+    state: State | None
+    version: int
+    cancel_requested: bool
+    born: str
+    running: int
+    thousandths: int
+
+
+def slot(state: State, attempt: int, thousandths: int, share: int, *, renews: bool = False) -> str:
+    """Return a member's slot.
+
+    Parameters:
+      state: The state of its record.
+      attempt: The number of its attempt; 0 before the first.
+      thousandths: What is done of its work. A success and a failure count as all of it.
+      share: Its weight.
+      renews: Whether its record has just been made for this attempt.
+    """
+    return f"{SLOT_STATES[state]} {attempt}:{thousandths}:{share}{'!' if renews else ''}"
+
+
+def waiting_slot(share: int) -> str:
+    """Return the slot of a member that is about to be sent."""
+    return slot(State.ENQUEUED, 0, 0, share)
+
+
+def read_path(option: Any) -> Path:
+    """Return the path that a message carries.
+
+    Raises:
+      TypeError, ValueError: It isn't one that this version of the package writes.
+    """
+    if not isinstance(option, list | tuple) or not 0 < len(option) <= MAX_LEVELS:
+        raise ValueError(f"{option!r:.200} isn't a list of composites")
+    return tuple(Place.parse(each) for each in option)

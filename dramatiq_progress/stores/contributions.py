@@ -1,0 +1,264 @@
+"""The rules of composite.lua, as functions on a record and its members in memory.
+
+Each does what the script does, line by line, as in `transitions`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+from dramatiq_progress.progress import FINAL_STATES, State
+
+from . import encoding
+from .encoding import seconds
+from .transitions import Outcome, Record, describe, increment_version, is_foreign
+
+#: Member id to slot.
+Members = dict[str, str]
+
+_RANK = {"r": 1, "w": 2, "t": 2, "d": 3, "f": 3, "c": 3, "s": 3}
+_WHOLE = frozenset("df")
+_SLOT = re.compile(r"([rwtdfcs]) (\d+):(\d+):(\d+)(\+?)(!?)")
+_MEMORY_SECONDS = 10.0
+_MEMORY_PART = 0.15
+
+
+class _Slot(NamedTuple):
+    state: str
+    attempt: int
+    thousandths: int
+    share: int
+    late: bool = False
+    renews: bool = False
+
+    @classmethod
+    def parse(cls, text: str | None) -> _Slot | None:
+        found = _SLOT.fullmatch(text or "")
+        if found is None:
+            return None
+        state, attempt, thousandths, share, late, renews = found.groups()
+        done = 1000 if state in _WHOLE else int(thousandths)
+        return cls(state, int(attempt), done, int(share), bool(late), bool(renews))
+
+    def text(self) -> str:
+        return f"{self.state} {self.attempt}:{self.thousandths}:{self.share}{'+' if self.late else ''}"
+
+    @property
+    def has_ended(self) -> bool:
+        return _RANK[self.state] == 3
+
+    def may_follow(self, known: _Slot) -> bool:
+        if known.has_ended and known.state != "f":
+            return False
+        if self.renews or self.attempt > known.attempt:
+            return True
+        return self.attempt == known.attempt and not known.has_ended and _RANK[self.state] >= _RANK[known.state]
+
+
+@dataclass(slots=True)
+class Counters:
+    """The numbers in the field ``parts`` of a composite, in their order, and its flags: see composite.lua."""
+
+    born: int = 0
+    planned: int = 0
+    planned_weight: int = 0
+    callbacks: int = 0
+    w: int = 0
+    r: int = 0
+    t: int = 0
+    d: int = 0
+    f: int = 0
+    c: int = 0
+    s: int = 0
+    share: int = 0
+    weight: int = 0
+    late: int = 0
+    over: int = 0
+    moved: float = 0.0
+    spent: float = 0.0
+    samples: int = 0
+    moved_at: float = 0.0
+    flags: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Counters:
+        """Return the counters in the field ``parts``.
+
+        Raises:
+          ValueError: It isn't what composite.lua writes.
+        """
+        numbers = text.split(" ")
+        flags = numbers.pop() if len(numbers) == len(fields(cls)) else ""
+        values: dict[str, Any] = {
+            each.name: (float if each.type == "float" else int)(number)
+            for each, number in zip(fields(cls)[:-1], numbers, strict=True)
+        }
+        if not all(0 <= value < math.inf for value in values.values()):
+            raise ValueError(f"{text:.200} are no counters")
+        return cls(**values, flags=flags)
+
+    def text(self) -> str:
+        *numbers, flags = asdict(self).values()
+        return " ".join([*(f"{number:.14g}" for number in numbers), flags])
+
+    @property
+    def ended(self) -> int:
+        """Number of members that have ended."""
+        return self.d + self.f + self.c + self.s
+
+    @property
+    def known(self) -> int:
+        """Number of slots."""
+        return self.w + self.r + self.t + self.ended
+
+    @property
+    def total(self) -> int:
+        """Number of members."""
+        return max(self.planned, self.known - self.late) + self.late
+
+    @property
+    def whole(self) -> int:
+        """The sum of the weights of all members."""
+        return max(self.planned_weight, self.weight - self.late) + self.late
+
+    def count(self, slot: _Slot, sign: int) -> None:
+        setattr(self, slot.state, getattr(self, slot.state) + sign)
+        self.share += sign * slot.share * slot.thousandths
+        self.weight += sign * slot.share
+        if slot.late:
+            self.late += sign
+        elif slot.has_ended:
+            self.over += sign
+
+
+def part(record: Record, members: Members, now: float, given: encoding.Part, slots: dict[str, str]) -> Outcome:
+    """See composite.lua."""
+    before = record.get("state")
+    if is_foreign(before):
+        return Outcome((before, before, 0, 0, "", 0, 0))
+    known = record.get("parts")
+    counters = _load(record, members, now, given)
+    counters.planned = max(counters.planned, int(given.planned))
+    counters.planned_weight = max(counters.planned_weight, int(given.weight))
+    counters.callbacks = max(counters.callbacks, int(given.callbacks))
+    describe(record, given.cancellable, given.owner)
+    share_before, has_run = counters.share, counters.r > 0
+    is_alive = False
+    for member, text in slots.items():
+        is_alive = _contribute(record, counters, members, member, text) or is_alive
+    if counters.f and "f" in counters.flags:
+        record.setdefault("cancel_requested", "fail_fast")
+    if counters.known > counters.w or counters.share:
+        record.setdefault("started_at", seconds(now - float(given.age)))
+    has_moved = counters.share > share_before
+    if not has_run and (counters.r or has_moved) and now - counters.moved_at > _MEMORY_SECONDS:
+        counters.moved_at = now
+    if has_moved:
+        _estimate(counters, counters.share - share_before, now, float(record["started_at"]))
+        record["reported_at"] = seconds(now)
+    after, is_awaited = _outcome(record, counters, given.state)
+    is_changed = after != before or counters.text() != known
+    record |= {"state": after, "parts": counters.text()}
+    if is_alive or after == State.RUNNING:
+        record["heartbeat"] = seconds(now)
+    if _is_final(after) and not _is_final(before):
+        record["ended_at"] = seconds(now - float(given.age))
+    if _is_final(before) and not _is_final(after):
+        record.pop("ended_at", None)
+    record.setdefault("version", str(counters.born))
+    version = increment_version(record) if is_changed else int(record["version"])
+    answer = (before or "", after, version, int("cancel_requested" in record), counters.born, counters.r)
+    done = counters.share // max(counters.whole, 1)
+    is_over = _is_final(after) and not is_awaited
+    ttl = given.finished_ttl if is_over else given.ttl
+    return Outcome((*answer, done), ttl, changed=is_changed, only_later=not is_over)
+
+
+def peek(record: Record) -> tuple[int, str, int]:
+    """See peek.lua."""
+    born = record.get("parts", "").partition(" ")[0]
+    return int("cancel_requested" in record), born, int(record.get("version", "0"))
+
+
+def _load(record: Record, members: Members, now: float, given: encoding.Part) -> Counters:
+    if "parts" in record:
+        counters = Counters.parse(record["parts"])
+        if counters.known == len(members):
+            return counters
+    else:
+        counters = Counters(flags=given.flags)
+        record |= {"actor": given.name, "queue": "", "retries_left": "null"}
+        record["enqueued_at"] = seconds(now - float(given.age))
+        record |= {field: text for field in ("title", "description") if (text := getattr(given, field))}
+    counters.born = max(counters.born + 1, math.floor(now * 1000))
+    for name in ("w", "r", "t", "d", "f", "c", "s", "share", "weight", "late", "over"):
+        setattr(counters, name, 0)
+    for member, text in list(members.items()):
+        if (slot := _Slot.parse(text)) is None:
+            del members[member]
+        else:
+            counters.count(slot, 1)
+    return counters
+
+
+def _contribute(record: Record, counters: Counters, members: Members, member: str, text: str) -> bool:
+    """Replace a member's slot, unless the known one is newer. Return whether the member has ever begun."""
+    slot, known = _Slot.parse(text), _Slot.parse(members.get(member))
+    if slot is None:
+        raise ValueError(f"{text!r} isn't a slot")
+    if slot.state == "w" and not slot.attempt:
+        if known is None:
+            members[member] = text
+            counters.count(slot, 1)
+        return False
+    if known is not None:
+        if not slot.may_follow(known):
+            return True
+        counters.count(known, -1)
+        slot = slot._replace(share=known.share, late=known.late)
+        if slot.has_ended and not slot.thousandths:
+            slot = slot._replace(thousandths=known.thousandths)
+    counters.count(slot, 1)
+    members[member] = slot.text()
+    if slot.state == "f":
+        record["failure"] = member
+    return True
+
+
+def _estimate(counters: Counters, moved: int, now: float, started_at: float) -> None:
+    spent = max(0.0, now - counters.moved_at)
+    fading = math.exp(-spent / max(_MEMORY_SECONDS, _MEMORY_PART * (now - started_at)))
+    counters.moved = counters.moved * fading + moved
+    counters.spent = counters.spent * fading + spent
+    counters.samples, counters.moved_at = counters.samples + 1, now
+
+
+def _outcome(record: Record, counters: Counters, initial: str) -> tuple[str, bool]:
+    """Return the state, and whether members are still to come."""
+    before, cancel_requested = record.get("state"), record.get("cancel_requested")
+    is_missing = counters.ended < counters.total
+    if cancel_requested and before is not None and _is_final(before):
+        return before, is_missing
+    has_stopped = (
+        counters.ended > counters.d
+        and not (counters.r or counters.t)
+        and ("p" in counters.flags or 0 < counters.callbacks >= counters.total - counters.ended)
+    )
+    is_over = not is_missing or has_stopped or (cancel_requested and not counters.r)
+    if not is_over:
+        if "started_at" in record:
+            return State.RUNNING, True
+        return (before or initial) if not _is_final(before) else State.ENQUEUED, True
+    is_cancelled = counters.c > 0 or bool(cancel_requested and is_missing)
+    if is_cancelled and (not counters.f or cancel_requested == "1"):
+        return State.CANCELLED, is_missing and not has_stopped
+    if counters.f:
+        return State.FAILED, bool(cancel_requested) and is_missing
+    return State.SKIPPED if counters.s else State.DONE, False
+
+
+def _is_final(state: str | None) -> bool:
+    return state in FINAL_STATES

@@ -1,0 +1,192 @@
+-- A composite is one record for many messages. Beside it lies a hash of its members: message id to a slot, which is the
+-- text `state attempt:thousandths:weight`. A contribution replaces a slot, and moves the counters by the difference: it
+-- is idempotent, and a member may go from failed to running.
+--
+-- A slot follows its member's record. Writes of an older attempt are refused, every end but `failed` is final, and
+-- nothing of the same attempt follows its end. The mark `!` means that the member's record has just been made for this
+-- attempt, as after a loss: its number may be lower than that in the slot.
+--
+-- KEYS: record, members. Returns {the state before, state, version, whether a cancel was requested (0, 1), born, number
+-- of running members, thousandths}.
+local record, members = KEYS[1], KEYS[2]
+
+-- The states of a slot. w with an attempt: a member that waits again; or a composite, none of whose members runs.
+local RANK = {r = 1, w = 2, t = 2, d = 3, f = 3, c = 3, s = 3}
+-- Whatever such a member has reported, its work is over. One that was cancelled or skipped has done what it reported last:
+-- else a composite would fill itself up after a cancel.
+local IS_WHOLE = {d = true, f = true}
+
+-- The numbers in the field `parts`; the flags follow. w to s: the slots of each state. share: the sum of weight x
+-- thousandths. late: the members that other members have added. over: those of the others that have ended.
+local COUNTERS = {'born', 'planned', 'planned_weight', 'callbacks', 'w', 'r', 't', 'd', 'f', 'c', 's', 'share', 'weight',
+  'late', 'over', 'moved', 'spent', 'samples', 'moved_at'}
+
+-- For the speed, older contributions count for less than a third. In long runs, those older than this part of the run.
+local MEMORY_SECONDS, MEMORY_PART = 10, 0.15
+
+local now = clock()
+local before, parts, version, cancel_requested, started_at = unpack(redis.call('HMGET', record, 'state', 'parts',
+  'version', 'cancel_requested', 'started_at'))
+if is_foreign(before) then return {before, before, 0, 0, '', 0, 0} end
+-- Values that only another program writes. No error below must leave the members without a TTL.
+version = version and #version <= 15 and string.match(version, '^%d+$') or nil
+started_at = tonumber(started_at or nil)
+
+local counters = {flags = ''}
+
+local function parse(slot)
+  local state, attempt, thousandths, weight, late, fresh =
+    string.match(slot or '', '^(%l) (%d+):(%d+):(%d+)(%+?)(!?)$')
+  if not RANK[state] then return nil end
+  return {state = state, attempt = tonumber(attempt), weight = tonumber(weight), late = late == '+', fresh = fresh == '!',
+    thousandths = IS_WHOLE[state] and 1000 or tonumber(thousandths)}
+end
+
+local function count(slot, sign)
+  counters[slot.state] = counters[slot.state] + sign
+  counters.share = counters.share + sign * slot.weight * slot.thousandths
+  counters.weight = counters.weight + sign * slot.weight
+  if slot.late then
+    counters.late = counters.late + sign
+  elseif RANK[slot.state] == 3 then
+    counters.over = counters.over + sign
+  end
+end
+
+local function count_ended()
+  return counters.d + counters.f + counters.c + counters.s
+end
+
+local function count_slots()
+  return counters.w + counters.r + counters.t + count_ended()
+end
+
+local function has_flag(flag)
+  return string.find(counters.flags, flag, 1, true)
+end
+
+local i = 0
+for text in string.gmatch(parts or '', '%S+') do
+  i = i + 1
+  counters[COUNTERS[i] or 'flags'] = COUNTERS[i] and tonumber(text) or text
+end
+for _, name in ipairs(COUNTERS) do counters[name] = counters[name] or 0 end
+if not parts then
+  counters.flags = flags
+  redis.call('HSET', record, 'actor', name, 'queue', '', 'retries_left', 'null', 'enqueued_at', moment(now - age))
+  if title ~= '' then redis.call('HSET', record, 'title', title) end
+  if description ~= '' then redis.call('HSET', record, 'description', description) end
+end
+-- Each of the two keys may be evicted alone. With a new `born`, processes contribute the ends that they remember again.
+if not parts or count_slots() ~= redis.call('HLEN', members) then
+  counters.born = math.max(counters.born + 1, math.floor(now * 1000))
+  for _, name in ipairs({'w', 'r', 't', 'd', 'f', 'c', 's', 'share', 'weight', 'late', 'over'}) do counters[name] = 0 end
+  local known = redis.call('HGETALL', members)
+  for j = 1, #known, 2 do
+    local slot = parse(known[j + 1])
+    if slot then count(slot, 1) else redis.call('HDEL', members, known[j]) end
+  end
+end
+counters.planned = math.max(counters.planned, planned)
+counters.planned_weight = math.max(counters.planned_weight, weight)
+counters.callbacks = math.max(counters.callbacks, callbacks)
+describe(record, cancellable, owner)
+
+local share_before, has_run = counters.share, counters.r > 0
+local is_alive = false
+
+-- Returns whether the slot of a member has changed.
+local function contribute(id, text)
+  local slot = parse(text)
+  if slot.state == 'w' and slot.attempt == 0 then
+    -- Only its place: it may have started already.
+    if redis.call('HSETNX', members, id, text) == 1 then count(slot, 1) end
+    return
+  end
+  is_alive = true
+  local known = parse(redis.call('HGET', members, id))
+  if known then
+    if RANK[known.state] == 3 and known.state ~= 'f' then return end
+    local is_older = slot.attempt < known.attempt or slot.attempt == known.attempt
+      and (RANK[known.state] == 3 or RANK[slot.state] < RANK[known.state])
+    if is_older and not slot.fresh then return end
+    count(known, -1)
+    slot.weight, slot.late = known.weight, known.late
+    -- It was cancelled or skipped before it ran again.
+    if RANK[slot.state] == 3 and slot.thousandths == 0 then slot.thousandths = known.thousandths end
+  end
+  count(slot, 1)
+  redis.call('HSET', members, id, string.format('%s %d:%d:%d%s', slot.state, slot.attempt, slot.thousandths,
+    slot.weight, slot.late and '+' or ''))
+  if slot.state == 'f' then redis.call('HSET', record, 'failure', id) end
+end
+
+for j = FIELDS, #ARGV, 2 do contribute(ARGV[j], ARGV[j + 1]) end
+
+if counters.f > 0 and has_flag('f') and not cancel_requested then
+  cancel_requested = 'fail_fast'
+  redis.call('HSET', record, 'cancel_requested', cancel_requested)
+end
+if not started_at and (count_slots() > counters.w or counters.share > 0) then
+  started_at = now - age
+  redis.call('HSET', record, 'started_at', moment(started_at))
+end
+local has_moved = counters.share > share_before
+-- A long time in which no member ran says nothing about the speed.
+if not has_run and (counters.r > 0 or has_moved) and now - counters.moved_at > MEMORY_SECONDS then
+  counters.moved_at = now
+end
+if has_moved then
+  local spent = math.max(0, now - counters.moved_at)
+  local fading = math.exp(-spent / math.max(MEMORY_SECONDS, MEMORY_PART * (now - started_at)))
+  counters.moved = counters.moved * fading + counters.share - share_before
+  counters.spent = counters.spent * fading + spent
+  counters.samples, counters.moved_at = counters.samples + 1, now
+  redis.call('HSET', record, 'reported_at', moment(now))
+end
+
+-- Returns the state, and whether members are still to come.
+local function outcome()
+  local total = math.max(counters.planned, count_slots() - counters.late) + counters.late
+  local ended = count_ended()
+  local is_missing = ended < total
+  -- A cancelled composite stays so, also if a member turns out to be alive that was taken for lost.
+  if cancel_requested and FINAL[before] then return before, is_missing end
+  local is_idle = counters.r == 0 and counters.t == 0
+  -- The stages of a pipeline that come after a bad end are never sent, and neither are callbacks.
+  local has_stopped = ended > counters.d and is_idle
+    and (has_flag('p') or counters.callbacks > 0 and ended >= total - counters.callbacks)
+  local is_over = not is_missing or has_stopped or cancel_requested and counters.r == 0
+  if not is_over then
+    return started_at and 'running' or not before and state or FINAL[before] and 'enqueued' or before, true
+  end
+  local is_cancelled = counters.c > 0 or cancel_requested and is_missing
+  if is_cancelled and (counters.f == 0 or cancel_requested == '1') then return 'cancelled', is_missing and not has_stopped end
+  if counters.f > 0 then return 'failed', cancel_requested and is_missing end
+  return counters.s > 0 and 'skipped' or 'done', false
+end
+
+local after, is_awaited = outcome()
+local numbers = {}
+for j, name in ipairs(COUNTERS) do numbers[j] = string.format('%.14g', counters[name]) end
+numbers[#numbers + 1] = counters.flags
+local text = table.concat(numbers, ' ')
+local is_changed = after ~= before or text ~= parts
+if is_changed then redis.call('HSET', record, 'state', after, 'parts', text) end
+if is_alive or after == 'running' then redis.call('HSET', record, 'heartbeat', moment(now)) end
+if FINAL[after] and not FINAL[before] then redis.call('HSET', record, 'ended_at', moment(now - age)) end
+if FINAL[before] and not FINAL[after] then redis.call('HDEL', record, 'ended_at') end
+-- As the attempt of a member, the version of a composite must not be below that of one that was lost.
+if not version then redis.call('HSET', record, 'version', counters.born) end
+version = is_changed and changed(record) or version
+for _, key in ipairs({record, members}) do
+  if FINAL[after] and not is_awaited then
+    redis.call('PEXPIRE', key, finished_ttl)
+  else
+    redis.call('PEXPIRE', key, ttl, 'GT')
+    redis.call('PEXPIRE', key, ttl, 'NX')
+  end
+end
+local whole = math.max(counters.planned_weight, counters.weight - counters.late) + counters.late
+return {before or '', after, version, cancel_requested and 1 or 0, counters.born, counters.r,
+  math.floor(counters.share / math.max(whole, 1))}

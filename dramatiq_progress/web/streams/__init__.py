@@ -1,0 +1,1 @@
+"""Event streams: changes of progress sent to pages as they happen, under ASGI."""

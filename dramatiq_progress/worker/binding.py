@@ -1,0 +1,233 @@
+"""The binding of an observer to one attempt: the recorder and the delivery use it to write the observer's values."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from dramatiq_progress.stores import Store
+from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.stores.outcomes import Start
+
+from .changes import Changes
+from .interruption import Interruption
+from .levels import Levels
+from .recorder import get_recorder
+from .reports import Checks
+from .validation import MAX_METADATA_BYTES, check_size
+
+logger = logging.getLogger(__name__)
+
+
+class Binding:
+    """The base of `ProgressObserver`, which adds the reports: holds their values, and knows which the store has.
+
+    Parameters:
+      actor_name: The actor, for error messages; with an attempt, the attempt's.
+      attempt: The attempt to bind to; None for a detached observer.
+      start: Records the attempt's start, this many seconds late, in a store that was unavailable at the start.
+      strict: Whether invalid reports raise.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_attempt_number",
+        "_bound_attempt",
+        "_changes",
+        "_estimate_key",
+        "_interruption",
+        "_lock",
+        "_metadata",
+        "_must_notify",
+        "_process",
+        "_result",
+        "_start",
+        "_starting",
+        "_title",
+        "checks",
+        "delivery",
+        "levels",
+    )
+
+    def __init__(
+        self,
+        *,
+        actor_name: str = "",
+        attempt: Attempt | None = None,
+        start: Callable[[Store, float], Start] | None = None,
+        strict: bool = True,
+    ) -> None:
+        self._process = os.getpid()
+        self._bound_attempt = attempt
+        # Dramatiq's count, until the store has counted.
+        self._attempt_number = attempt.min_attempt if attempt is not None else 1
+        self._start = start
+        self._lock = threading.RLock()
+        self._title, self._metadata = ("", "{}") if attempt is None else (attempt.title, attempt.metadata)
+        self._estimate_key = "" if attempt is None else attempt.estimate_key
+        self._result: str | None = None
+        self._changes = Changes()
+        self._interruption = Interruption()
+        # Whether the next report has more to do than to set attributes: it notifies the recorder, or raises Cancelled.
+        self._must_notify = attempt is not None
+        if attempt is not None:
+            self.checks = Checks(attempt.actor, attempt.message_id, strict=strict)
+        else:
+            self.checks = Checks(actor_name, None, strict=strict)
+        # The values that were reported, of the whole and of the steps and loops in it.
+        self.levels = Levels()
+        # A reference to the delivery that it is bound to, for code that runs in the actor's context.
+        self.delivery: weakref.ref[Any] | None = None
+        # Held during a late start, so that the attempt doesn't finish at the same time.
+        self._starting = threading.Lock()
+
+    @property
+    def message_id(self) -> str | None:
+        """The id of the message that is being processed; None when detached."""
+        return self.checks.message_id
+
+    @property
+    def bound_attempt(self) -> Attempt | None:
+        """The attempt whose record this observer writes to; None when detached, released or superseded."""
+        return self._bound_attempt
+
+    def apply_start(self, start: Start) -> None:
+        """Take over what the store answered to the start of the attempt."""
+        if start.verdict == "cancelled" or start.is_unwanted:
+            self.note_cancel_request()
+        given = self._bound_attempt
+        if start.verdict != "run" or given is None:
+            self.release()
+            return
+        self._attempt_number = given.number
+        self._changes.inherit(title=start.title, metadata=start.metadata, estimate_key=given.estimate_key)
+        with self._lock:
+            if self._title == given.title:
+                self._title = start.title
+            if self._metadata == given.metadata:
+                self._metadata = start.metadata
+                return
+            # A late start: what this attempt has attached in the meantime is added.
+            before, now = json.loads(given.metadata), json.loads(self._metadata)
+            own = {name: value for name, value in now.items() if name not in before or before[name] != value}
+            with suppress(ValueError):  # If they are too large together, the newer stays.
+                self._metadata = merged(json.loads(start.metadata), own)
+
+    def start_late(self, store: Store) -> None:
+        """Record the start in a store that was unavailable when the attempt started.
+
+        Raises:
+          StoreUnavailable: It is still unavailable, or refuses the start.
+        """
+        with self._starting:
+            attempt, start = self._bound_attempt, self._start
+            if attempt is not None and attempt.number == 0 and start is not None:
+                self.apply_start(start(store, time.monotonic() - attempt.started_at))
+
+    def take_changes(self) -> dict[str, str]:
+        """Return the fields that differ from the stored record, and mark the observer clean."""
+        # Mark clean before reading: a concurrent report is then written twice instead of never.
+        self._update_must_notify()
+        self.levels.sample(time.monotonic())
+        return self._changes.take(self._values())
+
+    def final_fields(self, *, with_result: bool) -> dict[str, str]:
+        """Return every field that was ever reported, for the last write of an attempt."""
+        fields = self._changes.ever_reported(self._values())
+        if with_result and self._result is not None:
+            fields["result"] = self._result
+        return fields
+
+    def confirm(self, fields: Mapping[str, str]) -> None:
+        """Note that the store has these fields."""
+        self._changes.confirm(fields)
+
+    def forget_stored(self) -> None:
+        """Note that the store may have lost everything."""
+        self._changes.forget()
+
+    def release(self) -> None:
+        """Unbind from the message: later reports aren't written."""
+        self._bound_attempt = None
+        # A bound method of the delivery, which holds this observer: without this, a cycle.
+        self._start = None
+        # Threads that keep reporting must still receive Cancelled.
+        self._update_must_notify()
+
+    def end(self) -> None:
+        """Unbind from the message, after waiting for a pending late start."""
+        with self._starting:
+            self.release()
+
+    def renew_locks(self) -> None:
+        """Replace the locks, which threads of the parent process may have held at a fork."""
+        self._lock = threading.RLock()
+        self._starting = threading.Lock()
+        self.levels.renew_lock()
+        self._update_must_notify()
+
+    def note_cancel_request(self) -> None:
+        """Raise `Cancelled` in reports from now on."""
+        self._interruption.requested = True
+        # In this order: a report that turns it off in between sees the request.
+        self._must_notify = True
+
+    def set_own_task(self) -> None:
+        """Note that the actor is the current asyncio task."""
+        self._interruption.set_own_task()
+
+    def _update_must_notify(self) -> None:
+        self._must_notify = self._bound_attempt is not None or self._interruption.requested
+
+    def note_change(self, *, may_cancel: bool = True) -> None:
+        """Note that the values have changed without a report. Raises `Cancelled` as a report does, if it may."""
+        if self._must_notify and (may_cancel or not self._interruption.requested):
+            self._notify()
+
+    def _notify(self) -> None:
+        if self._process != os.getpid():
+            self._ignore_child()
+            return
+        if self._interruption.requested:
+            self._interruption.check(self.message_id)
+            get_recorder().notify(self)
+            return
+        try:
+            self._must_notify = False
+            if not get_recorder().notify(self):
+                self._must_notify = True
+        except BaseException:
+            # Interrupted (by a time limit, for instance) before the recorder knows: the next report tries again.
+            self._must_notify = True
+            raise
+
+    def _ignore_child(self) -> None:
+        # Each process has a copy of the values: their reports would overwrite each other.
+        self._must_notify = False
+        logger.warning(
+            "Ignoring progress that a child process reports for %s: only the process of the worker can. Report in the "
+            "parent instead, for instance: for result in observer.track(pool.imap_unordered(work, items)): ...",
+            self.checks.source,
+        )
+
+    def _values(self) -> dict[str, str]:
+        own = {"title": self._title, "metadata": self._metadata, "estimate_key": self._estimate_key}
+        return {**self.levels.fields(), **own}
+
+
+def merged(older: dict[str, Any], newer: dict[str, Any]) -> str:
+    """Return metadata as JSON.
+
+    Raises:
+      ValueError: It is larger than `MAX_METADATA_BYTES`.
+    """
+    text = json.dumps(older | newer, ensure_ascii=False)
+    check_size(text, MAX_METADATA_BYTES)
+    return text

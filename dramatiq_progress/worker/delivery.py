@@ -1,0 +1,324 @@
+"""One delivery of a message to a worker: its start and its outcome in the store, and the observer bound to it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TypeVar
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from dramatiq import MessageProxy
+from dramatiq.common import q_name
+from dramatiq.middleware import SkipMessage
+
+from dramatiq_progress.conf import configuration
+from dramatiq_progress.errors import StoreUnavailable, UserFacingError
+from dramatiq_progress.owners import carried_by
+from dramatiq_progress.progress import GIVEN_UP, State
+from dramatiq_progress.signals import send_state_changed
+from dramatiq_progress.stores import Store, get_store
+from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.stores.companion import Companion
+from dramatiq_progress.stores.outcomes import Change, Start
+
+from .observer import ProgressObserver, current_observer
+from .options import metadata_of, title_of
+from .parts import MemberEnd, path_of
+from .recorder import get_recorder
+from .tracking import AnyMessage, count_retries
+from .validation import shown_text
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class Delivery:
+    """One delivery of a tracked message, and what has happened in it so far. Used by the worker's thread only.
+
+    Parameters:
+      message: The message.
+      retries_left: How often Dramatiq will retry it.
+      cancellable: Whether it can be cancelled.
+      estimate_key: The kind of runs that its duration is compared with.
+      companion: Private data of the message, if it has any.
+
+    Attributes:
+      attempt: The attempt as the store knows it.
+      outer: The delivery that this thread was working on before: some brokers process messages inside ``enqueue``.
+      observer: The observer bound to this delivery; None before the actor is called.
+      is_ignored: Whether nothing is written, since the message was final when the actor started.
+      is_given_up: Whether the message has exceeded ``MAX_DELIVERIES``.
+      is_skipped: Whether the message was skipped.
+      is_cancelled: Whether the actor was interrupted by a cancel.
+      is_retried: Whether a retry was enqueued.
+      is_running: Whether the actor is running.
+      is_processed: Whether the worker is done with the actor, and is about to acknowledge the message.
+      next_round: The delay in seconds, or 0, if the actor has enqueued its own message again.
+      exception: The exception that the actor raised.
+    """
+
+    def __init__(
+        self,
+        message: AnyMessage,
+        retries_left: int | None,
+        *,
+        cancellable: bool = False,
+        estimate_key: str = "",
+        companion: Companion | None = None,
+    ) -> None:
+        self.message = message
+        self.attempt = Attempt(
+            message.message_id,
+            message.actor_name if companion is None else companion.name,
+            q_name(message.queue_name),
+            retries_left,
+            cancellable,
+            # Dramatiq counts retries, not redeliveries; the store's count replaces this one.
+            min_attempt=1 + count_retries(message),
+            owner=carried_by(message),
+            title=title_of(message),
+            metadata=metadata_of(message),
+            estimate_key=estimate_key,
+            path=path_of(message),
+            companion=companion,
+        )
+        self.outer = this_thread.delivery
+        self.observer: ProgressObserver | None = None
+        self.is_ignored = False
+        self.is_given_up = False
+        self.is_skipped = False
+        self.is_cancelled = False
+        self.is_retried = False
+        self.is_running = False
+        self.is_processed = False
+        self.next_round: float | None = None
+        self.exception: BaseException | None = None
+
+    def open(self) -> ProgressObserver:
+        """Record the start of the attempt, and return an observer bound to this delivery.
+
+        Raises:
+          SkipMessage: The message was cancelled, or has exceeded ``MAX_DELIVERIES``.
+        """
+        start = with_store(self.attempt.message_id, self._start)
+        if start is not None:
+            if start.verdict != "run" and self.attempt.path:
+                # An earlier delivery ended, and may have been killed before its composite knew.
+                with_store(self.attempt.message_id, self._contribute_recorded, defer=True)
+            self._check(start)
+        self.observer = ProgressObserver(attempt=self.attempt, start=self._start, strict=settings.DEBUG)
+        self.observer.delivery = weakref.ref(self)
+        if start is not None:
+            self.observer.apply_start(start)
+        if not self.is_ignored:
+            get_recorder().open(self.observer)
+        self.is_running = True
+        return self.observer
+
+    def finish_acked(self) -> None:
+        """Record the outcome of a message that is acknowledged."""
+        if self.is_skipped:
+            self.finish(State.CANCELLED if self.is_cancelled else State.SKIPPED)
+        elif self.is_retried:
+            return
+        elif self.exception is not None:
+            # Without a retry: there is no `Retries` middleware.
+            self.finish(State.FAILED)
+        elif self.next_round is not None:
+            self.finish(State.DELAYED if self.next_round else State.ENQUEUED, retry_in=self.next_round)
+        else:
+            self.finish(State.DONE)
+
+    def finish_nacked(self) -> None:
+        """Record the outcome of a message that is rejected: it failed, or was skipped because it was too old."""
+        self.finish(State.SKIPPED if self.is_skipped and not self.is_given_up else State.FAILED)
+
+    def finish(self, state: State, *, retry_in: float | None = None) -> None:
+        """Record the outcome of the attempt, with the values that it reported last.
+
+        Parameters:
+          state: A final state, or ``retrying``; ``enqueued`` or ``delayed`` if the actor enqueued its message again.
+          retry_in: Seconds until the next attempt, or round, if there is one.
+        """
+        if self.is_ignored:
+            return
+        fields: dict[str, str] = {}
+        if self.observer is not None:
+            self.observer.end()
+            get_recorder().close(self.observer)
+            fields = self.observer.final_fields(with_result=state is State.DONE)
+            if state is State.DONE:
+                given = self.attempt
+                get_recorder().note_run(given.actor, given.estimate_key, time.monotonic() - given.started_at)
+        if state is State.FAILED and (text := self._text_for_user()):
+            fields["result"] = text
+        # A delivery without an observer may have been given up, which happens after its start.
+        has_started = self.observer is not None or self.is_given_up
+        # Not `self`: a deferred write must not keep the arguments and the exception of the job alive.
+        attempt = self.attempt
+        given_up = self.is_given_up
+        end = MemberEnd(attempt, state, fraction=self.observer.levels.fraction if self.observer is not None else None)
+        companion = attempt.companion
+        beside = {} if companion is None else companion.outcome(state)
+
+        def write(store: Store, age: float) -> Change:
+            # One round trip where the outcome is certain.
+            contribution = None if age else end.expected()
+            change = store.finish(
+                attempt,
+                state=state,
+                fields=fields,
+                retry_in=retry_in,
+                started=has_started,
+                given_up=given_up,
+                beside=beside,
+                age=age,
+                contribution=contribution,
+            )
+            if change.written:
+                send_state_changed(store, attempt.message_id, change.previous, late=bool(age))
+            if attempt.path:
+                get_recorder().parts.contribute_end(store, end, change, contribution, age=age)
+            return change
+
+        size = 0 if companion is None else companion.size + sum(map(len, beside.values()))
+        change = with_store(attempt.message_id, write, defer=True, size=size)
+        if companion is not None:
+            companion.note_end(state, change)
+
+    def _start(self, store: Store, age: float) -> Start:
+        start = store.start(self.attempt, age=age)
+        if start.verdict == "run" or start.previous is not None:
+            send_state_changed(store, self.attempt.message_id, start.previous, late=bool(age))
+        return start
+
+    def _contribute_recorded(self, store: Store, age: float) -> None:
+        get_recorder().parts.contribute_recorded(store, self.attempt, age=age)
+
+    def _check(self, start: Start) -> None:
+        attempt = self.attempt
+        if start.verdict == "cancelled":
+            self.is_ignored = True
+            if attempt.companion is not None and start.previous is not None:
+                attempt.companion.note_end(State.CANCELLED, Change(True, start.previous, state=State.CANCELLED))
+            raise SkipMessage(f"Message {attempt.message_id} was cancelled.")
+        if start.is_unwanted:
+            self.is_cancelled = True
+            raise SkipMessage(f"The group or pipeline of message {attempt.message_id} was cancelled.")
+        self.is_ignored = start.verdict == "ignored"
+        limit = configuration().max_deliveries
+        if limit and start.deliveries > limit and isinstance(self.message, MessageProxy):
+            self.is_given_up = True
+            self.message.fail()
+            logger.error(
+                "Message %s (%s) was started %d times without finishing; rejecting it to the dead letters "
+                "(MAX_DELIVERIES). Check the worker's memory use and exit status. If another message crashed the "
+                "worker, requeue this one.",
+                attempt.message_id,
+                attempt.actor,
+                limit,
+            )
+            raise SkipMessage(f"Message {attempt.message_id} exceeded MAX_DELIVERIES.")
+
+    def _text_for_user(self) -> str | None:
+        """Return the message for the user about a failure, as JSON."""
+        if self.is_given_up:
+            return json.dumps(GIVEN_UP)
+        if not isinstance(self.exception, UserFacingError):
+            return None
+        text = shown_text(self.exception).strip()
+        return json.dumps(text) if text else None
+
+
+class _Thread(threading.local):
+    """The role of this thread, and the delivery it works on. A worker's thread works on one message at a time."""
+
+    delivery: Delivery | None = None
+    is_consumer = False
+    is_worker = False
+
+
+this_thread = _Thread()
+
+
+def delivery_of(message: AnyMessage) -> Delivery | None:
+    """Return the delivery that this thread, or this coroutine, works on, if it is one of this message."""
+    delivery = this_thread.delivery
+    if delivery is None and (observer := current_observer()) is not None and observer.delivery is not None:
+        # The body of an async actor runs in the event loop's thread.
+        delivery = observer.delivery()
+    return delivery if delivery is not None and delivery.attempt.message_id == message.message_id else None
+
+
+def open_observer(actor_name: str) -> ProgressObserver:
+    """Return the observer for a call of an actor's function.
+
+    The worker's own call of the message's actor gets the one that is bound to the message. Every other call (outside a
+    worker, or of one actor inside another) gets a detached one.
+
+    Raises:
+      SkipMessage: The message was cancelled, or has exceeded ``MAX_DELIVERIES``.
+    """
+    delivery = this_thread.delivery
+    if delivery is not None and delivery.observer is None and delivery.message.actor_name == actor_name:
+        return delivery.open()
+    # Inside a job an invalid report must not fail it. (The body of an async actor has no delivery in its thread, but an
+    # observer in its context.)
+    is_in_job = delivery is not None or this_thread.is_worker or current_observer() is not None
+    return ProgressObserver(actor_name=actor_name, strict=settings.DEBUG or not is_in_job)
+
+
+def end_cancelled(observer: ProgressObserver) -> None:
+    """End the delivery that this observer is bound to, if any: `Cancelled` has left the actor's function.
+
+    Raises:
+      SkipMessage: Instead of `Cancelled`, which Dramatiq would log as an error and `Retries` would retry.
+    """
+    if (delivery := _delivery_to(observer)) is not None:
+        delivery.is_cancelled = True
+        attempt = delivery.attempt
+        # Not who has requested it: owners are never shown.
+        logger.info("Message %s (%s) was interrupted and is cancelled.", attempt.message_id, attempt.actor)
+        raise SkipMessage(f"Message {attempt.message_id} was cancelled.")
+
+
+def note_return(observer: ProgressObserver) -> None:
+    """Note that the actor's function has returned or raised: what this thread sends from now on is Dramatiq's."""
+    if (delivery := _delivery_to(observer)) is not None:
+        delivery.is_running = False
+
+
+def _delivery_to(observer: ProgressObserver) -> Delivery | None:
+    """Return the delivery that this thread works on, if the observer is bound to it."""
+    delivery = this_thread.delivery
+    return delivery if delivery is not None and delivery.observer is observer else None
+
+
+def with_store(message_id: str, action: Callable[[Store, float], T], *, defer: bool = False, size: int = 0) -> T | None:
+    """Run an action on the store. If the store is unavailable, return None: a job must not fail for its progress.
+
+    Parameters:
+      message_id: The message that the action writes.
+      action: Receives the store, and the seconds since this call, which are 0 unless it is deferred.
+      defer: Queue the action for later if the store is unavailable.
+      size: Bytes of private data that the action holds.
+
+    Returns:
+      The action's return value, or None.
+    """
+    try:
+        return action(get_store(), 0.0)
+    except (StoreUnavailable, ImproperlyConfigured) as error:
+        if defer:
+            get_recorder().defer(message_id, action, error, size=size)
+    except Exception:
+        logger.exception(
+            "Unexpected error while recording a state change; the job continues without it. Please report this as a "
+            "bug."
+        )
+    return None

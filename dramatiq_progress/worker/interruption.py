@@ -1,0 +1,70 @@
+"""When a report raises `Cancelled`, after a cancel was requested."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from typing import Any
+
+from dramatiq_progress.errors import Cancelled
+
+
+class Interruption:
+    """The cancel request of one message, and whether its actor has been interrupted.
+
+    The actor itself, which is a thread or for async actors a task, is interrupted once, so that it can clean up or
+    continue. All other threads and tasks are interrupted at each report, since an exception may be swallowed there.
+
+    Attributes:
+      requested: Whether a cancel was requested, as far as this process knows.
+    """
+
+    __slots__ = ("_has_interrupted_actor", "_own_task", "_own_thread", "requested")
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._own_thread = threading.get_ident()
+        self._own_task: asyncio.Task[Any] | None = None
+        self._has_interrupted_actor = False
+
+    def set_own_task(self) -> None:
+        """Note that the actor is the current task, and not a thread."""
+        self._own_task = asyncio.current_task()
+
+    def check(self, message_id: str | None) -> None:
+        """Interrupt the caller.
+
+        Raises:
+          Cancelled: Unless the caller is the actor and was interrupted before, or is handling `Cancelled`.
+        """
+        if _is_handling_cancel():
+            return
+        if self._is_actor():
+            if self._has_interrupted_actor:
+                return
+            self._has_interrupted_actor = True
+        raise Cancelled(f"A cancel of message {message_id} was requested.")
+
+    def _is_actor(self) -> bool:
+        if self._own_task is None:
+            return threading.get_ident() == self._own_thread
+        try:
+            return asyncio.current_task() is self._own_task
+        except RuntimeError:  # This thread runs no event loop.
+            return False
+
+
+def is_cancel(error: BaseException | None) -> bool:
+    """Return whether an exception is `Cancelled`, or a group of nothing else (as `asyncio.TaskGroup` raises)."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Cancelled)[1] is None
+    return isinstance(error, Cancelled)
+
+
+def _is_handling_cancel() -> bool:
+    """Return whether this thread or coroutine is in an ``except`` or ``finally`` block that `Cancelled` has led to."""
+    error = sys.exc_info()[1]
+    while error is not None and not is_cancel(error):
+        error = error.__context__
+    return error is not None

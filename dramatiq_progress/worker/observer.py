@@ -1,0 +1,320 @@
+"""The observer: the object that an actor reports to. It holds the latest values; the recorder writes them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import weakref
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from dramatiq_progress.progress import Number, StepProgress, percent_of, percent_of_whole
+from dramatiq_progress.titles import shown_title
+
+from .binding import Binding, merged
+from .options import shown_title_text
+from .reports import KEEP, Keep
+from .spans import Loop
+from .steps import Step, make_plan
+from .validation import EXACT_WHOLE_NUMBERS, MAX_METADATA_BYTES, encode, is_finite, length_of
+
+MAX_RESULT_BYTES = 64 * 1024
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class ProgressObserver(Binding):
+    """The object that an actor reports its progress to.
+
+    Reporting is cheap: it sets attributes and does no I/O. All methods are thread-safe.
+
+    In a worker, the observer is bound to the message being processed. Outside a worker, and when created with
+    ``ProgressObserver()``, it is *detached*: it keeps the values and writes them nowhere. Use that in tests.
+
+    Invalid values never fail a job. They are ignored, and the first one per message is logged. If ``settings.DEBUG`` is
+    true or the observer is detached, they raise `InvalidReport`.
+
+    After a cancel was requested, reports raise `Cancelled`: once in the actor itself (its thread, or for async actors
+    its task), so that it can clean up or continue, and on every report in other threads and tasks, where the exception
+    may be swallowed. Inside an ``except`` or ``finally`` block that handles `Cancelled`, reports don't raise.
+    """
+
+    __slots__ = ()
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self._attempt_number
+
+    @property
+    def current(self) -> Number:
+        """The amount that is done, as last reported; inside a step or an inner loop, of that."""
+        return self.levels.top.current
+
+    @property
+    def total(self) -> Number | None:
+        """The amount that there is to do, as last reported; None while unknown."""
+        return self.levels.top.total
+
+    @property
+    def description(self) -> str:
+        """The current activity, as last reported."""
+        return self.levels.top.description
+
+    @property
+    def percent(self) -> float | None:
+        """The percentage of the whole that is done, as the page receives it; None while unknown."""
+        levels = self.levels
+        return percent_of_whole(levels.fraction) if levels.is_used else percent_of(self.current, self.total)
+
+    @property
+    def step(self) -> StepProgress | None:
+        """The step that is in progress, or was last, as the page receives it; None before the first."""
+        return self.levels.step
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether a cancel was requested, as far as this process knows; always False when detached."""
+        return self._interruption.requested
+
+    @property
+    def title(self) -> str:
+        """The name of the job for users, in the active language."""
+        return shown_title(self.checks.actor_name, self._title)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata, as the page receives it."""
+        return dict(json.loads(self._metadata))
+
+    @property
+    def result(self) -> Any:
+        """The public result, as the page receives it; None before `set_result`."""
+        return None if self._result is None else json.loads(self._result)
+
+    def set_progress(
+        self,
+        current: Number | Decimal | Keep = KEEP,
+        total: Number | Decimal | Keep | None = KEEP,
+        description: str | Keep = KEEP,
+    ) -> None:
+        """Report how much is done, or only what is being done. Omitted values stay as they are.
+
+        Parameters:
+          current: The amount that is done, 0 or more.
+          total: The amount that there is to do; None means unknown. `current` may exceed it.
+          description: The current activity, as plain text, cut at 1,000 characters.
+
+        Raises:
+          InvalidReport: A value that isn't a number, is negative or isn't finite. See the class for when.
+        """
+        level = self.levels.top
+        # Nearly every report has plain whole numbers, and the same total and description as before: no call for those.
+        if type(current) is not int or not 0 <= current <= EXACT_WHOLE_NUMBERS:
+            current = KEEP if current is KEEP else self.checks.number("current", current, KEEP)
+        # No lock: it would take two thirds of the time. Each attribute is written independently, and a report that
+        # interleaves marks the observer dirty, so the next flush writes consistent values.
+        if (total is not level.total and total is not KEEP) or (
+            description is not level.description and description is not KEEP
+        ):
+            if total is not level.total and total is not KEEP and total is not None:
+                total = self.checks.number("total", total, KEEP)
+            if description is not level.description and description is not KEEP:
+                description = self.checks.text(description)
+            if total is not KEEP:
+                level.total = total  # type: ignore[assignment]  # a Decimal has become an int or float above
+            if description is not KEEP:
+                level.description = description
+        # Not written again if it is kept: another thread may have incremented it.
+        if current is not KEEP:
+            level.current = current  # type: ignore[assignment]  # as above
+        if self._must_notify:
+            self._notify()
+
+    def increment_progress(self, by: Number | Decimal = 1, description: str | Keep = KEEP) -> None:
+        """Report that more is done.
+
+        Parameters:
+          by: The additional amount, 0 or more.
+          description: The current activity. Defaults to the last one.
+
+        Raises:
+          InvalidReport: As for `set_progress`.
+        """
+        if type(by) is not int or not 0 <= by <= EXACT_WHOLE_NUMBERS:
+            by = self.checks.number("by", by, 0)
+            if not is_finite(self.current, by):
+                by = self.checks.number("by", math.inf, 0)
+        if description is not KEEP:
+            description = self.checks.text(description)
+        with self.levels.lock:
+            level = self.levels.top
+            level.current += by
+            if description is not KEEP:
+                level.description = description
+        if self._must_notify:
+            self._notify()
+
+    def track(
+        self,
+        iterable: Iterable[T],
+        total: Number | Decimal | Keep | None = KEEP,
+        description: str | Keep = KEEP,
+    ) -> Iterator[T]:
+        """Yield the items of an iterable, and report each one after the loop body has finished with it.
+
+        Counting starts at 0. A loop in the body of another one, by the same thread or task, is a part of the item: its
+        values replace the outer loop's until it ends, and the percentage is that of the outer loop. Otherwise use one
+        loop at a time; in several threads, call `increment_progress` instead.
+
+        Parameters:
+          iterable: Any iterable. ``len()`` of a queryset loads all its rows; for many rows, pass
+            ``queryset.iterator()`` and ``queryset.count()`` as the total.
+          total: The number of items. Defaults to ``len(iterable)``, or to unknown if it has no length.
+          description: The current activity. Defaults to the last one.
+
+        Raises:
+          InvalidReport: As for `set_progress`.
+        """
+        if total is KEEP:
+            total = length_of(iterable)
+        loop = Loop()
+        if self.levels.top.loop is not None:
+            loop.is_nested = self.levels.is_in_body()
+        if not loop.is_nested:
+            self.set_progress(0, total, description)
+        items = self._count(iterable, loop, total, description)
+        loop.generator = weakref.ref(items)
+        return items
+
+    def _count(
+        self, iterable: Iterable[T], loop: Loop, total: Number | Decimal | None, description: str | Keep
+    ) -> Generator[T]:
+        level = self.levels.begin_loop(loop)
+        try:
+            if loop.is_nested:
+                self.set_progress(0, total, description)
+            # The hot loop of this package: no lock (setting an attribute is atomic) and no call without a reason.
+            for count, item in enumerate(iterable, 1):
+                yield item
+                level.current = count
+                if self._must_notify:
+                    self._notify()
+        finally:
+            if self.levels.is_used:
+                self.levels.end_loop(loop, level)
+                self.note_change(may_cancel=False)
+            elif level.loop is loop:
+                level.loop = None
+
+    def steps(self, *names: str, weights: Iterable[Number | Decimal] | None = None) -> tuple[Step, ...]:
+        """Divide the work into steps, each of which is a context manager; see `Step`.
+
+        The percentage becomes that of the whole: each step has a part of it by its weight. All other calls count in
+        the current step. Called inside a step, or in the body of a loop of `track`, it divides that. Steps follow each
+        other; use one thread or task at a time to begin and end them. From the first call on, the percentage never
+        falls in this attempt.
+
+        Parameters:
+          names: The name of each step, as plain text, cut at 100 characters.
+          weights: Numbers that are proportional to the time that each step takes. Default to 1.
+
+        Raises:
+          InvalidReport: Weights that are negative, not finite, all 0, or not one for each step; or all of the work is
+            done already. See the class for when; otherwise all steps get the same weight, or the percentage stays.
+        """
+        plan = make_plan(names, weights, self.checks)
+        if self.levels.is_over:
+            reason = "all of the work is done already; name all steps in one call, or call steps() inside a step"
+            self.checks.ignore("steps", names, reason)
+        self.levels.split()
+        self.note_change()
+        return tuple(Step(self, plan, index) for index in range(len(names)))
+
+    def set_title(self, title: str) -> None:
+        """Name the job for users, from now on and in later attempts.
+
+        Parameters:
+          title: Plain text, cut at 200 characters. Empty: the actor's title, or its name in words.
+
+        Raises:
+          InvalidReport: A text that can't be converted. See the class for when.
+        """
+        text = self.checks.text(title, "title")
+        if text is not KEEP:
+            self._title = shown_title_text(text)
+            if self._must_notify:
+                self._notify()
+
+    def set_metadata(self, **values: Any) -> None:
+        """Merge values into the message's metadata, which the page may show.
+
+        Metadata survives retries. The limit is 16 KiB of JSON in total.
+
+        Raises:
+          InvalidReport: Values that DjangoJSONEncoder can't serialise, or over the limit. See the class for when.
+        """
+        try:
+            # Outside the lock, which the recorder takes too: encoding runs code of the project's.
+            encoded = json.loads(encode(values, MAX_METADATA_BYTES))
+            with self._lock:
+                self._metadata = merged(json.loads(self._metadata), encoded)
+        except Exception as error:  # any error of a value while it is encoded
+            self.checks.ignore("metadata", values, str(error))
+            return
+        if self._must_notify:
+            self._notify()
+
+    def set_result(self, value: Any) -> None:
+        """Set the public result, which the page receives when the actor succeeds.
+
+        The value must be serialisable by DjangoJSONEncoder and at most 64 KiB. Otherwise it is ignored and a warning is
+        logged; the job isn't affected.
+        """
+        try:
+            self._result = encode(value, MAX_RESULT_BYTES)
+        except Exception as error:  # any error of a value while it is encoded
+            logger.warning(
+                "Ignoring the result of %s; the page will show none. Pass a smaller or JSON-serialisable value to "
+                "set_result(): %s",
+                self.checks.source,
+                error,
+            )
+
+    def __reduce__(self) -> Any:
+        return _unpickled, (self.checks.actor_name, self.message_id)
+
+
+def _unpickled(actor_name: str, message_id: str | None) -> ProgressObserver:
+    """Return the observer that a process receives from another: it keeps values, and ignores reports with a warning."""
+    observer = ProgressObserver(actor_name=actor_name, strict=message_id is None)
+    if message_id is not None:
+        observer.checks.message_id, observer._process = message_id, 0
+        observer._must_notify = True
+    return observer
+
+
+_observer: ContextVar[ProgressObserver | None] = ContextVar("dramatiq_progress_observer", default=None)
+
+
+def current_observer() -> ProgressObserver | None:
+    """Return the observer of the actor that is running in this thread or coroutine; None outside any.
+
+    Threads that an actor starts don't see it: pass them the observer.
+    """
+    return _observer.get()
+
+
+@contextmanager
+def observing(observer: ProgressObserver) -> Iterator[ProgressObserver]:
+    """Make an observer the current one in a ``with`` block."""
+    before = _observer.set(observer)
+    try:
+        yield observer
+    finally:
+        _observer.reset(before)

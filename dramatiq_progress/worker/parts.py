@@ -1,0 +1,304 @@
+"""The contributions of members to their composites: reports with the recorder's flush, ends by the worker's thread."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dramatiq_progress.conf import configuration
+from dramatiq_progress.errors import StoreRefused, StoreUnavailable, StoreUnreachable
+from dramatiq_progress.progress import State
+from dramatiq_progress.signals import send_state_changed
+from dramatiq_progress.stores import Store
+from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.stores.composites import PATH_OPTION, WHOLE, Contribution, Path, Told, read_path, slot
+from dramatiq_progress.stores.gathering import pieces_of
+from dramatiq_progress.stores.health import NodeUnreachable
+from dramatiq_progress.stores.outcomes import CancelOutcome, Change
+
+from .deferred import Refusals
+from .ledger import Ledger
+from .tracking import AnyMessage
+
+if TYPE_CHECKING:
+    from .binding import Binding
+
+#: Number of calls with remembered ends in a round trip.
+PIECES_AT_ONCE = 4
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberEnd:
+    """The end of an attempt of a message, which may be a member of composites.
+
+    Attributes:
+      attempt: The attempt.
+      state: Its outcome, as the worker knows it.
+      fraction: The fraction of its work that was done. None if unknown.
+    """
+
+    attempt: Attempt
+    state: State
+    fraction: float | None
+
+    def expected(self) -> Contribution | None:
+        """Return the contribution that can be sent together with the outcome; None if the answer must be awaited.
+
+        A success of the attempt that the record shows is never refused: while its heartbeats are recent, no other one
+        is shown. For any other outcome, the record may get another state.
+        """
+        age = time.monotonic() - self.attempt.shown_at
+        if not self.attempt.path or self.state is not State.DONE or age >= configuration().lost_after:
+            return None
+        return self._contribution(self.state, self.attempt.number)
+
+    def recorded(self, change: Change) -> Contribution | None:
+        """Return the contribution that follows from the answer; None if another delivery makes it."""
+        if change.written and change.state is not None:
+            return self._contribution(change.state, change.attempt)
+        if change.state is None:
+            # The record is lost, and the message has never started.
+            return self._contribution(self.state, self.attempt.number or self.attempt.min_attempt)
+        return self._contribution(change.state, change.attempt) if change.state.is_final else None
+
+    def _contribution(self, state: State, number: int) -> Contribution:
+        attempt = self.attempt
+        renews = attempt.renews or not attempt.number
+        text = slot(state, number, _thousandths(self.fraction), attempt.path[0].share, renews=renews)
+        return Contribution(attempt.path, attempt.owner, {attempt.message_id: text})
+
+
+class Parts:
+    """The composites of the members that this process runs and has run.
+
+    Parameters:
+      refusals: The records that the store refuses.
+      wake: Wakes the recorder's thread.
+    """
+
+    def __init__(self, refusals: Refusals, wake: Callable[[], None]) -> None:
+        self._refusals = refusals
+        self._wake = wake
+        self._ledger = Ledger()
+        self._must_check = False
+        # By message id, those that the last flush contributes.
+        self._flushed: dict[str, tuple[Attempt, str]] = {}
+        self.is_due = False
+
+    # ---- In the worker's threads, and for deferred ends in the recorder's ----
+
+    def contribute_end(
+        self, store: Store, end: MemberEnd, change: Change, contribution: Contribution | None, *, age: float
+    ) -> None:
+        """Contribute the end of an attempt, unless that was done together with its outcome.
+
+        Raises:
+          StoreUnavailable: A composite doesn't know it. Try again: everything here is idempotent.
+        """
+        if contribution is not None and change.told is not None:
+            answers = [change.told]
+        elif (contribution := end.recorded(change)) is not None:
+            answers = store.tell([contribution], age=age)
+        else:
+            return
+        _, errors = self._settle(store, [contribution], answers, keeps=True, age=age)
+        if errors:
+            raise errors[0]
+
+    def contribute_recorded(self, store: Store, attempt: Attempt, *, age: float) -> None:
+        """Contribute what a message's record says, if it has ended.
+
+        Raises:
+          StoreUnavailable: As for `contribute_end`.
+        """
+        [progress] = store.read([attempt.message_id])
+        if progress is not None and progress.complete:
+            end = MemberEnd(attempt, progress.state, None)
+            change = Change(False, state=progress.state, attempt=progress.attempt)
+            self.contribute_end(store, end, change, None, age=age)
+
+    def contribute(self, store: Store, contributions: Sequence[Contribution], *, age: float = 0.0) -> None:
+        """Contribute to composites.
+
+        Raises:
+          StoreUnavailable: As for `contribute_end`.
+        """
+        _, errors = self._settle(store, contributions, store.tell(contributions, age=age), keeps=True, age=age)
+        if errors:
+            raise errors[0]
+
+    # ---- In the recorder's thread ----
+
+    def collect(self, observers: Iterable[tuple[Binding, Attempt]], *, beating: bool) -> list[Contribution]:
+        """Return the contributions of running members, one for each composite.
+
+        Parameters:
+          beating: Whether heartbeats are due. They are also those of the composites, and make one that was lost again.
+        """
+        found: dict[str, Contribution] = {}
+        self._flushed = {}
+        self._must_check = self._must_check or beating
+        for observer, attempt in observers:
+            # One that isn't shown waits for an earlier attempt, whose slot it still is.
+            if not attempt.is_shown or self._is_refused(attempt.path):
+                continue
+            fraction = observer.levels.fraction
+            share = attempt.path[0].share
+            text = slot(State.RUNNING, attempt.number, _thousandths(fraction), share, renews=attempt.renews)
+            if beating or text != attempt.slot:
+                known = found.get(attempt.path[0].id, Contribution(attempt.path, attempt.owner, {}))
+                found[known.place.id] = known._replace(slots={**known.slots, attempt.message_id: text})
+                self._flushed[attempt.message_id] = attempt, text
+        return [piece for each in found.values() for piece in pieces_of(each)]
+
+    def settle_reports(
+        self, store: Store, contributions: Sequence[Contribution], answers: Sequence[Told | StoreUnavailable]
+    ) -> set[str]:
+        """Note the answers to what `collect` returned. Return the ids of composites that are to be cancelled.
+
+        Raises:
+          StoreUnreachable: The store gave no answer.
+        """
+        for contribution, answer in zip(contributions, answers, strict=True):
+            for message_id in contribution.slots if isinstance(answer, Told) else ():
+                attempt, text = self._flushed[message_id]
+                attempt.slot, attempt.renews = text.removesuffix("!"), False
+        cancelled, errors = self._settle(store, contributions, answers, keeps=False, late=True)
+        self._raise_unreachable(errors)
+        return cancelled
+
+    def doubt(self) -> None:
+        """Check all composites at the next flush: the store may have lost some."""
+        self._must_check = True
+
+    def repair(self, store: Store) -> None:
+        """Contribute again what composites lack, and find out at times which do.
+
+        Raises:
+          StoreUnreachable: The store gave no answer.
+        """
+        if self._must_check:
+            self._must_check = False
+            running = {attempt.path[0].id for attempt, _ in self._flushed.values()}
+            if doubted := self._ledger.unfinished(without=running):
+                for composite, peek in zip(doubted, store.peek(doubted), strict=True):
+                    if not isinstance(peek, StoreUnavailable):
+                        self._ledger.check(composite, peek)
+        elif not self.is_due:
+            return
+        self.is_due = False
+        pieces = [piece for each in self._ledger.take_incomplete() for piece in pieces_of(each)]
+        for start in range(0, len(pieces), PIECES_AT_ONCE):
+            some = pieces[start : start + PIECES_AT_ONCE]
+            answers = store.tell(some)
+            for contribution, answer in zip(some, answers, strict=True):
+                if isinstance(answer, StoreUnavailable):
+                    self._ledger.mark_incomplete(contribution.place.id)
+            _, errors = self._settle(store, some, answers, keeps=True, late=True)
+            self._raise_unreachable(errors)
+
+    # ---- In both ----
+
+    def _settle(
+        self,
+        store: Store,
+        contributions: Sequence[Contribution],
+        answers: Sequence[Told | StoreUnavailable],
+        *,
+        keeps: bool,
+        age: float = 0.0,
+        late: bool = False,
+    ) -> tuple[set[str], list[StoreUnavailable]]:
+        """Note the answers of composites, and contribute to those that they are members of.
+
+        Returns:
+          The ids of composites that are to be cancelled, and the errors.
+        """
+        cancelled: set[str] = set()
+        errors: list[StoreUnavailable] = []
+        # The composites that have contributed to another one.
+        inner: dict[str, tuple[Contribution, Told]] = {}
+        while contributions:
+            following: dict[str, Contribution] = {}
+            for contribution, told in zip(contributions, answers, strict=True):
+                composite = contribution.place.id
+                if isinstance(told, StoreUnavailable):
+                    self._note_error(composite, told)
+                    errors.append(told)
+                    continue
+                self._refusals.clear(composite)
+                self._ledger.note(contribution, told, keeps=keeps)
+                self.is_due = self.is_due or self._ledger.has_incomplete
+                if told.state is not told.previous:
+                    send_state_changed(store, composite, told.previous, state=told.state, late=late or bool(age))
+                if told.cancel_requested:
+                    cancelled.add(composite)
+                    members = [inner[each] for each in contribution.slots if each in inner]
+                    for each in self._cancel(store, members, late=late or bool(age)):
+                        following[each.place.id] = each
+                if (outward := contribution.outward(told)) is not None:
+                    inner[composite] = contribution, told
+                    known = following.get(outward.place.id, outward)
+                    following[outward.place.id] = known._replace(slots={**known.slots, **outward.slots})
+            contributions, keeps = list(following.values()), True
+            answers = store.tell(contributions, age=age) if contributions else []
+        if self.is_due:
+            self._wake()
+        return cancelled, errors
+
+    def _cancel(
+        self, store: Store, members: Iterable[tuple[Contribution, Told]], *, late: bool
+    ) -> Iterable[Contribution]:
+        """Cancel composites whose own composite is to be cancelled. Yield contributions that find out their states."""
+        for contribution, told in members:
+            if told.cancel_requested or told.state is None or told.state.is_final:
+                continue
+            try:
+                answer = store.cancel(contribution.place.id, force=True)
+            except StoreUnavailable:
+                continue  # The next contribution of a member tries again.
+            if answer.outcome is CancelOutcome.CANCELLED and answer.previous is not State.CANCELLED:
+                send_state_changed(store, contribution.place.id, answer.previous, late=late)
+            yield contribution._replace(slots={})
+
+    def _is_refused(self, path: Path) -> bool:
+        return self._refusals.due_at(path[0].id) > time.monotonic()
+
+    def _note_error(self, composite: str, error: StoreUnavailable) -> None:
+        if isinstance(error, StoreRefused):
+            self._refusals.add(composite, error)
+        elif isinstance(error, NodeUnreachable):
+            self.doubt()
+            error.health.call_when_available(self._wake)
+
+    def _raise_unreachable(self, errors: Iterable[StoreUnavailable]) -> None:
+        for error in errors:
+            if isinstance(error, StoreUnreachable) and not isinstance(error, NodeUnreachable):
+                raise error
+
+
+def path_of(message: AnyMessage) -> Path:
+    """Return the composites that a message is a member of; none if it carries something else."""
+    option = message.options.get(PATH_OPTION)
+    if option is None:
+        return ()
+    try:
+        return read_path(option)
+    except (TypeError, ValueError) as error:
+        logger.warning(
+            "Message %s of %s doesn't contribute to its group or pipeline: %s. Check that its sender has the same "
+            "version of dramatiq-progress.",
+            message.message_id,
+            message.actor_name,
+            error,
+        )
+        return ()
+
+
+def _thousandths(fraction: float | None) -> int:
+    return int((fraction or 0.0) * WHOLE)

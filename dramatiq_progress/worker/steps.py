@@ -1,0 +1,98 @@
+"""`Step`: a named phase of an actor's work, with its weight; `ProgressObserver.steps` makes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from itertools import accumulate
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from dramatiq_progress.progress import Number
+
+from .reports import KEEP, Checks
+from .spans import Plan
+from .validation import printable, to_number
+
+if TYPE_CHECKING:
+    from .observer import ProgressObserver
+
+#: Longer names are cut.
+MAX_NAME_CHARACTERS = 100
+
+
+class Step:
+    """A step of an actor's work, as a context manager. Reports in its block count within the step.
+
+    Leaving the block completes the step, except by an exception. A step that is left out counts as complete as soon as
+    a later one begins.
+    """
+
+    __slots__ = ("_index", "_observer", "_plan")
+
+    def __init__(self, observer: ProgressObserver, plan: Plan, index: int) -> None:
+        self._observer = observer
+        self._plan = plan
+        self._index = index
+
+    @property
+    def name(self) -> str:
+        """The step's name, as the page receives it."""
+        return self._plan.names[self._index]
+
+    def __enter__(self) -> Step:
+        """Begin the step.
+
+        Raises:
+          InvalidReport: Another thread or task is in a step of the same call of `steps`. See `ProgressObserver` for
+            when; otherwise the step that began last is the current one.
+          Cancelled: See `ProgressObserver`.
+        """
+        observer, levels = self._observer, self._observer.levels
+        if levels.is_entered_elsewhere(self._plan):
+            observer.checks.ignore("step", self.name, "another thread or task is in a step of the same steps()")
+        levels.enter_step(self._plan, self._index)
+        try:
+            observer.note_change()
+        except BaseException:
+            levels.leave_step(self._plan, self._index, completed=False)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._observer.levels.leave_step(self._plan, self._index, completed=kind is None)
+        # An exception that is on its way must not be replaced by Cancelled.
+        self._observer.note_change(may_cancel=kind is None)
+
+
+def make_plan(names: Sequence[object], weights: Iterable[Number | Decimal] | None, checks: Checks) -> Plan:
+    """Return the plan of steps with these names and weights.
+
+    Raises:
+      InvalidReport: The weights are invalid and the checks strict. Otherwise all steps get the same weight.
+    """
+    texts = tuple(_name(name, checks) for name in names)
+    return Plan(texts, _marks(weights, len(texts), checks))
+
+
+def _name(name: object, checks: Checks) -> str:
+    text = checks.text(name, "step")
+    return "" if text is KEEP else printable(text[:MAX_NAME_CHARACTERS])
+
+
+def _marks(weights: Iterable[Number | Decimal] | None, count: int, checks: Checks) -> tuple[float, ...]:
+    if weights is not None:
+        try:
+            weights = list(weights)
+            sums = list(accumulate((float(to_number(weight)) for weight in weights), initial=0.0))
+            if len(weights) != count:
+                raise ValueError(f"there must be one for each of the {count} steps")
+            if count and not 0 < sums[-1] < math.inf:
+                raise ValueError("their sum must be finite and above 0")
+            return tuple(each / sums[-1] for each in sums) if count else (0.0,)
+        except Exception as error:  # any error of an iterable or a number type of the project's
+            checks.ignore("weights", weights, str(error))
+    return tuple(index / count for index in range(count + 1)) if count else (0.0,)

@@ -1,0 +1,548 @@
+"""Django's tasks on Dramatiq: real brokers and workers, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import dramatiq
+import pytest
+from django.contrib.auth.models import User
+from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
+from django.tasks import TaskResultStatus, default_task_backend, task_backends
+from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
+from django.tasks.signals import task_enqueued, task_finished, task_started
+from django.utils import timezone
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import AsyncIO, Middleware, Retries, TimeLimit
+
+from dramatiq_progress import CancelOutcome, State, StoreUnavailable, get_progress, owned_by
+from dramatiq_progress.backends import DramatiqBackend
+from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.stores import Store, get_store
+from tests import django_tasks as tasks
+from tests.store_server import Server
+from tests.waiting import wait_until
+
+READY, RUNNING, FAILED, SUCCESSFUL = (TaskResultStatus[each] for each in ("READY", "RUNNING", "FAILED", "SUCCESSFUL"))
+BACKEND = "dramatiq_progress.backends.DramatiqBackend"
+RETRIES = {"min_backoff": 1, "max_backoff": 1}
+
+pytestmark = pytest.mark.usefixtures("store")
+
+in_any_order = pytest.mark.parametrize("site", ["first", "last"], indirect=True)
+
+
+class Site:
+    """The broker that tasks are sent to, and its worker."""
+
+    def __init__(self, *middleware: Middleware) -> None:
+        self.broker = StubBroker(middleware=list(middleware))
+        self._worker: dramatiq.Worker | None = None
+
+    def work(self, **options: Any) -> dramatiq.Worker:
+        self.broker.emit_after("process_boot")
+        self._worker = dramatiq.Worker(self.broker, worker_timeout=10, **{"worker_threads": 2, **options})
+        self._worker.start()
+        return self._worker
+
+    def stop(self) -> None:
+        tasks.go_on.set()
+        if self._worker is not None:
+            self._worker.stop()
+        self.broker.close()
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    """A site with our middleware after all others, or before them."""
+    others: list[Middleware] = [TimeLimit(interval=20), Retries(**RETRIES), AsyncIO()]
+    is_first = getattr(request, "param", "last") == "first"
+    here = Site(*([ProgressMiddleware(), *others] if is_first else [*others, ProgressMiddleware()]))
+    before = dramatiq.get_broker()
+    dramatiq.set_broker(here.broker)
+    tasks.noted.clear()
+    tasks.go_on.clear()
+    yield here
+    here.stop()
+    dramatiq.set_broker(before)
+
+
+@pytest.fixture
+def signals() -> Iterator[list[tuple[str, str, str, type]]]:
+    """The signals of tasks: name, id and status of the result, sender."""
+    sent: list[tuple[str, str, str, type]] = []
+    connected: list[tuple[Any, Callable[..., None]]] = []
+    for name, signal in (("enqueued", task_enqueued), ("started", task_started), ("finished", task_finished)):
+
+        def receive(sender: type, task_result: Any, name: str = name, **kwargs: Any) -> None:
+            sent.append((name, task_result.id, task_result.status.value, sender))
+
+        signal.connect(receive, weak=False)
+        connected.append((signal, receive))
+    yield sent
+    for signal, receive in connected:
+        signal.disconnect(receive)
+
+
+def ended(result: Any) -> Any:
+    """Wait until a task has finished, and return its result."""
+
+    def is_finished() -> bool:
+        result.refresh()
+        return bool(result.is_finished)
+
+    wait_until(is_finished)
+    return result
+
+
+@in_any_order
+def test_a_task_runs_and_its_result_can_be_read(site: Site, signals: list[Any]) -> None:
+    result = tasks.add.enqueue(1, b=2)
+    assert (result.status, result.args, result.kwargs, result.attempts) == (READY, [1], {"b": 2}, 0)
+    assert default_task_backend.get_result(result.id) == result
+    before = timezone.now()
+
+    site.work()
+    ended(result)
+    assert (result.status, result.return_value, result.errors, result.attempts) == (SUCCESSFUL, 3, [], 1)
+    assert before - timedelta(seconds=1) <= result.started_at == result.last_attempted_at <= result.finished_at
+    assert result == tasks.add.get_result(result.id)
+    wait_until(lambda: len(signals) == 3)
+    assert signals == [
+        ("enqueued", result.id, "READY", DramatiqBackend),
+        ("started", result.id, "RUNNING", DramatiqBackend),
+        ("finished", result.id, "SUCCESSFUL", DramatiqBackend),
+    ]
+
+
+def test_a_task_runs_with_a_cluster(site: Site, cluster_store: Store) -> None:
+    result = tasks.fail_first.using(max_retries=1).enqueue(1)
+    site.work()
+    assert (ended(result).return_value, len(result.errors), result.metadata) == (2, 1, {"attempts": 2})
+
+
+def test_a_task_has_the_progress_of_a_message(site: Site) -> None:
+    result = tasks.import_rows.enqueue(["a", "b"])
+    site.work()
+    assert ended(result).return_value == {"rows": 2}
+    progress = get_progress(result.id)
+    assert progress is not None
+    assert (progress.actor, progress.queue) == ("tests.django_tasks.import_rows", "default")
+    assert (progress.current, progress.total, progress.description) == (2, 2, "Importing")
+    assert (progress.metadata, progress.result) == ({"kind": "rows"}, {"imported": 2})
+
+
+def test_a_task_has_a_title(site: Site) -> None:
+    named, unnamed = tasks.import_rows.using(title="Import people.csv").enqueue([]), tasks.import_rows.enqueue([])
+    titles = [get_progress(each.id).title for each in (named, unnamed)]  # type: ignore[union-attr]
+    assert titles == ["Import people.csv", "Import rows"]
+    assert default_task_backend.get_result(named.id).task == named.task
+
+
+def test_a_return_value_is_public_only_where_the_task_says_so(site: Site) -> None:
+    private, public = tasks.add.enqueue(1, 2), tasks.add.using(publish_result=True).enqueue(1, 2)
+    site.work()
+    assert ended(private).return_value == ended(public).return_value == 3
+    assert [get_progress(each.id).result for each in (private, public)] == [None, 3]  # type: ignore[union-attr]
+
+
+@in_any_order
+def test_a_task_that_fails_is_not_retried_unless_it_says_so(site: Site, signals: list[Any]) -> None:
+    result = tasks.fail.enqueue("no")
+    site.work()
+    ended(result)
+    assert (result.status, result.attempts) == (FAILED, 1)
+    [error] = result.errors
+    assert error.exception_class is ValueError
+    assert error.traceback.endswith("ValueError: no\n")
+    wait_until(lambda: signals[-1][0] == "finished")
+    assert [name for name, *_ in signals] == ["enqueued", "started", "finished"]
+
+
+@in_any_order
+def test_each_attempt_keeps_its_error(site: Site, signals: list[Any]) -> None:
+    result = tasks.fail_first.using(max_retries=2).enqueue(2)
+    site.work()
+    ended(result)
+    assert (result.status, result.return_value, result.attempts, len(result.worker_ids)) == (SUCCESSFUL, 3, 3, 3)
+    assert [each.traceback.splitlines()[-1] for each in result.errors] == [
+        "ValueError: attempt 1",
+        "ValueError: attempt 2",
+    ]
+    assert result.started_at < result.last_attempted_at < result.finished_at
+    assert result.metadata == {"attempts": 3}
+    wait_until(lambda: signals[-1][0] == "finished")
+    assert [name for name, *_ in signals] == ["enqueued", "started", "started", "started", "finished"]
+
+
+def test_a_task_is_ready_between_its_attempts(site: Site, settings: Any) -> None:
+    site.broker.middleware = [each for each in site.broker.middleware if not isinstance(each, Retries)]
+    site.broker.add_middleware(Retries(min_backoff=600_000), before=AsyncIO)
+    result = tasks.fail_first.using(max_retries=1).enqueue(1)
+    site.work()
+    wait_until(lambda: get_progress(result.id).state is State.RETRYING)  # type: ignore[union-attr]
+    result.refresh()
+    assert (result.status, result.attempts, len(result.errors), result.finished_at) == (READY, 1, 1, None)
+
+
+def test_an_async_task_runs(site: Site) -> None:
+    result = tasks.add_async.enqueue(1, 2)
+    site.work()
+    assert ended(result).return_value == 3
+
+
+def test_an_async_task_without_asyncio_runs_too(site: Site) -> None:
+    site.broker.middleware = [each for each in site.broker.middleware if not isinstance(each, AsyncIO)]
+    result = tasks.add_async.enqueue(1, 2)
+    assert [each.id for each in default_task_backend.check()] == ["dramatiq_progress.E007"]
+    site.work()
+    assert ended(result).return_value == 3
+
+
+@in_any_order
+def test_a_time_limit_interrupts_an_async_task(site: Site) -> None:
+    result = tasks.wait_async.using(time_limit=100).enqueue()
+    site.work()
+    assert ended(result).status is FAILED
+    assert result.errors[0].exception_class.__name__ == "TimeLimitExceeded"
+
+
+@in_any_order
+def test_a_running_task_can_be_cancelled(site: Site, settings: Any, signals: list[Any]) -> None:
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.1}
+    result = tasks.wait.enqueue()
+    site.work()
+    wait_until(lambda: get_progress(result.id).state is State.RUNNING)  # type: ignore[union-attr]
+    assert default_task_backend.cancel(result.id, force=True).outcome is CancelOutcome.REQUESTED
+    ended(result)
+    assert (result.status, [each.exception_class.__name__ for each in result.errors]) == (FAILED, ["Cancelled"])
+    wait_until(lambda: signals[-1][0] == "finished")
+    assert [name for name, *_ in signals].count("finished") == 1
+
+
+def test_a_waiting_task_that_is_cancelled_is_finished_by_its_canceller(site: Site, signals: list[Any]) -> None:
+    result = tasks.note.enqueue(1)
+    for _ in range(2):
+        assert default_task_backend.cancel(result.id, force=True).outcome is CancelOutcome.CANCELLED
+    assert [name for name, *_ in signals] == ["enqueued", "finished"]
+    assert [each.exception_class.__name__ for each in ended(result).errors] == ["Cancelled"]
+    site.work()
+    tasks.add.enqueue(1, 2)
+    wait_until(lambda: len(signals) == 5)
+    assert tasks.noted == []
+
+
+def test_a_message_to_the_user_fails_the_task(site: Site) -> None:
+    result = tasks.fail_for_the_user.using(max_retries=3).enqueue("Line 7 has 3 columns.")
+    site.work()
+    assert (ended(result).status, result.attempts) == (FAILED, 1)
+    assert get_progress(result.id).result == "Line 7 has 3 columns."  # type: ignore[union-attr]
+
+
+def test_metadata_is_private_and_saved_during_the_task(site: Site) -> None:
+    result = tasks.trace_async.using(metadata={"given": 1}).enqueue("t1")
+    assert default_task_backend.get_result(result.id).metadata == {"given": 1}
+    site.work()
+    wait_until(lambda: tasks.noted == ["t1"])
+    result.refresh()
+    assert (result.status, result.metadata) == (RUNNING, {"given": 1, "token": "t1"})
+    assert get_progress(result.id).metadata == {}  # type: ignore[union-attr]
+    tasks.go_on.set()
+
+
+def test_tasks_run_in_the_order_of_their_bands(site: Site) -> None:
+    for priority in (-5, 0, 5, -1, 0, 100):
+        tasks.note.using(priority=priority).enqueue(priority)
+    site.work(worker_threads=1)
+    wait_until(lambda: len(tasks.noted) == 6)
+    # The worker may have taken one before it had fetched the others.
+    assert sorted(tasks.noted[1:], key=lambda each: (each > 0) - (each < 0), reverse=True) == tasks.noted[1:]
+
+
+def test_a_worker_for_some_queues_takes_all_their_bands(site: Site, settings: Any) -> None:
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "QUEUES": ["default", "slow"]}}
+    results = [tasks.note.using(priority=each, queue_name="slow").enqueue(each) for each in (-1, 0, 1)]
+    other = tasks.note.enqueue("other")
+    worker = site.work(queues={"slow"})
+    for result in results:
+        assert ended(result).status is SUCCESSFUL
+    assert worker.consumer_whitelist == {"slow", "slow.high", "slow.low"}
+    other.refresh()
+    assert other.status is READY
+
+
+def test_a_task_with_a_time_waits_for_it(site: Site) -> None:
+    run_after = timezone.now() + timedelta(seconds=1)
+    result = tasks.add.using(run_after=run_after).enqueue(1, 2)
+    assert get_progress(result.id).state is State.DELAYED  # type: ignore[union-attr]
+    site.work()
+    assert ended(result).started_at >= run_after
+    assert result == default_task_backend.get_result(result.id)
+    assert result.enqueued_at < run_after
+
+
+def test_a_time_in_the_past_is_now(site: Site) -> None:
+    result = tasks.add.using(run_after=timezone.now() - timedelta(days=1)).enqueue(1, 2)
+    site.work()
+    assert ended(result).return_value == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_task_can_wait_for_the_commit(site: Site, settings: Any, signals: list[Any]) -> None:
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"on_commit": True}}}
+    user = User.objects.create(username="ada")
+    with pytest.raises(RuntimeError), transaction.atomic():
+        lost = tasks.add.enqueue(1, 2)
+        raise RuntimeError
+    with transaction.atomic():
+        with owned_by(user):
+            result = tasks.add.enqueue(1, 2)
+        assert (result.status, result.enqueued_at, signals) == (READY, None, [])
+        with pytest.raises(TaskResultDoesNotExist):
+            default_task_backend.get_result(result.id)
+    assert result == default_task_backend.get_result(result.id)
+    assert [name for name, *_ in signals] == ["enqueued"]
+    assert get_progress(result.id).owner != ""  # type: ignore[union-attr]
+    with pytest.raises(TaskResultDoesNotExist):
+        default_task_backend.get_result(lost.id)
+
+
+def test_a_task_is_sent_under_a_given_id(site: Site) -> None:
+    result = default_task_backend.enqueue_as(tasks.add, [1, 2], {}, "nightly-1")
+    assert result.id == default_task_backend.get_result("nightly-1").id == "nightly-1"
+    with pytest.raises(ValueError, match="'nightly 2' is not a message id"):
+        default_task_backend.enqueue_as(tasks.add, [1, 2], {}, "nightly 2")
+    assert site.broker.queues["default"].qsize() == 1
+
+
+def test_arguments_that_are_too_large_are_not_sent(site: Site, store: Store) -> None:
+    with pytest.raises(ValueError, match="The JSON of the arguments has 262,154 bytes; the limit is 262,144"):
+        default_task_backend.enqueue_as(tasks.give, ["x" * 256 * 1024], {}, "large")
+    assert get_progress("large") is None
+    assert site.broker.queues["default"].qsize() == 0
+
+
+def test_a_return_value_that_is_too_large_fails_the_task(site: Site) -> None:
+    fits, large = tasks.give_bytes.enqueue(256 * 1024 - 2), tasks.give_bytes.enqueue(256 * 1024)
+    site.work()
+    assert len(ended(fits).return_value) == 256 * 1024 - 2
+    assert ended(large).status is FAILED
+    assert "The JSON of the return value has 262,146 bytes" in large.errors[0].traceback
+
+
+def test_the_end_of_a_long_traceback_is_kept(site: Site) -> None:
+    result = tasks.fail.enqueue("x" * 20_000 + "the end")
+    site.work()
+    [error] = ended(result).errors
+    assert len(error.traceback) == 16 * 1024
+    assert error.traceback.endswith("the end\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"max_retrys": 1}, "has no 'max_retrys'. Its keys are max_retries, time_limit, result_ttl, on_commit"),
+        ({"max_retries": -1}, r'\["max_retries"\] is -1; it must be a whole number'),
+        ({"time_limit": 0}, r'\["time_limit"\] is 0; it must be milliseconds'),
+        ({"result_ttl": "1d"}, r'\["result_ttl"\] is \'1d\'; it must be from 0.001'),
+        ({"on_commit": None}, r'\["on_commit"\] is None; it must be True'),
+    ],
+)
+def test_a_mistake_in_the_options_is_named(settings: Any, options: dict[str, Any], text: str) -> None:
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": options}}
+    with pytest.raises(InvalidTaskBackend, match=text):
+        task_backends["default"]
+
+
+@pytest.mark.parametrize("options", [{"max_retries": -1}, {"max_retries": 1.5}, {"time_limit": 0}])
+def test_a_mistake_in_a_task_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidTask, match=f"{next(iter(options))} must be"):
+        tasks.add.using(**options)
+
+
+def test_the_options_of_the_backend_are_the_defaults_of_tasks(site: Site, settings: Any, store: Store) -> None:
+    options = {"max_retries": 1, "time_limit": 60_000, "result_ttl": 90_000}
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": options}}
+    result = tasks.fail_first.enqueue(1)
+    site.work()
+    assert (ended(result).status, result.attempts) == (SUCCESSFUL, 2)
+
+
+def test_a_receiver_that_raises_fails_no_task(site: Site) -> None:
+    def fail(**kwargs: Any) -> None:
+        raise RuntimeError("receiver")
+
+    for signal in (task_enqueued, task_started, task_finished):
+        signal.connect(fail)
+    try:
+        result = tasks.add.enqueue(1, 2)
+        site.work()
+        assert ended(result).return_value == 3
+    finally:
+        for signal in (task_enqueued, task_started, task_finished):
+            signal.disconnect(fail)
+
+
+def test_a_failed_task_is_logged_with_its_traceback(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    result = tasks.fail.enqueue("no")
+    site.work()
+    ended(result)
+    [record] = wait_until(
+        lambda: [
+            each for each in caplog.records if each.levelname == "ERROR" if each.exc_info if each.name == "django.tasks"
+        ]
+    )
+    assert record.exc_info is not None and str(record.exc_info[1]) == "no"
+
+
+def test_a_task_that_the_project_has_no_more_fails(
+    site: Site, monkeypatch: pytest.MonkeyPatch, signals: list[Any]
+) -> None:
+    result = tasks.add.enqueue(1, 2)
+    monkeypatch.delattr(tasks, "add")
+    site.work()
+    wait_until(lambda: signals[-1][0] == "finished")
+    read = default_task_backend.get_result(result.id)
+    assert (read.status, read.errors[0].exception_class) == (FAILED, ImportError)
+    assert (read.task.module_path, read.task.queue_name) == ("tests.django_tasks.add", "default")
+
+
+def test_a_task_that_is_delivered_again_after_its_end_does_not_run(site: Site, signals: list[Any]) -> None:
+    result = tasks.note.enqueue(1)
+    copy = site.broker.queues["default"].queue[0]
+    site.work()
+    ended(result)
+    site.broker.queues["default"].put(copy)
+    last = tasks.add.enqueue(1, 2)
+    ended(last)
+    assert tasks.noted == [1]
+    assert [name for name, each, *_ in signals if each == result.id] == ["enqueued", "started", "finished"]
+
+
+@pytest.mark.parametrize("result_id", ["123", "no id", 5, ""])
+def test_a_result_that_does_not_exist(result_id: Any) -> None:
+    with pytest.raises(TaskResultDoesNotExist):
+        default_task_backend.get_result(result_id)
+
+
+def test_a_message_of_an_actor_has_no_task_result(site: Site, store: Store) -> None:
+    store.enqueue("m1", actor="work", queue="default", retries_left=0)
+    with pytest.raises(TaskResultDoesNotExist):
+        default_task_backend.get_result("m1")
+
+
+def test_each_alias_has_its_own_results(site: Site, settings: Any) -> None:
+    settings.TASKS = {each: {"BACKEND": BACKEND} for each in ("default", "other")}
+    result = tasks.add.using(backend="other").enqueue(1, 2)
+    assert task_backends["other"].get_result(result.id).task == tasks.add.using(backend="other")
+    with pytest.raises(TaskResultDoesNotExist):
+        task_backends["default"].get_result(result.id)
+
+
+def test_results_can_be_read_in_async_code(site: Site) -> None:
+    async def run() -> None:
+        result = await tasks.add.aenqueue(1, 2)
+        await result.arefresh()
+        assert result == await default_task_backend.aget_result(result.id)
+
+    asyncio.run(run())
+
+
+def test_a_store_that_is_down_keeps_no_task_from_being_sent(
+    site: Site, settings: Any, server: Server, signals: list[Any]
+) -> None:
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}}
+    server.kill()
+    result = tasks.fail_first.using(max_retries=1).enqueue(1)
+    assert (result.status, result.enqueued_at is None) == (READY, False)
+    with pytest.raises(StoreUnavailable):
+        result.refresh()
+    site.work()
+    wait_until(lambda: signals[-1][0] == "finished")
+    server.start()
+    wait_until(lambda: found(result.id) is not None)
+    ended(result)
+    assert (result.status, result.return_value, result.args) == (SUCCESSFUL, 2, [1])
+    assert [name for name, *_ in signals].count("finished") == 1
+    get_store().close()
+
+
+def found(result_id: str) -> Any:
+    try:
+        return default_task_backend.get_result(result_id)
+    except (StoreUnavailable, TaskResultDoesNotExist):
+        return None
+
+
+def test_a_broker_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dramatiq.broker.global_broker", None)
+    with pytest.raises(ImproperlyConfigured, match='add "django_dramatiq" to INSTALLED_APPS'):
+        tasks.add.enqueue(1, 2)
+
+
+def test_a_broker_without_our_middleware_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dramatiq.broker.global_broker", StubBroker(middleware=[]))
+    with pytest.raises(ImproperlyConfigured, match="lacks ProgressMiddleware"):
+        tasks.add.enqueue(1, 2)
+
+
+def test_the_actors_are_declared_when_django_is_set_up() -> None:
+    code = (
+        "import django, dramatiq; django.setup(); "
+        "print(sorted(each for each in dramatiq.get_broker().actors if each.startswith('django_task')))"
+    )
+    environment = {"DJANGO_SETTINGS_MODULE": "tests.settings", "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['django_task', 'django_task.high', 'django_task.low']"
+
+
+@pytest.mark.django_db
+def test_nothing_private_is_ever_public(site: Site, client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Arguments, return values, metadata and exceptions are in no answer, and in none of our log lines."""
+    caplog.set_level(logging.INFO, logger="dramatiq_progress")
+    tokens = [secrets.token_hex(8) for _ in range(3)]
+    results = [
+        tasks.trace.using(metadata={"given": tokens[0]}).enqueue(tokens[0]),
+        tasks.trace.enqueue(tokens[1], fails=True),
+        tasks.trace.using(run_after=timezone.now() + timedelta(days=1)).enqueue(tokens[2]),
+    ]
+    answers = [everything_of(client, results)]
+    site.work()
+    for each in results[:2]:
+        ended(each)
+    answers.append(everything_of(client, results))
+    ours = [each.getMessage() for each in caplog.records if each.name.startswith("dramatiq_progress")]
+    assert results[0].id in answers[0]
+    for token in tokens:
+        assert token not in "\n".join([*answers, *ours])
+
+
+def everything_of(client: Any, results: list[Any]) -> str:
+    """Return all answers about some results."""
+    ids = "&".join(f"id={each.id}" for each in results)
+    paths = [f"/progress/{each.id}/" for each in results] + [f"/progress/?{ids}"]
+    found = [client.get(path) for path in paths]
+    assert {each.status_code for each in found} == {200}
+    return "\n".join(each.content.decode() + json.dumps(dict(each.headers)) for each in found)
+
+
+def test_tasks_that_threads_send_at_the_same_time_are_kept_apart(site: Site) -> None:
+    """Each enqueue has its own data, also while others are sent by other threads."""
+    results: list[Any] = []
+    threads = [threading.Thread(target=lambda i=i: results.append(tasks.give.enqueue(i))) for i in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    site.work()
+    assert sorted(ended(each).return_value for each in results) == list(range(8))

@@ -1,0 +1,371 @@
+"""The text of a message with steps, which a module of its own draws: dramatiq-progress-parts.js."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.template import Context, Template
+from django.utils import translation
+from playwright.sync_api import Locator, Page, Route, expect
+
+from dramatiq_progress.progress import Progress, State, StepProgress
+from dramatiq_progress.web.noscript import describe
+from dramatiq_progress.web.texts import STEP_TEXTS
+from tests.bars import HEAD, OpenBar, answer, expect_state, part, settle
+from tests.scripted_site import Reply, ScriptedSite
+from tests.streaming_site import Site, begin, report
+from tests.waiting import wait_until
+
+MODULE = "dramatiq_progress/dramatiq-progress-parts.js"
+PLAIN = "Importing: 1,200 of 5,000"
+NAMES = ("Reading", "Checking", "Writing")
+
+
+def in_step(index: int = 2, state: str = "running", **values: Any) -> Any:
+    """Return a server's answer for a message in one of three steps."""
+    step = StepProgress(index, 3, NAMES[index - 1], 24.0)
+    return answer(state, **{"has_steps": True, "overall": 0.4, "step": step, **values})
+
+
+def downloads(site: ScriptedSite) -> list[str]:
+    return [each for each in site.files if "parts" in each]
+
+
+# ---- The text ----
+
+
+def running(name: str = "Checking", **values: Any) -> Progress:
+    values = {"current": 1200, "total": 5000, "description": "", "overall": 0.4, "attempt": 1} | values
+    step = StepProgress(2, 3, name)
+    return Progress(id="m", actor="work", queue="default", state=State.RUNNING, has_steps=True, step=step, **values)
+
+
+RECORDS = [
+    running(),
+    running(description="Checking"),
+    running("Checking…", description="File…"),
+    running(total=None),
+    running(total=None, current=0),
+    running(total=None, current=0, description="Opening…"),
+    running(eta=7200),
+    running(""),
+    running("…", description="Opening…", current=0, total=None),
+    running("<b>{text} {index}", description="{step}"),
+    running("فحص", description="ملف"),
+    running(current=1250.5, total=12_000_000),
+]
+
+
+def ungrouped(text: str) -> str:
+    """Return a text with ordinary spaces, and its numbers without separators: Django's differ from the browser's."""
+    return re.sub(r"(?<=\d)[\s.](?=\d{3})", "", " ".join(text.split()))
+
+
+@pytest.mark.parametrize("language", ["en", "de", "es"])
+def test_it_has_the_words_of_the_page_without_javascript(site: ScriptedSite, page: Page, language: str) -> None:
+    with translation.override(language):
+        head = Template("{% load dramatiq_progress %}{% dramatiq_progress_script %}").render(Context())
+        texts = [describe(record) for record in RECORDS]
+    for number, record in enumerate(RECORDS):
+        site.reply(record.as_dict() | {"poll_after": 3600}, path=f"/progress/m{number}/")
+    bars = "".join(
+        f'<dramatiq-progress src="/progress/m{number}/"></dramatiq-progress>' for number in range(len(texts))
+    )
+    site.html = f'<!doctype html><meta charset="utf-8">{head}<body>{bars}'
+    page.goto(site.url)
+    shown = page.locator("dramatiq-progress [part=text]")
+    # It begins with the step as soon as the module is loaded.
+    expect(shown).to_have_text([re.compile(f"^{re.escape(texts[0].partition(':')[0])}")] * len(texts))
+    assert [ungrouped(each) for each in shown.all_text_contents()] == [ungrouped(each) for each in texts]
+    assert len(set(texts)) >= len(RECORDS) - 1
+    assert downloads(site) == [MODULE]
+
+
+def test_english_texts_are_those_of_the_module(site: ScriptedSite, page: Page) -> None:
+    site.html = "<!doctype html><title>Texts</title>"
+    page.goto(site.url)
+    assert page.evaluate(f"import('/static/{MODULE}').then(({{ TEXTS }}) => TEXTS)") == STEP_TEXTS
+
+
+def test_a_page_can_set_the_texts_of_a_bar(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.reply(in_step())
+    bar = open_bar('text-step="Part {index}/{count}" text-stepped="{text} ({step})"')
+    expect(part(bar, "text")).to_have_text("Importing: 1,200 of 5,000 (Part 2/3: Checking)")
+
+
+def test_only_a_running_message_says_its_step(open_bar: OpenBar, site: ScriptedSite) -> None:
+    """The other states have texts of their own, and percentages of the whole."""
+    site.reply(in_step())
+    bar = open_bar()
+    expect(part(bar, "text")).to_have_text(f"Step 2 of 3: Checking. {PLAIN}")
+    expect(part(bar, "percent")).to_have_text("40%")
+    site.reply(in_step(state="lost"))
+    expect(part(bar, "text")).to_have_text("The task stopped responding. It may restart automatically.")
+    site.reply(in_step(state="done"))
+    expect(part(bar, "text")).to_have_text("Done")
+
+
+@pytest.mark.parametrize("step", [3, True, "Checking", {"index": 1}, []])
+def test_the_step_of_another_kind_of_server_is_ignored(open_bar: OpenBar, site: ScriptedSite, step: object) -> None:
+    site.reply(answer("running", extra={"step": step}))
+    bar = open_bar()
+    expect(part(bar, "text")).to_have_text(PLAIN)
+    settle(bar, site)
+    assert downloads(site) == []
+
+
+def test_in_a_right_to_left_page_the_step_is_read_from_the_right(open_bar: OpenBar, site: ScriptedSite) -> None:
+    """Also if its name is left-to-right: docs/bar.md says which mark the translation needs."""
+    site.reply(in_step(description=""))
+    head = "<script>document.documentElement.dir = 'rtl'</script>"
+    texts = {"step": "الخطوة {index} من {count}", "stepped": "{step}.\u200f {text}", "amount": "{current} من {total}"}
+    bar = open_bar("".join(f'text-{name}="{text}" ' for name, text in texts.items()), head=head)
+    expect(part(bar, "text")).to_have_text("الخطوة 2 من 3: Checking.\u200f 1,200 من 5,000")
+    words = ["الخطوة", "Checking", "1,200", "5,000"]
+    positions = bar.evaluate(
+        """(bar, words) => {
+          const [text, track, fill] = ["text", "track", "fill"].map((name) =>
+            bar.shadowRoot.querySelector(`[part=${name}]`));
+          const rightOf = (word) => {
+            const range = document.createRange();
+            const start = text.textContent.indexOf(word);
+            range.setStart(text.firstChild, start);
+            range.setEnd(text.firstChild, start + word.length);
+            return range.getBoundingClientRect().right;
+          };
+          const [end, filled] = [track, fill].map((each) => each.getBoundingClientRect().right);
+          return [...words.map(rightOf), end - filled];
+        }""",
+        words,
+    )
+    *starts, gap = positions
+    assert starts == sorted(starts, reverse=True)
+    assert gap == 0
+
+
+# ---- Loading ----
+
+
+def test_it_is_loaded_only_for_a_message_that_is_in_a_step(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.reply(answer("running"))
+    bar = open_bar()
+    expect_state(bar, "running")
+    site.reply(in_step(state="retrying", retry_in=0))
+    expect_state(bar, "retrying")
+    settle(bar, site)
+    assert downloads(site) == []
+    site.reply(in_step())
+    expect(part(bar, "text")).to_have_text(f"Step 2 of 3: Checking. {PLAIN}")
+    assert downloads(site) == [MODULE]
+
+
+def test_it_is_loaded_from_the_url_of_the_page(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.reply(in_step())
+    bar = open_bar(f'parts-module="/static/{MODULE}?0b54"')
+    expect(part(bar, "text")).to_have_text(f"Step 2 of 3: Checking. {PLAIN}")
+    assert downloads(site) == [f"{MODULE}?0b54"]
+
+
+@pytest.fixture
+def held(page: Page) -> Iterator[list[Route]]:
+    """The requests for the module, none of which is answered."""
+    routes: list[Route] = []
+    page.route(f"**/{MODULE}", lambda route: routes.append(route))
+    yield routes
+
+
+def test_until_it_is_loaded_the_text_is_the_plain_one(
+    open_bar: OpenBar, site: ScriptedSite, page: Page, held: list[Route]
+) -> None:
+    """Screen readers read the step as soon as it is known. The server isn't polled again for that."""
+    site.reply(in_step(poll_after=3600))
+    bar = open_bar('label="Import"')
+    expect(part(bar, "text")).to_have_text(PLAIN)
+    expect(part(bar, "percent")).to_have_text("40%")
+    assert page.evaluate("announced") == [f"Import, 40%, {PLAIN}"]
+    held[0].continue_()
+    expect(part(bar, "text")).to_have_text(f"Step 2 of 3: Checking. {PLAIN}")
+    expect(part(bar, "track")).to_have_attribute("aria-valuetext", f"40%, Step 2 of 3: Checking. {PLAIN}")
+    assert page.evaluate("announced") == [f"Import, 40%, {each}{PLAIN}" for each in ("", "Step 2 of 3: Checking. ")]
+    assert (len(site.polls), page.evaluate("events.length")) == (1, 1)
+
+
+@pytest.mark.parametrize("then", ["done", "retrying", "removed", "another message"])
+def test_a_bar_that_shows_something_else_by_then_is_not_drawn_again(
+    open_bar: OpenBar, site: ScriptedSite, page: Page, held: list[Route], then: str
+) -> None:
+    site.reply(in_step())
+    bar = open_bar('show-result id="bar"')
+    expect(part(bar, "text")).to_have_text(PLAIN)
+    page.evaluate("window.shown = document.querySelector('#bar')")
+    if then == "done":
+        site.reply(in_step(state="done", result="All there"))
+    elif then == "retrying":
+        site.reply(in_step(state="retrying", retry_in=900))
+    elif then == "removed":
+        bar.evaluate("bar => bar.remove()")
+    else:
+        site.reply(Reply(json={}, held=True), path="/progress/m2/")
+        bar.evaluate("bar => { bar.src = '/progress/m2/' }")
+    text = {
+        "done": "All there",
+        "retrying": "This attempt failed. Retrying in 15 minutes… (attempt 2)",
+        "removed": PLAIN,
+        "another message": "Checking progress…",
+    }[then]
+    shown = "() => window.shown.shadowRoot.querySelector('[part=text]').textContent"
+    wait_until(lambda: page.evaluate(shown) == text)
+    held[0].continue_()
+    # It has been evaluated after this.
+    page.evaluate(f"import('/static/{MODULE}').then(() => new Promise((resolve) => setTimeout(resolve)))")
+    assert page.evaluate(shown) == text
+
+
+def test_without_it_the_bar_is_complete(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
+    """It is requested once for each step, not at each answer."""
+    site.reply(in_step(1))
+    # The site has no such file, and counts the requests.
+    bar = open_bar('parts-module="/progress/missing.js"')
+    for index in (1, 2, 3):
+        site.reply(in_step(index))
+        site.wait_for_polls(len(site.polls) + 6)
+        expect(part(bar, "text")).to_have_text(PLAIN)
+        assert site.polls.count("/progress/missing.js") == index
+    site.reply(in_step(3, state="done"))
+    expect(part(bar, "text")).to_have_text("Done")
+    assert page.evaluate("announced") == [f"Import rows, 40%, {PLAIN}", "Import rows, 40%, Done"]
+
+
+def test_after_a_failure_the_next_step_loads_it(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
+    page.route(f"**/{MODULE}", lambda route: route.abort(), times=1)
+    site.reply(in_step(1))
+    bar = open_bar()
+    expect(part(bar, "text")).to_have_text(PLAIN)
+    site.wait_for_polls(3)
+    expect(part(bar, "text")).to_have_text(PLAIN)
+    site.reply(in_step(2))
+    expect(part(bar, "text")).to_have_text(f"Step 2 of 3: Checking. {PLAIN}")
+
+
+# ---- Screen readers ----
+
+
+def test_each_step_is_announced_once_after_the_title(open_bar: OpenBar, page: Page) -> None:
+    """A note (here a lost connection) is announced instead, and not again at each step."""
+
+    def at(index: int, overall: float, **values: Any) -> Any:
+        return in_step(index, overall=overall, poll_after=1, **values)
+
+    second_plan = StepProgress(3, 3, "Cleaning up")
+    replies = [
+        *[at(1, share) for share in (0.01, 0.02, 0.03)],
+        *[at(2, share) for share in (0.1, 0.11, 0.12, 0.3)],
+        *[at(3, share) for share in (0.31, 0.32)],
+        *[at(3, share, step=second_plan) for share in (0.33, 0.34)],
+        at(3, 1, state="done"),
+    ]
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    bar = open_bar('label="Import"')
+    page.evaluate(
+        f"""async (replies) => {{
+          await import("/static/{MODULE}");
+          const {{ DramatiqProgress }} = await import("/static/dramatiq_progress/dramatiq-progress.js");
+          DramatiqProgress.prototype.fetch = async () => Response.json(replies.shift());
+        }}""",
+        replies,
+    )
+    for _ in range(10 * len(replies)):
+        page.clock.run_for(1000)
+        if bar.get_attribute("state") == "done":
+            break
+    assert [each for each in page.evaluate("announced") if "Step" not in each] in (
+        ["Import, 1%, Importing: 1,200 of 5,000", "Import, 100%, Done"],
+        ["Import, 100%, Done"],
+    )
+    assert [each.replace(PLAIN, "…") for each in page.evaluate("announced") if "Step" in each] == [
+        "Import, 1%, Step 1 of 3: Reading. …",
+        "Import, 10%, Step 2 of 3: Checking. …",
+        "Import, 30%, Step 2 of 3: Checking. …",
+        "Import, 31%, Step 3 of 3: Writing. …",
+        "Import, 33%, Step 3 of 3: Cleaning up. …",
+    ]
+
+
+def test_a_step_is_not_announced_while_another_text_is_shown(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
+    """Here "Cancelling…", which was announced already."""
+    site.reply(in_step(1))
+    bar = open_bar('cancel="/cancel/"')
+    expect(part(bar, "text")).to_have_text(f"Step 1 of 3: Reading. {PLAIN}")
+    site.reply(in_step(1, cancel_requested=True))
+    expect(part(bar, "text")).to_have_text("Cancelling…")
+    announced = page.evaluate("announced")
+    assert announced[-1] == "Import rows, Cancelling…"
+    site.reply(in_step(2, cancel_requested=True))
+    site.wait_for_polls(len(site.polls) + 3)
+    assert page.evaluate("announced") == announced
+
+
+# ---- Each kind of bar ----
+
+
+def test_a_list_loads_it_once(site: ScriptedSite, page: Page) -> None:
+    for index, each in enumerate(("m1", "m2", "m3"), start=1):
+        site.reply(in_step(index), path=f"/progress/{each}/")
+    site.reply(answer("running"), path="/progress/m4/")
+    bars = [f'<dramatiq-progress list="/progress/" src="/progress/m{each}/"></dramatiq-progress>' for each in "1234"]
+    site.html = f"{HEAD}<body>{''.join(bars)}"
+    page.goto(site.url)
+    steps = [f"Step {index} of 3: {name}. {PLAIN}" for index, name in enumerate(NAMES, start=1)]
+    expect(page.locator("dramatiq-progress [part=text]")).to_have_text([*steps, PLAIN])
+    assert downloads(site) == [MODULE]
+
+
+START = """async (options) => {
+  const { ProgressBar } = await import("/static/dramatiq_progress/dramatiq-progress.js");
+  window.calls = 0;
+  if (options.onProgress) options.onProgress = () => calls++;
+  window.bar = new ProgressBar("/progress/m1/", options);
+}"""
+
+
+def start(site: ScriptedSite, page: Page, **options: Any) -> Locator:
+    site.html = "<!doctype html><p id=progress-bar-message>"
+    page.goto(site.url)
+    page.evaluate(START, options)
+    return page.locator("#progress-bar-message")
+
+
+def test_progress_bar_has_the_same_text(site: ScriptedSite, page: Page) -> None:
+    site.reply(in_step(poll_after=3600))
+    options = {"partsModule": f"/static/{MODULE}?0b54", "defaultMessages": {"step": "Part {index}"}}
+    message = start(site, page, **options)
+    expect(message).to_have_text(f"Part 2: Checking. {PLAIN}")
+    assert downloads(site) == [f"{MODULE}?0b54"]
+
+
+def test_a_handler_that_draws_is_called_once_for_each_answer(site: ScriptedSite, page: Page) -> None:
+    """The module isn't needed then."""
+    site.reply(*[in_step()] * 2, in_step(poll_after=3600))
+    start(site, page, onProgress=True)
+    page.wait_for_function("calls === 3")
+    page.evaluate("fetch('/after-all-others/')")
+    assert (page.evaluate("calls"), downloads(site)) == (3, [])
+
+
+def test_a_stream_says_the_step(asgi_site: Site, page: Page) -> None:
+    """With the real template tag and a real store."""
+    attempt = begin(asgi_site.store)
+    opened: list[str] = []
+    page.on("request", lambda request: opened.append(request.url))
+    page.goto(f"{asgi_site.url}/bars/?id=m1")
+    bar = page.locator("dramatiq-progress")
+    expect(part(bar, "text")).to_have_text("1 of 10,000")
+    wait_until(lambda: page.wait_for_timeout(10) or any("/stream/" in url for url in opened))
+    report(asgi_site.store, attempt, 1200, overall="0.4", step=json.dumps([2, 3, "Checking", 0.2, 0.6]))
+    expect(part(bar, "text")).to_have_text("Step 2 of 3: Checking. 1,200 of 10,000")
+    assert bar.get_attribute("parts-module") == f"/static/{MODULE}"

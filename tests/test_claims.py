@@ -1,0 +1,216 @@
+"""The contract of all stores for schedules: each tick is one scheduler's, whatever is lost on the way."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from dramatiq_progress import State
+from dramatiq_progress.stores import Store, schedules
+from dramatiq_progress.stores.schedules import Declared, ScheduleRecord, Schedules
+from tests.waiting import wait_until
+
+NAME = "nightly"
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture(params=["redis_store", "old_redis_store", "sentinel_store", "cluster_store", "memory_store"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Each kind of store in turn, with the oldest server and each kind of topology."""
+    made: Store = request.getfixturevalue(request.param)
+    return made
+
+
+@pytest.fixture
+def in_store(store: Store) -> Schedules:
+    return Schedules(store)
+
+
+class Scheduler:
+    """A scheduler that sends one schedule."""
+
+    def __init__(self, in_store: Schedules) -> None:
+        self.in_store = in_store
+
+    def declare(self, *, times: str = "daily", known: datetime | None = None) -> None:
+        assert self.in_store.declare([Declared(NAME, times, 60.0, known)]) == [None]
+
+    def claim(self, tick: datetime, message_id: str) -> tuple[str, str]:
+        claim = self.in_store.claim(NAME, tick, message_id, ttl=60.0)
+        return claim.verdict, claim.message_id
+
+    def skip(self, tick: datetime, *, count: bool = True) -> str:
+        return self.in_store.skip(NAME, tick, count=count, ttl=60.0).verdict
+
+    def confirm(self, tick: datetime | None, message_id: str) -> None:
+        self.in_store.confirm(NAME, tick, message_id, ttl=60.0)
+
+    def read(self) -> ScheduleRecord:
+        return self.in_store.read([NAME])[0]
+
+
+@pytest.fixture
+def scheduler(in_store: Schedules) -> Scheduler:
+    return Scheduler(in_store)
+
+
+@pytest.fixture
+def due(scheduler: Scheduler) -> datetime:
+    """A declared schedule, and a tick that is due."""
+    scheduler.declare(known=scheduler.read().now - timedelta(hours=1))
+    return scheduler.read().now.replace(microsecond=0) - SECOND
+
+
+def test_a_new_schedule_is_due_from_now(scheduler: Scheduler) -> None:
+    assert scheduler.read().last is None
+    before = scheduler.read().now
+    scheduler.declare()
+    found = scheduler.read()
+    assert found.last is not None and before <= found.last <= found.now
+    assert scheduler.claim(before, "a") == ("taken", "")
+    # Not again: another scheduler starts, or the same one restarts.
+    scheduler.declare()
+    assert scheduler.read().last == found.last
+
+
+def test_one_of_many_schedulers_gets_a_tick(scheduler: Scheduler, due: datetime) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda number: scheduler.claim(due, f"m{number}"), range(40)))
+    [winner] = [message_id for verdict, message_id in answers if verdict == "claimed"]
+    assert [each.message_id for each in scheduler.read().open] == [winner]
+    assert sum(verdict == "taken" for verdict, _ in answers) == 39
+
+
+def test_a_claim_whose_answer_was_lost_is_answered_again(scheduler: Scheduler, due: datetime) -> None:
+    assert scheduler.claim(due, "m1") == scheduler.claim(due, "m1") == ("claimed", "m1")
+    scheduler.confirm(due, "m1")
+    assert scheduler.claim(due, "m1") == ("taken", "")
+
+
+def test_the_latest_tick_only_rises(scheduler: Scheduler, due: datetime) -> None:
+    assert scheduler.claim(due, "m1") == ("claimed", "m1")
+    assert scheduler.claim(due - SECOND, "m2") == ("taken", "")
+    assert scheduler.read().last == due
+
+
+def test_a_tick_is_early_by_the_clock_of_the_store(scheduler: Scheduler, due: datetime) -> None:
+    now = scheduler.read().now
+    before = scheduler.read().last
+    assert scheduler.claim(now + timedelta(hours=1), "m1") == ("early", "")
+    assert scheduler.read().last == before
+    # A host's clock may be a little ahead.
+    assert scheduler.claim(now + SECOND, "m2") == ("claimed", "m2")
+
+
+def test_a_tick_that_is_later_than_a_claim_allows_is_not_claimed(scheduler: Scheduler, due: datetime) -> None:
+    before = scheduler.read().last
+    claim = scheduler.in_store.claim(NAME, due, "m1", ttl=60.0, late=0.5)
+    assert (claim.verdict, scheduler.read().last, scheduler.read().open) == ("late", before, ())
+    assert scheduler.in_store.claim(NAME, due, "m1", ttl=60.0, late=3600.0).verdict == "claimed"
+    assert scheduler.in_store.claim(NAME, due, "m1", ttl=60.0, late=0.5).verdict == "late", "also its own"
+
+
+def test_a_claim_that_came_to_nothing_is_given_to_another_scheduler_with_its_id(
+    scheduler: Scheduler, due: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert scheduler.claim(due, "m1") == ("claimed", "m1")
+    assert scheduler.claim(due, "m2") == ("taken", "")
+    monkeypatch.setattr(schedules, "LEASE_SECONDS", 0.05)
+    wait_until(lambda: scheduler.read().open[0].age > 0.05)
+    assert scheduler.claim(due, "m2") == ("claimed", "m1")
+    monkeypatch.setattr(schedules, "LEASE_SECONDS", 60.0)
+    assert scheduler.claim(due, "m3") == ("taken", ""), "the lease begins again"
+
+
+def test_a_confirmed_tick_is_closed_and_its_message_is_the_last_one(scheduler: Scheduler, due: datetime) -> None:
+    scheduler.claim(due, "m1")
+    for _ in range(2):
+        scheduler.confirm(due, "m1")
+    found = scheduler.read()
+    assert (found.open, found.sent_id, found.sent_tick, found.sent) == ((), "m1", due, 1)
+
+
+def test_a_message_that_is_confirmed_late_does_not_hide_a_later_one(scheduler: Scheduler, due: datetime) -> None:
+    scheduler.claim(due - SECOND, "m1")
+    scheduler.claim(due, "m2")
+    scheduler.confirm(due, "m2")
+    scheduler.confirm(due - SECOND, "m1")
+    assert (scheduler.read().sent_id, scheduler.read().sent) == ("m2", 2)
+
+
+def test_a_tick_that_is_given_up_is_closed_without_a_message(scheduler: Scheduler, due: datetime) -> None:
+    scheduler.claim(due, "m1")
+    scheduler.confirm(due, "")
+    assert (scheduler.read().open, scheduler.read().sent_id, scheduler.read().sent) == ((), "", 0)
+
+
+def test_a_message_that_is_sent_by_hand_is_the_last_one(scheduler: Scheduler) -> None:
+    scheduler.confirm(None, "m1")
+    found = scheduler.read()
+    assert found.sent_tick is not None and abs(found.now - found.sent_tick) < timedelta(minutes=1)
+    assert (found.sent_id, found.sent) == ("m1", 1)
+
+
+def test_a_skipped_tick_is_not_claimed_by_another_scheduler(scheduler: Scheduler, due: datetime) -> None:
+    assert scheduler.skip(due - SECOND) == "claimed"
+    assert scheduler.skip(due - SECOND) == "taken"
+    assert scheduler.skip(due, count=False) == "claimed"
+    assert scheduler.claim(due, "m1") == ("taken", "")
+    assert (scheduler.read().skipped, scheduler.read().open) == (1, ())
+
+
+def test_a_schedule_with_other_times_is_due_from_now(scheduler: Scheduler, due: datetime) -> None:
+    scheduler.declare(times="hourly")
+    assert scheduler.claim(due, "m1") == ("taken", "")
+    # While a deployment replaces schedulers, those with the times before still send theirs.
+    now = scheduler.read().now
+    assert scheduler.claim(now + SECOND, "m2") == ("claimed", "m2")
+
+
+def test_a_store_that_lost_a_schedule_continues_from_what_its_schedulers_know(scheduler: Scheduler) -> None:
+    due = scheduler.read().now.replace(microsecond=0)
+    assert scheduler.claim(due, "m1") == ("unknown", "")
+    for known in (due - timedelta(minutes=5), due, due - timedelta(minutes=9)):
+        scheduler.declare(known=known)
+    assert scheduler.read().last == due, "the latest tick that any of them knows"
+
+
+def test_the_outcome_of_the_last_message_outlives_its_record(scheduler: Scheduler, due: datetime) -> None:
+    scheduler.confirm(due - SECOND, "m1")
+    scheduler.in_store.conclude({NAME: ("m0", State.FAILED)})
+    assert scheduler.read().outcome is None
+    scheduler.in_store.conclude({NAME: ("m1", State.DONE)})
+    assert scheduler.read().outcome is State.DONE
+    scheduler.confirm(due, "m2")
+    assert scheduler.read().outcome is None
+
+
+def test_running_schedulers_are_listed_until_they_end_or_stop_their_heartbeats(
+    in_store: Schedules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert in_store.live() == []
+    for each in ("a:1", "b:2"):
+        in_store.keep_alive(each)
+    assert in_store.live() == ["a:1", "b:2"]
+    in_store.leave("a:1")
+    assert in_store.live() == ["b:2"]
+    monkeypatch.setattr(schedules, "ALIVE_SECONDS", 0.05)
+    assert wait_until(lambda: in_store.live() == [])
+
+
+def test_reading_no_schedules_and_those_of_an_empty_store(in_store: Schedules) -> None:
+    assert in_store.read([]) == []
+    [first, second] = in_store.read(["a", "b"])
+    assert first.last is second.last is None
+    assert abs(first.now - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_a_key_of_another_type_is_an_error_of_that_schedule_only(redis_store: Any) -> None:
+    in_store = Schedules(redis_store)
+    in_store.declare([Declared("good", "daily", 60.0, None)])
+    redis_store._servers.send([("SET", f"{redis_store.prefix}schedule:bad", "text", "PX", 60_000)])
+    good, bad = in_store.read_each(["good", "bad"])
+    assert isinstance(good, ScheduleRecord) and isinstance(bad, schedules.StoreUnavailable)

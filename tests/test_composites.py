@@ -1,0 +1,406 @@
+"""The contract of all stores for composites: one record for many messages."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from redis.crc import key_slot
+
+from dramatiq_progress import CancelOutcome, Progress, State
+from dramatiq_progress.errors import StoreRefused
+from dramatiq_progress.progress import Parts
+from dramatiq_progress.stores import Store
+from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.stores.calls import NewMessage
+from dramatiq_progress.stores.composites import Contribution, Place, Told, slot, waiting_slot
+from dramatiq_progress.stores.memory import MemoryStore
+from dramatiq_progress.stores.redis import RedisStore
+from tests.store_server import Server
+from tests.waiting import wait_until
+
+ENDS = [State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED]
+
+
+@pytest.fixture(params=["redis_store", "old_redis_store", "sentinel_store", "cluster_store", "memory_store"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Each kind of store in turn, with the oldest server and each kind of topology."""
+    made: Store = request.getfixturevalue(request.param)
+    return made
+
+
+class Group:
+    """A composite of three members of the weight 1, written as a worker writes it."""
+
+    def __init__(self, store: Store, **options: Any) -> None:
+        self.store = store
+        self.place = Place(**{"id": "g1", "planned": 3, "name": "resize", "flags": "c", **options})
+
+    def gather(self, *names: str, **options: Any) -> Told:
+        slots = {name: waiting_slot(1) for name in names}
+        told, _ = self.store.gather([Contribution((self.place,), "", slots)], [], **options)
+        return told["g1"]
+
+    def tell(self, **slots: str) -> Told:
+        [told] = self.store.tell([Contribution((self.place,), "", slots)])
+        assert isinstance(told, Told), told
+        return told
+
+    def runs(self, *names: str, thousandths: int = 0, attempt: int = 1) -> Told:
+        return self.tell(**{name: slot(State.RUNNING, attempt, thousandths, 1) for name in names})
+
+    def ends(self, state: State, *names: str, attempt: int = 1) -> Told:
+        return self.tell(**{name: slot(state, attempt, 0, 1) for name in names})
+
+    def read(self) -> Progress:
+        [progress] = self.store.read(["g1"])
+        assert progress is not None
+        return progress
+
+
+@pytest.fixture
+def group(store: Store) -> Group:
+    return Group(store)
+
+
+def test_a_composite_lives_from_enqueued_to_done(group: Group) -> None:
+    group.gather("a", "b", "c")
+    seen = group.read()
+    assert (seen.state, seen.actor, seen.current, seen.total, seen.percent) == (State.ENQUEUED, "resize", 0, 3, 0.0)
+    assert (seen.queue_position, seen.elapsed) == (None, None)
+
+    group.runs("a", thousandths=500)
+    group.ends(State.DONE, "b")
+    seen = group.read()
+    assert (seen.state, seen.current, seen.percent) == (State.RUNNING, 1, 50.0)
+    assert seen.parts == Parts(total=3, waiting=1, running=1, retrying=0, done=1, failed=0, cancelled=0, skipped=0)
+    assert seen.as_dict()["parts"]["waiting"] == 1
+
+    told = group.ends(State.DONE, "a", "c")
+    assert (told.previous, told.state) == (State.RUNNING, State.DONE)
+    seen = group.read()
+    assert (seen.state, seen.current, seen.percent, seen.result) == (State.DONE, 3, 100.0, None)
+    json.dumps(seen.as_dict(), allow_nan=False)
+
+
+def test_members_count_by_their_weights(store: Store) -> None:
+    group = Group(store, planned=2, weight=10)
+    group.tell(a=slot(State.RUNNING, 1, 500, 8), b=slot(State.DONE, 1, 1000, 2))
+    assert group.read().percent == 60.0
+
+
+def test_a_retried_member_falls_and_is_not_counted_as_failed(group: Group) -> None:
+    group.runs("a", thousandths=900)
+    group.tell(a=slot(State.RETRYING, 1, 900, 1))
+    seen = group.read()
+    assert (seen.state, seen.percent, seen.parts and seen.parts.retrying) == (State.RUNNING, 30.0, 1)
+    group.runs("a", attempt=2)
+    assert (group.read().percent, group.read().parts.failed) == (0.0, 0)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "ends, state",
+    [
+        (["done", "skipped"], State.SKIPPED),
+        (["skipped", "cancelled"], State.CANCELLED),
+        (["cancelled", "failed", "skipped"], State.FAILED),
+    ],
+)
+def test_the_end_is_the_worst_of_all(group: Group, ends: Sequence[str], state: State) -> None:
+    group.ends(State.DONE, "a", "b", "c")
+    group = Group(group.store, id="g2")
+    slots = {name: slot(State(end), 1, 0, 1) for name, end in zip("abc", [*ends, "done"], strict=False)}
+    group.store.tell([Contribution((group.place,), "", slots)])
+    [seen] = group.store.read(["g2"])
+    assert seen is not None and seen.state is state
+
+
+def test_a_failed_composite_says_how_many_failed(group: Group) -> None:
+    group.ends(State.FAILED, "a")
+    group.ends(State.DONE, "b", "c")
+    assert (group.read().state, group.read().result) == (State.FAILED, "1 of 3 failed.")
+
+
+def test_a_failed_member_that_runs_again_opens_its_composite(group: Group) -> None:
+    group.ends(State.DONE, "b", "c")
+    group.ends(State.FAILED, "a")
+    assert group.runs("a", attempt=2).state is State.RUNNING
+    assert group.ends(State.DONE, "a", attempt=2).state is State.DONE
+
+
+def test_a_pipeline_ends_with_its_first_stage_that_ends_badly(store: Store) -> None:
+    pipe = Group(store, flags="p")
+    pipe.gather("a", "b", "c")
+    pipe.ends(State.DONE, "a")
+    assert pipe.read().state is State.RUNNING
+    pipe.ends(State.FAILED, "b")
+    seen = pipe.read()
+    assert (seen.state, seen.percent, seen.parts and seen.parts.waiting) == (State.FAILED, 66.6, 1)
+
+
+def test_callbacks_are_not_awaited_if_a_member_ends_badly(store: Store) -> None:
+    group = Group(store, callbacks=1)
+    group.gather("a", "b", "callback")
+    group.ends(State.FAILED, "a")
+    assert group.read().state is State.RUNNING
+    assert group.ends(State.DONE, "b").state is State.FAILED
+
+
+def test_a_callback_is_awaited_if_all_members_succeed(store: Store) -> None:
+    group = Group(store, callbacks=1)
+    assert group.ends(State.DONE, "a", "b").state is State.RUNNING
+    assert group.ends(State.DONE, "callback").state is State.DONE
+
+
+def test_a_composite_is_lost_when_its_running_members_are_silent(group: Group) -> None:
+    group.runs("a")
+    version = group.read().version
+    change_heartbeat(group.store)
+    assert group.read().state is State.LOST
+    group.runs("a")
+    assert group.read().state is State.RUNNING
+    assert group.read().version == version, "a heartbeat changes nothing that a reader sees"
+
+
+def test_a_composite_whose_members_wait_is_not_lost(group: Group) -> None:
+    group.ends(State.DONE, "b")
+    group.tell(a=slot(State.ENQUEUED, 7, 500, 1))
+    change_heartbeat(group.store)
+    assert group.read().state is State.RUNNING
+
+
+def test_the_time_left_is_that_of_the_share(group: Group) -> None:
+    def read() -> Progress:
+        done["a"] = min(done["a"] + 1, 900)
+        group.runs("a", thousandths=done["a"])
+        return group.read()
+
+    done = {"a": 0}
+    seen = wait_until(lambda: found if (found := read()).eta is not None else None)
+    assert seen is not None and seen.rate is None
+    assert seen.eta is not None and seen.eta > 0
+
+
+def test_fail_fast_cancels_the_rest(store: Store) -> None:
+    group = Group(store, flags="f")
+    group.gather("a", "b", "c")
+    assert not group.runs("a", "b").cancel_requested
+    told = group.ends(State.FAILED, "a")
+    assert (told.cancel_requested, told.state) == (True, State.RUNNING)
+    assert group.ends(State.CANCELLED, "b").state is State.FAILED
+    assert group.ends(State.CANCELLED, "c").state is State.FAILED
+
+
+# Cancel
+
+
+def test_a_composite_of_which_no_member_runs_is_cancelled_at_once(group: Group) -> None:
+    group.gather("a", "b", "c")
+    group.ends(State.DONE, "a")
+    assert group.store.cancel("g1").outcome is CancelOutcome.CANCELLED
+    assert group.read().state is State.CANCELLED
+    assert [each.cancel_requested for each in group.store.peek(["g1"])] == [True]  # type: ignore[union-attr]
+    assert group.ends(State.CANCELLED, "b", "c").state is State.CANCELLED
+
+
+def test_a_cancelled_composite_never_fills_itself_up(group: Group) -> None:
+    group.ends(State.DONE, "a")
+    group.runs("b", thousandths=500)
+    group.store.cancel("g1")
+    group.tell(b=slot(State.CANCELLED, 1, 600, 1))
+    group.ends(State.SKIPPED, "c")
+    seen = group.read()
+    assert (seen.state, seen.current, seen.percent) == (State.CANCELLED, 3, 53.3)
+
+
+def test_a_member_that_is_cancelled_before_it_runs_again_counts_with_its_last_report(group: Group) -> None:
+    group.tell(a=slot(State.RETRYING, 1, 900, 1))
+    group.ends(State.CANCELLED, "a", attempt=2)
+    assert group.read().percent == 30.0
+
+
+def test_the_running_members_of_a_cancelled_composite_are_told(group: Group) -> None:
+    group.runs("a")
+    assert group.store.cancel("g1").outcome is CancelOutcome.REQUESTED
+    assert group.runs("a", thousandths=1).cancel_requested
+    assert group.ends(State.CANCELLED, "a").state is State.CANCELLED
+    assert group.store.cancel("g1").outcome is CancelOutcome.CANCELLED
+
+
+def test_a_start_finds_out_that_a_composite_is_to_be_cancelled(group: Group) -> None:
+    group.gather("a", "b", "c")
+    inner = Place("g2", 1, "fetch")
+    assert not group.store.start(Attempt("a", "work", "default", path=(inner, group.place))).is_unwanted
+    group.store.cancel("g1")
+    assert group.store.start(Attempt("b", "work", "default", path=(inner, group.place))).is_unwanted
+
+
+def test_a_composite_can_be_cancelled_if_all_its_actors_can(store: Store) -> None:
+    group = Group(store, flags="")
+    group.gather("a")
+    assert store.cancel("g1").outcome is CancelOutcome.NOT_CANCELLABLE
+    assert store.cancel("g1", force=True).outcome is CancelOutcome.CANCELLED
+
+
+# Losses
+
+
+def test_a_composite_that_is_made_again_has_a_higher_version_and_another_birth(group: Group) -> None:
+    before = group.runs("a")
+    wait_until(lambda: time.time() * 1000 > int(before.born) + 2)
+    drop(group.store, "g1")
+    after = group.runs("b")
+    assert after.previous is None and after.version > before.version and after.born != before.born
+    assert group.read().parts == Parts(
+        total=3, waiting=1, running=2, retrying=0, done=0, failed=0, cancelled=0, skipped=0
+    ), "the members' own hash was still there"
+
+
+def test_members_that_are_evicted_alone_are_noticed(group: Group) -> None:
+    before = group.ends(State.DONE, "a", "b")
+    drop(group.store, "members:{" + group.store.key("g1") + "}")
+    after = group.ends(State.DONE, "c")
+    assert (after.state, after.born != before.born) == (State.RUNNING, True)
+    assert group.ends(State.DONE, "a", "b").state is State.DONE
+
+
+def drop(store: Store, name: str) -> None:
+    """Remove a key as an eviction does."""
+    key = store.prefix + name
+    if isinstance(store, MemoryStore):
+        for kept in (store._records, store._members, store._expires_at):
+            kept.pop(key, None)
+        return
+    assert isinstance(store, RedisStore)
+    store._servers.send([("EVAL", "return redis.call('DEL', KEYS[1])", 1, key)])
+
+
+def change_heartbeat(store: Store) -> None:
+    """Let the last heartbeat be long ago."""
+    if isinstance(store, MemoryStore):
+        store._records[store.key("g1")]["heartbeat"] = "1.0"
+        return
+    assert isinstance(store, RedisStore)
+    text = "return redis.call('HSET', KEYS[1], 'heartbeat', '1.0')"
+    store._servers.send([("EVAL", text, 1, store.key("g1"))])
+
+
+@pytest.mark.parametrize("prefix", ["dramatiq-progress:", "{site}:", "a{site}b:"])
+def test_both_keys_are_in_one_slot_of_a_cluster(prefix: str) -> None:
+    store = MemoryStore(prefix=prefix)
+    record, members = store.key("g1"), store.members_key("g1")
+    assert key_slot(record.encode()) == key_slot(members.encode())
+    assert members.startswith(prefix) and members != record
+
+
+def test_a_full_store_refuses_new_members_and_takes_ends(server: Server, settings: Any) -> None:
+    store = RedisStore(prefix="x:", url=server.url)
+    group = Group(store)
+    group.gather("a", "b", "c")
+    server.ask("CONFIG", "SET", "maxmemory", "1")
+    with pytest.raises(StoreRefused):
+        group.gather("d")
+    assert group.ends(State.DONE, "a", "b", "c").state is State.DONE
+    server.ask("CONFIG", "SET", "maxmemory", "0")
+    store.close()
+
+
+# Many at once
+
+
+def new_messages(count: int, **options: Any) -> list[NewMessage]:
+    known: Mapping[str, Any] = {"actor": "work", "queue": "default", "retries_left": 3, "cancellable": True}
+    return [NewMessage(id=f"m{i}", **{**known, "owner": "", "delay": None, **options}) for i in range(count)]
+
+
+def test_a_thousand_members_are_recorded_in_few_round_trips(store: Store, monkeypatch: Any) -> None:
+    calls: list[int] = []
+    original = store._call
+
+    def counted(made: Any) -> Any:
+        calls.append(len(made))
+        return original(made)
+
+    monkeypatch.setattr(store, "_call", counted)
+    members = new_messages(1000, owner="ann")
+    slots = {each.id: waiting_slot(1) for each in members}
+    place = Place("g1", 1000, "resize")
+    told, changes = store.gather([Contribution((place,), "ann", slots)], members)
+    assert len(calls) <= 7
+    assert told["g1"].previous is None and all(changes.values()) and len(changes) == 1000
+    assert store.owned(["ann"]) == ["g1"], "the composite is listed, and no member"
+    [group, first, last] = store.read(["g1", "m0", "m999"])
+    assert group is not None and group.total == 1000
+    assert first is not None and (first.state, first.owner) == (State.ENQUEUED, "ann")
+    assert last is not None and (last.queue_position, last.queue_length) == (1000, 1000)
+
+
+def test_members_that_are_recorded_late_only_add_what_is_missing(group: Group) -> None:
+    group.ends(State.DONE, "m0")
+    group.store.start(Attempt("m0", "work", "default"))
+    slots = {f"m{i}": waiting_slot(1) for i in range(3)}
+    members = new_messages(3)
+    _, changes = group.store.gather([Contribution((group.place,), "", slots)], members, age=5.0)
+    assert [each.written for each in changes.values()] == [False, True, True]
+    assert group.read().parts == Parts(
+        total=3, waiting=2, running=0, retrying=0, done=1, failed=0, cancelled=0, skipped=0
+    )
+    [last] = group.store.read(["m2"])
+    assert last is not None and last.queue_length == 2
+
+
+def test_delayed_members_wait_in_no_queue(group: Group) -> None:
+    slots = {f"m{i}": waiting_slot(1) for i in range(3)}
+    group.store.gather([Contribution((group.place,), "", slots)], new_messages(3, delay=60.0))
+    assert group.read().state is State.DELAYED
+    [member] = group.store.read(["m0"])
+    assert member is not None and (member.state, member.queue_position) == (State.DELAYED, None)
+
+
+def test_what_could_not_be_sent_is_withdrawn(store: Store) -> None:
+    contribution = Contribution((Place("g1", 3, "resize"),), "ann", {f"m{i}": waiting_slot(1) for i in range(3)})
+    told, changes = store.gather([contribution], new_messages(3))
+    store.withdraw_all({name: (change, "default") for name, change in changes.items()})
+    store.withdraw_composite(contribution, told["g1"])
+    assert store.read(["g1", "m0", "m1", "m2"]) == [None] * 4
+    assert store.owned(["ann"]) == []
+
+
+def test_a_composite_that_has_changed_is_not_withdrawn(group: Group) -> None:
+    told = group.gather("a")
+    group.runs("a")
+    group.store.withdraw_composite(Contribution((group.place,), "", {}), told)
+    assert group.read().state is State.RUNNING
+
+
+def test_an_empty_composite_is_done(store: Store) -> None:
+    group = Group(store, planned=0)
+    assert group.gather().state is State.DONE
+    assert (group.read().percent, group.read().total) == (None, 0)
+
+
+def test_the_places_of_a_message_are_those_that_it_was_sent_with() -> None:
+    place = Place("g1", 3, "resize", "c", 2, 9, 0, "")
+    assert place.option() == ["g1", 3, "resize", "c", 2, 9]
+    assert Place.parse(place.option()) == place
+    assert Place("g1", 3, "resize").option() == ["g1", 3, "resize"]
+
+
+@pytest.mark.parametrize(
+    "option", [[], "g1", ["a b", 3, "x"], ["g1", -1, "x"], ["g1", 3.5, "x"], ["g1", 3, None], ["g1", 3, "x", "?"], 3]
+)
+def test_odd_places_are_refused(option: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        Place.parse(option)
+
+
+@pytest.mark.parametrize("state", ENDS)
+def test_an_end_of_the_same_attempt_again_changes_nothing(group: Group, state: State) -> None:
+    group.ends(state, "a")
+    version = group.read().version
+    for again in ENDS:
+        assert group.ends(again, "a").version == version
+    assert group.runs("a").version == version

@@ -1,0 +1,409 @@
+"""Groups and pipelines with one bar: real brokers and workers process their messages."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dramatiq
+import pytest
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import AsyncIO, GroupCallbacks, Pipelines, Retries
+from dramatiq.rate_limits.backends import StubBackend
+
+from dramatiq_progress import (
+    CancelOutcome,
+    Progress,
+    ProgressObserver,
+    State,
+    cancel,
+    get_progress,
+    progress_actor,
+    progress_group,
+    progress_pipeline,
+)
+from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.progress import MessageLike
+from dramatiq_progress.signals import send_state_changed, state_changed
+from dramatiq_progress.stores import Store, get_store
+from dramatiq_progress.stores.composites import MAX_LEVELS
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("store")
+
+
+class Site:
+    """A broker, its worker, and actors that wait until a test lets them go on."""
+
+    def __init__(self) -> None:
+        retries = Retries(max_retries=1, min_backoff=1, max_backoff=1)
+        callbacks = GroupCallbacks(StubBackend())
+        self.broker = StubBroker(middleware=[AsyncIO(), Pipelines(), callbacks, retries, ProgressMiddleware()])
+        self.open, self.begun = threading.Event(), threading.Semaphore(0)
+        self.calls: list[str] = []
+        self.lock = threading.Lock()
+        self.worker: dramatiq.Worker | None = None
+        self.work = self.actor(self._work)
+        self.wait = self.actor(self._wait, cancellable=True)
+        self.fail = self.actor(self._fail, max_retries=0)
+        self.fail_once = self.actor(self._fail_once)
+
+    def actor(self, fn: Callable[..., Any], **options: Any) -> dramatiq.Actor[..., Any]:
+        return progress_actor(broker=self.broker, actor_name=fn.__name__.lstrip("_"), **options)(fn)
+
+    def start(self, threads: int = 2) -> None:
+        self.broker.emit_after("process_boot")
+        self.worker = dramatiq.Worker(self.broker, worker_timeout=10, worker_threads=threads)
+        self.worker.start()
+
+    def stop(self) -> None:
+        self.open.set()
+        if self.worker is not None:
+            self.worker.stop()
+        self.broker.close()
+
+    def _work(self, *args: Any) -> None:
+        with self.lock:
+            self.calls.append(f"work {args}")
+
+    def _wait(self, progress_observer: ProgressObserver, *args: Any) -> None:
+        progress_observer.set_progress(1, 2)
+        self.begun.release()
+        while not self.open.wait(0.01):
+            progress_observer.set_progress(1)
+
+    def _fail(self, *args: Any) -> None:
+        raise ValueError("on purpose")
+
+    def _fail_once(self, progress_observer: ProgressObserver, *args: Any) -> None:
+        if progress_observer.attempt == 1:
+            raise ValueError("on purpose")
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    # `|` makes a pipeline of the global broker.
+    known, made = dramatiq.broker.global_broker, Site()
+    dramatiq.set_broker(made.broker)
+    yield made
+    made.stop()
+    dramatiq.broker.global_broker = known
+
+
+def read(message: MessageLike) -> Progress:
+    progress = get_progress(message)
+    assert progress is not None
+    return progress
+
+
+def when(message: MessageLike, *states: State) -> Progress:
+    wait_until(lambda: read(message).state in states)
+    return read(message)
+
+
+def test_a_group_has_one_bar(site: Site) -> None:
+    job = progress_group([site.work.message(i) for i in range(5)], description="Working", broker=site.broker).run()
+    waiting = read(job)
+    assert (waiting.state, waiting.current, waiting.total, waiting.actor) == (State.ENQUEUED, 0, 5, "work")
+    assert (waiting.description, waiting.title) == ("Working", "Work")
+    assert [read(message).state for message in job.children] == [State.ENQUEUED] * 5
+    site.start()
+    done = when(job, State.DONE)
+    assert (done.current, done.percent, done.result, done.parts and done.parts.done) == (5, 100.0, None, 5)
+
+
+def test_running_members_move_the_bar(site: Site) -> None:
+    job = progress_group([site.wait.message(i) for i in range(2)], broker=site.broker).run()
+    site.start()
+    wait_until(lambda: read(job).percent == 50.0)
+    assert read(job).parts.running == 2  # type: ignore[union-attr]
+    site.open.set()
+    when(job, State.DONE)
+
+
+def test_a_member_without_retries_left_fails_the_group_at_its_end(site: Site) -> None:
+    job = progress_group([site.fail.message(), site.work.message(), site.fail_once.message()], broker=site.broker).run()
+    site.start()
+    failed = when(job, State.FAILED)
+    assert (failed.current, failed.result) == (3, "1 of 3 failed.")
+    assert failed.parts is not None and (failed.parts.done, failed.parts.failed) == (2, 1)
+    assert failed.actor == "group"
+
+
+def test_the_first_failure_cancels_the_rest_if_asked_for(site: Site) -> None:
+    members = [site.wait.message(0), site.fail.message(), *(site.work.message(i) for i in range(3))]
+    job = progress_group(members, fail_fast=True, broker=site.broker).run()
+    site.start()
+    wait_until(lambda: read(job).parts.waiting == 0)  # type: ignore[union-attr]
+    failed = when(job, State.FAILED)
+    assert failed.parts is not None and failed.parts.failed == 1 and failed.parts.cancelled >= 1
+    assert read(members[0]).state is State.CANCELLED
+
+
+def test_a_cancel_reaches_running_members_and_those_that_wait(site: Site) -> None:
+    job = progress_group([site.wait.message(i) for i in range(6)], broker=site.broker).run()
+    site.start()
+    assert site.begun.acquire(timeout=60) and site.begun.acquire(timeout=60)
+    wait_until(lambda: read(job).parts.running == 2)  # type: ignore[union-attr]
+    assert cancel(job).outcome is CancelOutcome.REQUESTED
+    when(job, State.CANCELLED)
+    wait_until(lambda: read(job).parts.cancelled == 6)  # type: ignore[union-attr]
+    assert {read(message).state for message in job.children} == {State.CANCELLED}
+    assert not site.begun.acquire(blocking=False)
+
+
+def test_a_pipeline_has_one_bar(site: Site) -> None:
+    stages = [site.work.message(), site.wait.message(), site.work.message()]
+    job = progress_pipeline(stages, weights=(2, 6, 2), name="convert", title="trip.mov", broker=site.broker).run()
+    assert (read(job).actor, read(job).title, read(job).total) == ("convert", "trip.mov", 3)
+    site.start()
+    wait_until(lambda: read(job).percent == 50.0)
+    assert read(job).current == 1
+    site.open.set()
+    assert when(job, State.DONE).percent == 100.0
+
+
+def test_a_pipeline_ends_with_a_stage_that_fails(site: Site) -> None:
+    job = progress_pipeline([site.work.message(), site.fail.message(), site.work.message()], broker=site.broker).run()
+    site.start()
+    failed = when(job, State.FAILED)
+    assert (failed.current, failed.result, failed.percent) == (2, "1 of 3 failed.", 66.6)
+
+
+def test_a_pipeline_is_one_member_of_a_group(site: Site) -> None:
+    pipes = [site.work.message(i) | site.wait.message(i) for i in range(3)]
+    job = progress_group([*pipes, site.work.message()], broker=site.broker).run()
+    assert read(job).total == 4
+    site.start(threads=4)
+    wait_until(lambda: read(job).percent == 81.2)
+    assert read(job).parts.running == 3  # type: ignore[union-attr]
+    site.open.set()
+    assert when(job, State.DONE).current == 4
+
+
+def test_a_pipeline_that_fails_is_one_failed_member(site: Site) -> None:
+    pipes = [site.work.message(i) | site.fail.message(i) | site.work.message(i) for i in range(2)]
+    job = progress_group([*pipes, site.work.message()], broker=site.broker).run()
+    site.start()
+    assert when(job, State.FAILED).result == "2 of 3 failed."
+
+
+def test_a_group_is_one_member_of_a_group(site: Site) -> None:
+    inner = progress_group([site.work.message(i) for i in range(3)], name="inner", broker=site.broker)
+    plain = dramatiq.group([site.work.message(i) for i in range(2)], broker=site.broker)  # type: ignore[no-untyped-call]
+    job = progress_group([inner, plain, site.work.message()], broker=site.broker).run()
+    assert (read(job).total, read(inner).total, read(inner).actor) == (3, 3, "inner")
+    site.start()
+    assert when(job, State.DONE).current == 3
+    assert read(inner).state is State.DONE
+
+
+def test_cancelling_a_group_cancels_the_pipelines_and_groups_in_it(site: Site) -> None:
+    inner = progress_group([site.wait.message(i) for i in range(3)], broker=site.broker)
+    job = progress_group([inner, site.wait.message() | site.wait.message()], broker=site.broker).run()
+    site.start()
+    wait_until(lambda: read(job).percent != 0)
+    assert cancel(job)
+    when(job, State.CANCELLED)
+    when(inner, State.CANCELLED)
+    wait_until(lambda: read(inner).parts.cancelled == 3)  # type: ignore[union-attr]
+    wait_until(lambda: read(job).parts.cancelled == 2)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_completion_callback_is_the_last_member_if_it_is_tracked(site: Site, tracked: bool) -> None:
+    ran = threading.Event()
+    if tracked:
+        after = progress_actor(broker=site.broker, actor_name="after")(lambda: ran.set())
+    else:
+        after = dramatiq.actor(broker=site.broker, actor_name="after")(lambda: ran.set())
+    job = progress_group([site.work.message(), site.work.message() | site.work.message()], broker=site.broker)
+    job.add_completion_callback(after.message())
+    job.run()
+    assert read(job).total == 2 + tracked
+    site.start()
+    assert when(job, State.DONE).current == 2 + tracked
+    assert ran.wait(60)
+
+
+def test_a_callback_that_never_comes_is_not_awaited(site: Site) -> None:
+    job = progress_group([site.work.message(), site.fail.message()], broker=site.broker)
+    job.add_completion_callback(site.work.message("after"))
+    job.run()
+    site.start()
+    failed = when(job, State.FAILED)
+    assert failed.parts is not None and failed.parts.waiting == 1
+
+
+def test_async_members_move_the_bar(site: Site) -> None:
+    async def work(progress_observer: ProgressObserver) -> None:
+        progress_observer.set_progress(1, 2)
+
+    actor = site.actor(work, queue_name="default") if "work" not in site.broker.actors else None
+    actor = actor or progress_actor(broker=site.broker, actor_name="asynchronous")(work)
+    job = progress_group([actor.message() for _ in range(3)], broker=site.broker).run()
+    site.start()
+    assert when(job, State.DONE).current == 3
+
+
+# What is sent
+
+
+def test_an_actor_without_progress_is_refused(site: Site) -> None:
+    plain = dramatiq.actor(broker=site.broker, actor_name="plain")(lambda: None)
+    job = progress_group([site.work.message(), plain.message()], broker=site.broker)
+    with pytest.raises(ValueError, match="'plain' isn't declared with @progress_actor"):
+        job.run()
+    assert get_progress(job) is None and get_progress(job.children[0]) is None
+
+
+def test_an_empty_pipeline_is_refused(site: Site) -> None:
+    """It has no message to send, alone or in a group."""
+    pipe = progress_pipeline([], broker=site.broker)
+    for job in (pipe, progress_group([site.work.message(), pipe], broker=site.broker)):
+        with pytest.raises(ValueError, match="A pipeline has no message"):
+            job.run()
+        assert get_progress(job) is None
+
+
+def test_deeper_nesting_than_messages_can_carry_is_refused(site: Site) -> None:
+    jobs = [progress_group([site.work.message()], broker=site.broker)]
+    while len(jobs) <= MAX_LEVELS:
+        jobs.append(progress_group([jobs[-1]], broker=site.broker))
+    deepest, too_deep = jobs[-2:]
+    with pytest.raises(ValueError, match=f"nested more than {MAX_LEVELS} deep"):
+        too_deep.run()
+    assert get_progress(too_deep) is None
+    deepest.run()
+    site.start()
+    when(deepest, State.DONE)
+
+
+def test_no_title_is_that_of_the_actor(site: Site) -> None:
+    job = progress_group([site.work.message()], title=None, broker=site.broker).run()
+    assert read(job).title == "Work"
+
+
+def test_a_message_that_is_there_twice_is_refused(site: Site) -> None:
+    message = site.work.message()
+    job = progress_group([message, site.work.message() | message], broker=site.broker)
+    with pytest.raises(ValueError, match=f"Message {message.message_id} of work is there twice"):
+        job.run()
+    assert get_progress(job) is None
+
+
+@pytest.mark.parametrize("weights", [(1,), (1, -1), (0, 0), (1, float("nan")), ("a", 1), (1, float("inf"))])
+def test_odd_weights_are_refused(site: Site, weights: Any) -> None:
+    for make in (progress_group, progress_pipeline):
+        with pytest.raises(ValueError, match="weights="):
+            make([site.work.message(), site.work.message()], weights=weights, broker=site.broker)
+
+
+def test_an_empty_group_is_done(site: Site) -> None:
+    assert read(progress_group([], name="nothing", broker=site.broker).run()).state is State.DONE
+
+
+def test_a_callback_of_an_empty_group_is_not_awaited(site: Site) -> None:
+    """Dramatiq never sends it."""
+    job = progress_group([], broker=site.broker)
+    job.add_completion_callback(site.work.message("after"))
+    assert read(job.run()).state is State.DONE
+
+
+@pytest.mark.parametrize("kind", [dramatiq.group, progress_group])
+def test_an_empty_group_counts_as_no_member_of_a_group(site: Site, kind: Any) -> None:
+    empty, nested = (kind(members, broker=site.broker) for members in ([], [kind([], broker=site.broker)]))
+    job = progress_group([empty, site.work.message(), nested], weights=(3, 1, 3), broker=site.broker).run()
+    assert (read(job).state, read(job).total) == (State.ENQUEUED, 1)
+    site.start()
+    done = when(job, State.DONE)
+    assert (done.current, done.percent) == (1, 100.0)
+
+
+def test_a_group_of_empty_groups_is_done(site: Site) -> None:
+    inner = progress_group([progress_group([], broker=site.broker)], broker=site.broker)
+    job = progress_group([inner], broker=site.broker).run()
+    assert [read(each).state for each in (job, inner, inner.children[0])] == [State.DONE] * 3
+
+
+def test_each_run_has_a_bar_of_its_own(site: Site) -> None:
+    job = progress_group([site.work.message()], broker=site.broker)
+    before = job.message_id
+    assert job.run().message_id == before
+    assert job.run().message_id != before
+
+
+def test_a_delayed_group_is_delayed(site: Site) -> None:
+    job = progress_group([site.work.message()], broker=site.broker).run(delay=60_000)
+    assert (read(job).state, read(job.children[0]).state) == (State.DELAYED, State.DELAYED)
+
+
+def test_stages_can_be_added_to_a_pipeline(site: Site) -> None:
+    job = progress_pipeline([site.work.message()], weights=[5], name="convert", broker=site.broker)
+    longer = job | site.work.message() | (site.work.message() | site.work.message())
+    assert (len(longer), longer.composition.shares, longer.composition.name) == (4, [5, 1, 1, 1], "convert")
+
+
+def test_receivers_of_the_signal_get_each_state_of_a_group(site: Site) -> None:
+    got: list[tuple[str, State | None, State]] = []
+
+    def receive(progress: Progress, previous: State | None, **_: Any) -> None:
+        got.append((progress.id, previous, progress.state))
+
+    state_changed.connect(receive)
+    try:
+        job = progress_group([site.wait.message()], broker=site.broker).run()
+        site.start()
+        wait_until(lambda: (job.message_id, State.ENQUEUED, State.RUNNING) in got)
+        site.open.set()
+        wait_until(lambda: (job.message_id, State.RUNNING, State.DONE) in got)
+        # Noticed by another process, for instance, and told late.
+        send_state_changed(get_store(), job.message_id, State.ENQUEUED, state=State.RUNNING)
+    finally:
+        state_changed.disconnect(receive)
+    mine = [each[1:] for each in got if each[0] == job.message_id]
+    assert mine == [(None, State.ENQUEUED), (State.ENQUEUED, State.RUNNING), (State.RUNNING, State.DONE)]
+
+
+class FailingBroker(StubBroker):
+    """A broker that goes down after some messages."""
+
+    capacity = 0
+
+    def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
+        if not self.capacity:
+            self.emit_before("enqueue", message, delay)
+            raise ConnectionError("the broker is down")
+        self.capacity -= 1
+        return super().enqueue(message, delay=delay)
+
+
+@pytest.fixture
+def failing() -> Iterator[tuple[FailingBroker, dramatiq.Actor[..., Any]]]:
+    broker = FailingBroker(middleware=[Retries(), ProgressMiddleware()])
+    yield broker, progress_actor(broker=broker, actor_name="work")(lambda: None)
+    broker.close()
+
+
+def test_a_group_none_of_whose_members_can_be_sent_leaves_no_record(failing: Any, store: Store) -> None:
+    broker, actor = failing
+    job = progress_group([actor.message() for _ in range(3)], broker=broker)
+    with pytest.raises(ConnectionError):
+        job.run()
+    assert [get_progress(each) for each in (job, *job.children)] == [None] * 4
+
+
+def test_members_that_cannot_be_sent_are_cancelled(failing: Any) -> None:
+    broker, actor = failing
+    broker.capacity = 1
+    job = progress_group([actor.message() for _ in range(3)], broker=broker)
+    with pytest.raises(ConnectionError):
+        job.run()
+    assert read(job.children[0]).state is State.ENQUEUED
+    assert [get_progress(each) for each in job.children[1:]] == [None] * 2
+    assert read(job).parts.cancelled == 2  # type: ignore[union-attr]
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
+    worker.start()
+    when(job, State.CANCELLED)
+    worker.stop()

@@ -1,0 +1,226 @@
+"""The contributions of members when the store loses records, refuses them or is down, and when messages come twice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import dramatiq
+import pytest
+import redis
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import Pipelines, Retries
+
+from dramatiq_progress import ProgressObserver, State, get_progress, owned_by, progress_actor, progress_group
+from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.owners import current_owner
+from dramatiq_progress.progress import MessageLike, Parts, Progress
+from dramatiq_progress.stores import Store
+from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.stores.composites import PATH_OPTION, Contribution, Place, Told, slot
+from dramatiq_progress.worker.ledger import COMPOSITES_LIMIT, Ledger
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def store(redis_store: Store, settings: Any) -> Store:
+    """A store in Valkey, since others evict and flush it, and frequent heartbeats."""
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.2, "LOST_AFTER": 30.0}
+    return redis_store
+
+
+@pytest.fixture
+def client(store: Any) -> Iterator[redis.Redis]:
+    with store._servers._make_client() as made:
+        yield made
+
+
+@pytest.fixture
+def broker(store: Store) -> Iterator[StubBroker]:
+    known = dramatiq.broker.global_broker
+    made = StubBroker(middleware=[Pipelines(), Retries(max_retries=0), ProgressMiddleware()])
+    dramatiq.set_broker(made)
+    worker = dramatiq.Worker(made, queues={"default"}, worker_timeout=10, worker_threads=2)
+    worker.start()
+    yield made
+    worker.stop()
+    made.close()
+    dramatiq.broker.global_broker = known
+
+
+class Gate:
+    """An actor whose messages end one by one, as a test lets them; another one ends at once."""
+
+    def __init__(self, broker: StubBroker) -> None:
+        self.allowed = threading.Semaphore(0)
+        self.work = progress_actor(broker=broker, actor_name="work")(self._work)
+        self.quick = progress_actor(broker=broker, actor_name="quick")(lambda *_: None)
+
+    def _work(self, progress_observer: ProgressObserver, *_: Any) -> None:
+        progress_observer.set_progress(1, 2)
+        assert self.allowed.acquire(timeout=60)
+
+
+@pytest.fixture
+def gate(broker: StubBroker) -> Iterator[Gate]:
+    made = Gate(broker)
+    yield made
+    made.allowed.release(1000)
+
+
+def parts(message: MessageLike) -> Parts:
+    found = get_progress(message)
+    return found.parts if found is not None and found.parts is not None else Parts(**dict.fromkeys(FIELDS, 0))
+
+
+FIELDS = ("total", "waiting", "running", "retrying", "done", "failed", "cancelled", "skipped")
+
+
+def when(message: MessageLike, state: State) -> Progress:
+    found = wait_until(lambda: found if (found := get_progress(message)) and found.state is state else None)
+    assert found is not None
+    return found
+
+
+def evict(client: redis.Redis, store: Store, *patterns: str) -> None:
+    keys = [key for pattern in patterns for key in client.scan_iter(f"{store.prefix}{pattern}")]
+    client.delete(*keys)
+
+
+def test_a_store_that_is_emptied_gets_all_ends_again(gate: Gate, client: redis.Redis, store: Store) -> None:
+    job = progress_group([gate.work.message(i) for i in range(6)]).run()
+    gate.allowed.release(3)
+    wait_until(lambda: parts(job).done == 3 and parts(job).running == 2)
+    evict(client, store, "*")
+    wait_until(lambda: parts(job).done == 3 and parts(job).total == 6)
+    gate.allowed.release(3)
+    assert when(job, State.DONE).current == 6
+
+
+def test_members_that_are_evicted_while_none_runs_are_contributed_again(
+    gate: Gate, client: redis.Redis, store: Store
+) -> None:
+    """No member runs that would find out: the process checks composites that aren't over."""
+    job = progress_group([gate.quick.message(), gate.work.message().copy(queue_name="unserved")])
+    job.broker.declare_queue("unserved")
+    job.run()
+    wait_until(lambda: parts(job).done == 1)
+    evict(client, store, f"*{job.message_id}*")
+    wait_until(lambda: parts(job).done == 1)
+
+
+def test_an_inner_composite_that_is_lost_alone_comes_back(gate: Gate, client: redis.Redis, store: Store) -> None:
+    inner = progress_group([gate.work.message(i) for i in range(4)], name="inner")
+    job = progress_group([gate.quick.message(), inner]).run()
+    gate.allowed.release(2)
+    wait_until(lambda: parts(inner).done == 2 and parts(job).done == 1)
+    evict(client, store, f"*{inner.message_id}*")
+    wait_until(lambda: parts(inner).done == 2)
+    gate.allowed.release(2)
+    when(inner, State.DONE)
+    assert when(job, State.DONE).current == 2
+
+
+def test_a_redelivery_contributes_the_end_of_an_earlier_one(gate: Gate, broker: StubBroker, store: Store) -> None:
+    """The worker was killed between the two writes."""
+    message = gate.quick.message()
+    place = Place("g1", 1, "quick")
+    attempt = Attempt(message.message_id, "quick", "default")
+    store.start(attempt)
+    store.finish(attempt, state=State.DONE)
+    assert get_progress("g1") is None
+    broker.enqueue(message.copy(options={PATH_OPTION: [place.option()]}))
+    assert when("g1", State.DONE).current == 1
+
+
+def test_a_composite_that_the_store_refuses_harms_no_member(
+    gate: Gate, client: redis.Redis, store: Store, caplog: Any
+) -> None:
+    job = progress_group([gate.quick.message() for _ in range(3)])
+    client.set(store.key(job.message_id), "of another program", ex=60)
+    job.run()
+    for message in job.children:
+        when(message, State.DONE)
+    client.delete(store.key(job.message_id))
+    assert when(job, State.DONE).current == 3
+    assert caplog.text.count(f"refused to write message {job.message_id}") <= 1
+
+
+def test_a_group_that_is_sent_while_the_store_is_down_is_recorded_later(gate: Gate, settings: Any) -> None:
+    good = settings.DRAMATIQ_PROGRESS
+    settings.DRAMATIQ_PROGRESS = good | {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
+    job = progress_group([gate.work.message(i) for i in range(3)], description="Working").run()
+    settings.DRAMATIQ_PROGRESS = good
+    wait_until(lambda: parts(job).total == 3)
+    gate.allowed.release(3)
+    done = when(job, State.DONE)
+    assert (done.current, done.description) == (3, "Working")
+
+
+def test_ends_that_wait_for_the_store_are_contributed_when_it_is_back(gate: Gate, settings: Any) -> None:
+    job = progress_group([gate.work.message(i) for i in range(2)]).run()
+    wait_until(lambda: parts(job).running == 2)
+    good = settings.DRAMATIQ_PROGRESS
+    settings.DRAMATIQ_PROGRESS = good | {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
+    gate.allowed.release(2)
+    job.broker.join("default")
+    settings.DRAMATIQ_PROGRESS = good
+    assert when(job, State.DONE).current == 2
+
+
+def test_my_jobs_have_the_group_and_none_of_its_members(gate: Gate, store: Store, admin_user: Any) -> None:
+    with owned_by(admin_user):
+        job = progress_group([gate.quick.message() | gate.quick.message(), gate.quick.message()]).run()
+        owner = current_owner(job.message_id)
+    done = when(job, State.DONE)
+    assert store.owned([owner]) == [job.message_id]
+    assert done.owner == owner
+    [member] = store.read([job.children[1].message_id])
+    assert member is not None and member.owner == owner
+
+
+def test_a_thousand_members_are_sent_in_few_round_trips(store: Any, monkeypatch: Any) -> None:
+    known = dramatiq.broker.global_broker
+    broker = StubBroker(middleware=[Retries(), ProgressMiddleware()])
+    dramatiq.set_broker(broker)
+    actor = progress_actor(broker=broker, actor_name="work")(lambda *_: None)
+    trips: list[int] = []
+    send = store._servers.send
+    monkeypatch.setattr(store._servers, "send", lambda commands, *rest: (trips.append(1), send(commands, *rest))[1])
+    job = progress_group([actor.message(i) for i in range(1000)]).run()
+    assert len(trips) <= 20
+    assert parts(job).waiting == 1000
+    broker.close()
+    dramatiq.broker.global_broker = known
+
+
+def test_a_message_with_an_odd_place_runs_by_itself(gate: Gate, broker: StubBroker, caplog: Any) -> None:
+    message = broker.enqueue(gate.quick.message().copy(options={PATH_OPTION: ["g1", 3]}))
+    when(message, State.DONE)
+    assert "doesn't contribute to its group or pipeline" in caplog.text
+
+
+def note(ledger: Ledger, composite: str, member: str, state: State = State.RUNNING) -> None:
+    contribution = Contribution((Place(composite, 1, "work"),), "", {member: slot(State.DONE, 1, 0, 1)})
+    ledger.note(contribution, Told(None, state, 1, False, "1", 0, 0), keeps=True)
+
+
+def test_the_ledger_remembers_the_composites_that_contributed_last() -> None:
+    ledger = Ledger()
+    inner = [f"g{number}" for number in range(COMPOSITES_LIMIT + 5)]
+    for each in inner:
+        note(ledger, each, "a")
+        note(ledger, "outer", each)
+    known = ledger.unfinished(without=())
+    assert len(known) == COMPOSITES_LIMIT and "g0" not in known
+    ledger.mark_incomplete("outer")
+    assert [list(each.slots) for each in ledger.take_incomplete()] == [inner]
+
+
+def test_the_ledger_forgets_composites_that_are_over_first() -> None:
+    ledger = Ledger()
+    note(ledger, "first", "a")
+    for number in range(COMPOSITES_LIMIT + 5):
+        note(ledger, f"g{number}", "a", State.DONE)
+    assert ledger.unfinished(without=()) == ["first"]

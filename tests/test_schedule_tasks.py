@@ -1,0 +1,43 @@
+"""Tasks of Django 6 as targets of schedules, with any backend."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+from django.tasks import task
+
+from dramatiq_progress import State, get_progress
+from dramatiq_progress.scheduler.targets import has_finished, is_tracked, send
+from dramatiq_progress.schedules.declaring import is_target, name_of
+from dramatiq_progress.stores import Store
+from tests import django_tasks
+
+
+def nothing(*args: Any, **kwargs: Any) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["immediate.ImmediateBackend", "dummy.DummyBackend"])
+def test_a_task_of_another_backend_is_sent(
+    settings: Any, memory_store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settings.TASKS = {"default": {"BACKEND": f"django.tasks.backends.{name}"}}
+    made = task(nothing)
+    # A backend may import the task by its path.
+    monkeypatch.setattr(sys.modules[__name__], "nothing", made)
+    assert is_target(made) and not is_tracked(made) and name_of(made) == f"{__name__}.nothing"
+    result_id = send(made, (1,), {}, "m1")
+    assert result_id != "m1", "it chooses the ids of its results"
+    if name == "dummy.DummyBackend":
+        assert not has_finished(made, result_id, memory_store)
+        assert has_finished(made, "unknown", memory_store)
+
+
+def test_a_task_of_this_backend_has_the_claimed_id_and_a_bar(memory_store: Store) -> None:
+    assert is_target(django_tasks.add) and is_tracked(django_tasks.add)
+    message_id = "00000000-0000-4000-8000-000000000001"
+    assert send(django_tasks.add, (1, 2), {}, message_id) == message_id
+    progress = get_progress(message_id)
+    assert progress is not None and (progress.state, progress.actor) == (State.ENQUEUED, django_tasks.add.module_path)
+    assert not has_finished(django_tasks.add, message_id, memory_store)

@@ -1,0 +1,241 @@
+"""Schedules that code and settings declare, and the checks of both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dramatiq
+import pytest
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from dramatiq.brokers.stub import StubBroker
+
+from dramatiq_progress import get_schedules, scheduled
+from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.schedules import declaring
+from dramatiq_progress.schedules.declaring import find_schedules, valid_schedules
+from dramatiq_progress.schedules.options import Schedule
+from dramatiq_progress.stores import Store
+from dramatiq_progress.stores.schedules import Schedules
+from tests import tasks
+
+Declare = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def declared(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The declarations of this test only."""
+    own: list[Any] = []
+    monkeypatch.setattr(declaring, "_declared", own)
+    return own
+
+
+@pytest.fixture(autouse=True)
+def own_settings(memory_store: Store, settings: Any) -> Iterator[None]:
+    """A store of this test's own, and a time zone with two times."""
+    settings.TIME_ZONE = "Europe/Berlin"
+    settings.MIDDLEWARE = ["dramatiq_progress.requests.OwnerMiddleware"]
+    yield
+
+
+@pytest.fixture
+def plain_actor() -> Iterator[dramatiq.Actor[..., Any]]:
+    """An actor without progress."""
+    broker = dramatiq.get_broker()
+
+    @dramatiq.actor
+    def plain() -> None: ...
+
+    yield plain
+    del broker.actors["plain"]
+
+
+def override(settings: Any, **schedules: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {
+        "SCHEDULES": {name.replace("_", "-"): options for name, options in schedules.items()}
+    }
+
+
+def only() -> Schedule:
+    [found] = valid_schedules()
+    return found
+
+
+def run_checks(*, deploy: bool = False) -> dict[str, str]:
+    found = checks.run_checks(tags=["dramatiq_progress"], include_deployment_checks=deploy)
+    return {str(each.id).removeprefix("dramatiq_progress."): f"{each.msg} {each.hint}" for each in found}
+
+
+def test_an_actor_is_declared_with_its_defaults(plain_actor: dramatiq.Actor[..., Any]) -> None:
+    assert scheduled(cron="0 3 * * *")(tasks.import_rows) is tasks.import_rows
+    found = only()
+    assert (found.name, found.target, found.args, found.kwargs) == ("import_rows", tasks.import_rows, (), {})
+    assert (found.missed, found.grace, found.overlap, found.enabled) == ("once", 3600.0, "allow", True)
+    # In TIME_ZONE.
+    assert found.times.after(datetime(2026, 1, 1, tzinfo=UTC)) == datetime(2026, 1, 1, 2, tzinfo=UTC)
+
+
+def test_one_actor_has_several_schedules_with_a_name_for_each(plain_actor: dramatiq.Actor[..., Any]) -> None:
+    decorate = scheduled(every=timedelta(minutes=5), name="refresh-eu", args=["eu"], missed="skip", grace=60)
+    scheduled(cron="@daily", timezone="America/New_York", name="refresh-us", kwargs={"a": 1}, grace=timedelta(hours=2))(
+        decorate(plain_actor)
+    )
+    eu, us = valid_schedules()
+    assert (eu.name, eu.args, eu.missed, eu.grace) == ("refresh-eu", ("eu",), "skip", 60.0)
+    assert (us.name, us.kwargs, str(us.zone), us.grace) == ("refresh-us", {"a": 1}, "America/New_York", 7200.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({}, "Use exactly one of cron, every, at, trigger; given: none"),
+        ({"cron": "@daily", "every": timedelta(hours=1)}, "given: cron, every"),
+        ({"cron": "0 25 * * *"}, "cron='0 25 \\* \\* \\*' is invalid: the second field, the hour, is 0-23"),
+        ({"every": 0.5}, "every=0.5 is not a whole number of seconds"),
+        ({"at": "noon"}, "at='noon' is not a datetime"),
+        ({"cron": "@daily", "timezone": "Berlin"}, "timezone='Berlin' is not an IANA name such as \"Europe/Berlin\""),
+        ({"cron": "@daily", "missed": "twice"}, "missed='twice' is not one of 'once', 'all', 'skip'"),
+        ({"cron": "@daily", "overlap": "wait"}, "overlap='wait' is not one of 'allow', 'skip'"),
+        ({"cron": "@daily", "grace": 0}, "grace=0 is not a positive number of seconds"),
+        ({"cron": "@daily", "args": "us"}, "args='us' and kwargs={} must be a tuple or list, and a dict"),
+        ({"cron": "@daily", "name": "a b"}, "name='a b' has white space"),
+    ],
+)
+def test_an_invalid_option_is_an_error_at_its_decorator(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        scheduled(**options)(tasks.import_rows)
+
+
+def test_a_function_below_the_wrong_decorator_is_an_error_that_says_the_order() -> None:
+    with pytest.raises(TypeError, match=r"Put @scheduled.* above @progress_actor"):
+        scheduled(cron="@daily")(lambda: None)
+
+
+def test_settings_declare_what_a_project_does_not_own(settings: Any) -> None:
+    override(settings, clear_sessions={"send": "tests.tasks.import_rows", "cron": "@daily", "args": ["a.csv"]})
+    assert (only().name, only().target, only().args) == ("clear-sessions", tasks.import_rows, ("a.csv",))
+    assert run_checks() == {}
+
+
+def test_settings_override_what_code_declares(settings: Any) -> None:
+    scheduled(cron="@daily", name="nightly", args=("a",), missed="all")(tasks.import_rows)
+    override(settings, nightly={"every": timedelta(hours=1), "enabled": False})
+    found = only()
+    assert (found.times.words, found.args, found.missed, found.enabled) == ("Every hour", ("a",), "all", False)
+    assert found.fingerprint == "disabled"
+
+
+def test_two_with_one_name_are_an_error(plain_actor: dramatiq.Actor[..., Any]) -> None:
+    for actor in (tasks.import_rows, plain_actor):
+        scheduled(cron="@daily", name="nightly")(actor)
+    found = run_checks()
+    assert set(found) == {"E008"}
+    assert "'nightly': one sends import_rows, the other plain" in found["E008"] and 'name="…"' in found["E008"]
+    with pytest.raises(ImproperlyConfigured, match="Two schedules have the name 'nightly'"):
+        get_schedules()
+
+
+@pytest.mark.parametrize(
+    ("options", "id_", "text"),
+    [
+        (
+            {"send": "shop.tasks.gone", "cron": "@daily"},
+            "E009",
+            "sends 'shop.tasks.gone', which can't be imported: No module",
+        ),
+        ({"send": "tests.tasks.gone", "cron": "@daily"}, "E009", 'does not define a "gone"'),
+        ({"send": "tests.tasks.time", "cron": "@daily"}, "E009", "sends 'tests.tasks.time', which is neither"),
+        ({"send": 5, "cron": "@daily"}, "E009", "sends 5"),
+        ({"cron": "@daily"}, "E009", 'has no "send", and no @scheduled(…) has that name'),
+        ({"send": "tests.tasks.import_rows", "cron": "61 * * * *"}, "E010", "the first field, the minute, is 0-59"),
+        ({"send": "tests.tasks.import_rows"}, "E010", "Use exactly one of cron, every, at, trigger"),
+        ({"send": "tests.tasks.import_rows", "cron": "@daily", "crom": 1}, "E010", "has no option 'crom'"),
+        ({"send": "tests.tasks.import_rows", "cron": "@daily", "enabled": 0}, "E010", "enabled=0 is not True or False"),
+        ("@daily", "E010", "is not a dict"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_an_error_that_names_the_schedule(
+    settings: Any, options: Any, id_: str, text: str
+) -> None:
+    override(settings, nightly=options)
+    found = run_checks()
+    assert set(found) == {id_}
+    assert "DRAMATIQ_PROGRESS[\"SCHEDULES\"]['nightly']" in found[id_] and text in found[id_]
+
+
+def test_schedules_that_are_no_dict_are_an_error_of_the_settings(settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {"SCHEDULES": ["nightly"]}
+    assert set(run_checks()) == {"E003"}
+
+
+def test_skipping_overlaps_of_an_untracked_actor_is_an_error(plain_actor: dramatiq.Actor[..., Any]) -> None:
+    scheduled(cron="@daily", overlap="skip")(tasks.import_rows)
+    assert run_checks() == {}
+    scheduled(cron="@daily", overlap="skip")(plain_actor)
+    assert "'plain'" in run_checks()["E011"]
+
+
+def test_schedules_without_a_running_scheduler_are_a_deployment_warning(memory_store: Store) -> None:
+    assert run_checks(deploy=True) == {}
+    scheduled(cron="@daily")(tasks.import_rows)
+    assert run_checks() == {}
+    assert "no scheduler is running" in run_checks(deploy=True)["W006"]
+    Schedules(memory_store).keep_alive("host:1")
+    assert run_checks(deploy=True) == {}
+
+
+def test_a_module_that_cannot_be_imported_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ModuleNotFoundError("No module named 'torch'")
+
+    monkeypatch.setattr(declaring, "_import_tasks", fail)
+    assert "ModuleNotFoundError: No module named 'torch'" in run_checks()["W007"]
+    with pytest.raises(ModuleNotFoundError):
+        find_schedules()
+
+
+def test_the_status_of_a_schedule_has_its_last_message(memory_store: Store) -> None:
+    scheduled(cron="0 3 * * *")(tasks.import_rows)
+    [before] = get_schedules()
+    assert (before.name, before.sends, before.runs) == ("import_rows", "import_rows", "At 03:00 every day")
+    assert before.next_at is not None and before.next_at.hour == 3
+    assert (before.last_at, before.last_message_id, before.last_state, before.sent) == (None, None, None, 0)
+
+    memory_store.enqueue("m1", actor="import_rows", queue="default", retries_left=3)
+    tick = datetime(2026, 1, 1, 2, tzinfo=UTC)
+    Schedules(memory_store).confirm("import_rows", tick, "m1", ttl=60)
+    [after] = get_schedules()
+    assert after.last_at == tick and str(after.last_at.tzinfo) == "Europe/Berlin"
+    assert after.last_progress is not None and after.last_progress.state == after.last_state == "enqueued"
+    assert (after.last_message_id, after.sent) == ("m1", 1)
+
+
+def test_the_code_of_the_documentation_declares_what_it_says(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "schedules.md").read_text(encoding="utf-8")
+    code, setting = re.findall(r"```python\n# (?:tasks|settings)\.py\n(.*?)```", text, re.DOTALL)
+    broker = StubBroker(middleware=[ProgressMiddleware()])
+    monkeypatch.setattr("dramatiq.broker.global_broker", broker)
+    module: dict[str, Any] = {"__name__": "shop.tasks"}
+    exec(code, module)  # noqa: S102 - our own
+    exec(setting, module)  # noqa: S102 - our own
+    given = module["DRAMATIQ_PROGRESS"]["SCHEDULES"]
+    given["clear-sessions"]["send"] = "tests.tasks.import_rows"
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"SCHEDULES": given}
+    found = {each.name: (each.times.words, each.enabled, each.args) for each in valid_schedules()}
+    assert found == {
+        "clear-sessions": ("At 00:00 every day", True, ()),
+        "nightly_report": ("At 03:00 every day", True, ()),
+        "refresh-eu": ("Every 5 minutes", True, ("eu",)),
+        "refresh-us": ("Every 10th minute from 09:00 through 17:59 on Monday through Friday", False, ("us",)),
+    }
+    broker.close()
+
+
+@pytest.mark.parametrize("given", ["0 3 * * *", lambda: None])
+def test_options_must_be_named(given: Any) -> None:
+    with pytest.raises(TypeError, match=r'name its options, as in @scheduled\(cron="0 3 \* \* \*"\)'):
+        scheduled(given)

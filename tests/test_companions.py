@@ -162,6 +162,16 @@ def test_an_attempt_of_a_message_that_is_given_up_has_no_worker(store: Store, se
     assert not [name for name in beside(store) if name.startswith("error:")]
 
 
+def test_nor_has_it_one_while_the_last_heartbeat_of_the_attempt_before_is_recent(store: Store, settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"MAX_DELIVERIES": 1}
+    send(store)
+    run(store)
+    last = run(store)
+    change = store.finish(last, state=State.FAILED, given_up=True)
+    assert (change.written, change.attempt) == (True, 2)
+    assert [name for name in beside(store) if name.startswith("worker:")] == ["worker:1"]
+
+
 def test_a_record_that_was_lost_is_rebuilt_with_what_is_known(store: Store) -> None:
     send(store)
     running = run(store)

@@ -295,7 +295,7 @@ class Store(CompositeStore, ReadableStore):
             calls.append(self._part_call(contribution, age=age))
         (outcome, before, after, number, moment), *others = self._answers(calls)
         if outcome == "rebuilt":
-            self._restore([attempt])
+            self._restore([attempt], have_run=not given_up)
         told = None if contribution is None else self._read_told([contribution], others[-1:])[0]
         return Change(
             outcome != "refused",
@@ -323,13 +323,20 @@ class Store(CompositeStore, ReadableStore):
                 self._call([self._leave_call(message_id, queue, purged_after=NO_PURGE_SECONDS)])
         return Cancellation(CancelOutcome(outcome), previous)
 
-    def _restore(self, attempts: Sequence[Attempt]) -> None:
-        """Store again what belongs to records that had to be rebuilt: their index entries and companions."""
+    def _restore(self, attempts: Sequence[Attempt], *, have_run: bool = True) -> None:
+        """Store again what belongs to records that had to be rebuilt: their index entries and companions.
+
+        Parameters:
+          have_run: Whether the attempts have run. One of a message that was given up hasn't, and finish.lua has removed
+            the count of deliveries by which keep.lua would know it.
+        """
         self._own_again(map(_entry, attempts))
         calls = [
-            self._keep_call(each.message_id, each.token, each.companion.started_fields)
+            self._keep_call(
+                each.message_id, each.token, companion.started_fields if have_run else {"about": companion.about}
+            )
             for each in attempts
-            if each.companion is not None
+            if (companion := each.companion) is not None
         ]
         if calls:
             # Without an answer, the companion is missing until the next attempt.

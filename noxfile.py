@@ -63,8 +63,8 @@ INDEPENDENT = (
 )
 
 
-#: Tests mostly wait: two processes of them for each core, as in the Makefile.
-WORKERS = 2 * (os.cpu_count() or 1)
+#: Tests mostly wait: three processes of them for each core, as in the Makefile.
+WORKERS = 3 * (os.cpu_count() or 1)
 
 
 @nox.session

@@ -18,7 +18,7 @@ from dramatiq.asyncio import get_event_loop_thread
 from .errors import UserFacingError
 from .middleware import ProgressMiddleware
 from .titles import declare_title
-from .worker.delivery import end_cancelled, note_return, open_observer
+from .worker.delivery import end_cancelled, note_exception, note_return, open_observer
 from .worker.injection import ObserverParameter, called_function
 from .worker.interruption import is_cancel
 from .worker.observer import ProgressObserver, current_observer, observing
@@ -169,6 +169,7 @@ def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any
         except BaseException as error:
             if is_cancel(error):
                 end_cancelled(observer)
+            note_exception(observer)
             raise
         finally:
             note_return(observer)

@@ -17,6 +17,9 @@ SHORTEST_SECONDS = 0.001
 LONGEST_SECONDS = 10 * 365 * 24 * 3600
 
 
+#: Settings that are a number of seconds.
+SECONDS = ("flush_interval", "heartbeat_interval", "lost_after", "finished_ttl", "unfinished_ttl", "resume_wait")
+
 #: No braces, or a part in braces that a cluster chooses the slot by.
 _HASH_TAG = re.compile(r"[^{}]*(?:\{[^{}]+\}.*)?\Z", re.DOTALL)
 
@@ -37,6 +40,8 @@ class Configuration:
         delay that Dramatiq's brokers accept.
       max_deliveries: Number of times that a message is started without finishing (its worker is killed each time)
         before it fails. A delivery while the attempt before it is alive doesn't count. 0: no limit.
+      resume_wait: Seconds that a loop of ``track(resume=…)`` waits for a store that gave no answer at the start of the
+        attempt, and may know where an earlier one got to.
       max_streams: Maximum number of streams per process; the bars of a refused one poll. 0: no limit.
       max_streams_per_client: Maximum number of streams of one client per process, by its address. 0: no limit.
       trusted_proxies: Number of proxies between clients and the server that each append an address to the header
@@ -59,6 +64,7 @@ class Configuration:
     finished_ttl: float = 3600.0
     unfinished_ttl: float = 7 * 24 * 3600.0
     max_deliveries: int = 5
+    resume_wait: float = 10.0
     max_streams: int = 10_000
     max_streams_per_client: int = 100
     trusted_proxies: int = 0
@@ -80,7 +86,7 @@ class Configuration:
         # The key beside a record has the record's key in braces, so that a cluster keeps both in one slot.
         if not _HASH_TAG.match(self.prefix):
             raise _improper("PREFIX", self.prefix, "a string without braces, or with a hash tag first: {name}")
-        for name in ("flush_interval", "heartbeat_interval", "lost_after", "finished_ttl", "unfinished_ttl"):
+        for name in SECONDS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise _improper(name.upper(), value, "a number of seconds")

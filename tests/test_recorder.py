@@ -247,7 +247,7 @@ def test_an_interrupt_anywhere_in_a_report_loses_no_later_report(memory_store: S
     job.observer.set_progress(1)
     points = 0
     for number in range(2, 10_000):
-        wait_until(lambda number=number: job.read().current == number - 1 and job.observer._must_notify)
+        wait_until(lambda number=number: job.read().current == number - 1 and job.observer.must_notify)
         interrupted = interrupt_at(points, lambda number=number: job.observer.set_progress(number - 1 + 0.5))
         # The actor cleans up and continues.
         job.observer.set_progress(number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .companion import Companion
@@ -40,6 +41,7 @@ class Attempt:
       slot: The slot that its composite has, as of the store's last answer.
       renews: Whether the record was made for this attempt, and its composites may know a higher number.
       companion: Private data of the message, if it has any.
+      brought: What the message brings of an earlier attempt: its cursor, and the values that belong to it.
     """
 
     message_id: str
@@ -62,6 +64,7 @@ class Attempt:
     renews: bool = False
     slot: str = ""
     companion: Companion | None = field(default=None, repr=False)
+    brought: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_shown(self) -> bool:

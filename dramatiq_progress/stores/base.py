@@ -156,7 +156,8 @@ class Store(CompositeStore, ReadableStore):
     def start(self, attempt: Attempt, *, age: float = 0.0) -> Start:
         """Record that a worker starts a message: the attempt gets its number, and becomes the one that is shown.
 
-        Clears what the attempt before reported, unless the message has exceeded ``MAX_DELIVERIES``. While an attempt
+        Clears what the attempt before reported, unless the message has exceeded ``MAX_DELIVERIES``, or it left a cursor
+        to go on from. While an attempt
         that is shown is alive, the new one waits, and the record stays as it is. The same round trip checks whether a
         composite of the message is to be cancelled.
         """
@@ -179,7 +180,7 @@ class Store(CompositeStore, ReadableStore):
             metadata=attempt.metadata,
             estimate_key=attempt.estimate_key,
         )
-        calls = [Call("start", self._keys_of(attempt), arguments)]
+        calls = [Call("start", self._keys_of(attempt), (*arguments, *flat(attempt.brought)))]
         is_paced = settings.estimates and not age
         calls.append(
             self._leave_call(attempt.message_id, attempt.queue, purged_after=PURGED_AFTER_SECONDS, is_paced=is_paced)
@@ -191,7 +192,7 @@ class Store(CompositeStore, ReadableStore):
         answer, _, *peeks = self._answers(calls)
         if companion is not None:
             self._note_kept(companion, keep, peeks.pop(), must_be_kept=answer[0] == "run")
-        verdict, number, version, deliveries, title, metadata, previous, is_shown = answer
+        verdict, number, version, deliveries, title, metadata, previous, is_shown, kept = answer
         if verdict != "run":
             return Start(verdict, previous=state_of(previous))
         attempt.number, attempt.version = int(number), int(version)
@@ -200,7 +201,16 @@ class Store(CompositeStore, ReadableStore):
             attempt.renews = not previous
         # A composite that can't be read cancels its members at a later report.
         is_unwanted = any(peek_of(each).cancel_requested for each in peeks if not isinstance(each, StoreUnavailable))
-        return Start("run", int(deliveries), title, metadata, state_of(previous), bool(is_shown), is_unwanted)
+        return Start(
+            "run",
+            int(deliveries),
+            title,
+            metadata,
+            state_of(previous),
+            bool(is_shown),
+            is_unwanted,
+            dict(zip(kept[::2], kept[1::2], strict=True)),
+        )
 
     def report(
         self, reports: Sequence[tuple[Attempt, Mapping[str, str]]]
@@ -273,7 +283,9 @@ class Store(CompositeStore, ReadableStore):
         """
         settings = configuration()
         kept = flat(beside or {})
-        ttl = (_finished_ttl(attempt.companion) if state.is_final else settings.unfinished_ttl) + (retry_in or 0)
+        # A failed message with a cursor may be sent again from the dead letters, and then goes on where it was.
+        is_over = state.is_final and not (state is State.FAILED and fields and fields.get("cursor"))
+        ttl = (_finished_ttl(attempt.companion) if is_over else settings.unfinished_ttl) + (retry_in or 0)
         arguments = encoding.Finish(
             state=state,
             delay="" if retry_in is None else seconds(retry_in),

@@ -47,7 +47,7 @@ class Enqueue(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Arguments of ``start``."""
+    """Arguments of ``start``; fields and values that the message brings follow."""
 
     token: str
     actor: str

@@ -30,6 +30,7 @@ _PART = len(Part._fields)
 _JOIN = len(encoding.Join._fields)
 _TALLY = len(Tally._fields)
 _KEEP = len(Keep._fields)
+_START = len(encoding.Start._fields)
 
 
 class _MemorySubscription(Subscription):
@@ -148,7 +149,7 @@ class MemoryStore(Store):
             case "enqueue":
                 return transitions.enqueue(record, now, encoding.Enqueue(*given))
             case "start":
-                return transitions.start(record, now, encoding.Start(*given))
+                return transitions.start(record, now, encoding.Start(*given[:_START]), _pairs(given[_START:]))
             case "report":
                 options = Report(*given[_WRITER:_REPORT])
                 return transitions.report(record, now, Writer(*given[:_WRITER]), options, _pairs(given[_REPORT:]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from dramatiq_progress.errors import StoreUnavailable
@@ -21,7 +23,8 @@ class Start(NamedTuple):
 
     Attributes:
       verdict: ``run`` (the message is now ``running``), ``ignored`` (the message was final: the actor runs, and the
-        record stays as it is) or ``cancelled`` (the worker skips the message).
+        record stays as it is), ``finished`` (an attempt that could be gone on from has done all of it: the worker skips
+        the message) or ``cancelled`` (so it does).
       deliveries: Number of starts since an attempt finished, including this one, without those that began while the
         attempt before was alive.
       title: The title that was given with the message, or that an earlier attempt set.
@@ -29,15 +32,17 @@ class Start(NamedTuple):
       previous: The state before. None if there was no record, or if the start has changed nothing.
       is_shown: Whether the record shows this attempt now. It doesn't while the attempt before is alive.
       is_unwanted: Whether a composite that the message is a member of is to be cancelled.
+      kept: The cursor of an earlier attempt and the values that belong to it, as stored. Empty if there is none.
     """
 
-    verdict: Literal["run", "ignored", "cancelled"]
+    verdict: Literal["run", "ignored", "finished", "cancelled"]
     deliveries: int = 0
     title: str = ""
     metadata: str = "{}"
     previous: State | None = None
     is_shown: bool = False
     is_unwanted: bool = False
+    kept: Mapping[str, str] = MappingProxyType({})
 
 
 class Change(NamedTuple):

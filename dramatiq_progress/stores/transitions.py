@@ -6,6 +6,7 @@ record in place, and returns its answer with what remains to be done: whether re
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,8 +27,10 @@ KEPT_ATTEMPTS = 50
 LIFE_FIELDS = (
     *("token", "current", "total", "description", "rate", "overall", "step", "reported_at", "result"),
     *("title", "metadata", "estimate_key", "started_at", "ended_at", "heartbeat", "deliveries", "cancel_requested"),
-    *("doubted", "later"),
+    *("doubted", "later", "cursor"),
 )
+#: Where an attempt goes on from: the cursor of an earlier one, and the values that belong to it.
+KEPT_FIELDS = ("cursor", "current", "total", "description", "overall", "step")
 #: Fields that one attempt reported.
 ATTEMPT_FIELDS = ("current", "total", "description", "rate", "overall", "step", "reported_at", "result")
 
@@ -73,27 +76,35 @@ def enqueue(record: Record, now: float, given: encoding.Enqueue) -> Outcome:
     return Outcome(("written", before or "", version), given.ttl, changed=True)
 
 
-def start(record: Record, now: float, given: encoding.Start) -> Outcome:
+def start(record: Record, now: float, given: encoding.Start, brought: Record) -> Outcome:
     """See start.lua."""
     before = record.get("state")
+    if before == State.DONE and record.get("cursor"):
+        return Outcome(("finished", 0, 0, 0, "", "", "", 0, []))
     if before in (State.DONE, State.SKIPPED) or is_foreign(before):
-        return Outcome(("ignored", 0, 0, 0, "", "", "", 0))
+        return Outcome(("ignored", 0, 0, 0, "", "", "", 0, []))
     if before == State.CANCELLED:
-        return Outcome(("cancelled", 0, 0, 0, "", "", "", 0), given.finished_ttl)
+        return Outcome(("cancelled", 0, 0, 0, "", "", "", 0, []), given.finished_ttl)
+    brings = bool(brought) and _cursor_attempt(brought) >= _cursor_attempt(record)
+    kept: list[str] = []
+    if brings:
+        kept = encoding.flat(brought)
+    elif record.get("cursor"):
+        kept = encoding.flat({name: record[name] for name in KEPT_FIELDS if name in record})
     shown, later = (record.get("title", given.title), record.get("metadata", given.metadata)), _later(record)
     if before == State.RUNNING and given.token in (record.get("token"), later.token):
         number = later.number if given.token == later.token else _number(record, "attempt")
         version, deliveries = (_number(record, name) for name in ("version", "deliveries"))
         is_shown = int(given.token == record.get("token"))
-        return Outcome(("run", number, version, deliveries, *shown, before, is_shown))
+        return Outcome(("run", number, version, deliveries, *shown, before, is_shown, kept))
     other_lives = before == State.RUNNING and _is_alive(record["heartbeat"], now, given.lost_after)
     if "cancel_requested" in record:
         if other_lives and float(given.age):
-            return Outcome(("cancelled", 0, 0, 0, "", "", "", 0))
+            return Outcome(("cancelled", 0, 0, 0, "", "", "", 0, []))
         _drop(record, ("deliveries",))
         record |= {"state": State.CANCELLED, "ended_at": record.get("heartbeat", seconds(now))}
         increment_version(record)
-        return Outcome(("cancelled", 0, 0, 0, "", "", before or "", 0), given.finished_ttl, changed=True)
+        return Outcome(("cancelled", 0, 0, 0, "", "", before or "", 0, []), given.finished_ttl, changed=True)
     attempt = max(max(_number(record, "attempt"), later.number) + 1, int(given.min_attempt))
     deliveries = _number(record, "deliveries") + 1
     if before == State.RUNNING and _is_alive(record["heartbeat"], now, given.lost_after):
@@ -101,17 +112,22 @@ def start(record: Record, now: float, given: encoding.Start) -> Outcome:
             "deliveries": str(deliveries),
             "later": _Later(attempt, later.undecided + 1, given.token, now).text(),
         }
-        return Outcome(("run", attempt, _number(record, "version"), deliveries, *shown, before, 0), given.ttl)
+        version = _number(record, "version")
+        return Outcome(("run", attempt, version, deliveries, *shown, before, 0, kept), given.ttl)
     _drop(record, ("result", "ended_at", "retry_at", "cancellable", "doubted", "later"))
     if not int(given.max_deliveries) or deliveries <= int(given.max_deliveries):
-        _drop(record, ATTEMPT_FIELDS)
+        _drop(record, ("rate", "reported_at"))
+        if brings or not record.get("cursor"):
+            _drop(record, KEPT_FIELDS)
+        if brings:
+            record |= brought
     record |= {"state": State.RUNNING, "token": given.token, "actor": given.actor, "queue": given.queue}
     record |= {"retries_left": given.retries_left, "attempt": str(attempt), "deliveries": str(deliveries)}
     record |= {"started_at": seconds(now - float(given.age)), "heartbeat": seconds(now)}
     describe(record, given.cancellable, given.owner)
     _introduce(record, given)
     version = increment_version(record)
-    return Outcome(("run", attempt, version, deliveries, *shown, before or "", 1), given.ttl, changed=True)
+    return Outcome(("run", attempt, version, deliveries, *shown, before or "", 1, kept), given.ttl, changed=True)
 
 
 def report(
@@ -142,6 +158,8 @@ def report(
     record |= {"heartbeat": seconds(now), **fields}
     if fields:
         record["reported_at"] = seconds(now)
+    if _cursor_attempt(fields) == int(writer.attempt):
+        record["deliveries"] = "0"
     changed = not is_shown or bool(fields)
     version = increment_version(record) if changed else _number(record, "version")
     return Outcome(("written" if is_shown else "rebuilt", version, cancel_requested), given.ttl, changed=changed)
@@ -362,6 +380,11 @@ def increment_version(record: Record) -> int:
     version = _number(record, "version") + 1
     record["version"] = str(version)
     return version
+
+
+def _cursor_attempt(record: Mapping[str, str]) -> int:
+    found = re.match(r"\[(\d+)", record.get("cursor", ""))
+    return int(found[1]) if found else 0
 
 
 def _running_members(record: Record) -> int:

@@ -15,12 +15,14 @@ from typing import Any
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.outcomes import Start
+from dramatiq_progress.stores.transitions import KEPT_FIELDS
 
 from .changes import Changes
 from .interruption import Interruption
 from .levels import Levels
 from .recorder import get_recorder
 from .reports import Checks
+from .resuming import STEP_PREFIX, Resumption
 from .validation import MAX_METADATA_BYTES, check_size
 
 logger = logging.getLogger(__name__)
@@ -45,15 +47,16 @@ class Binding:
         "_interruption",
         "_lock",
         "_metadata",
-        "_must_notify",
         "_process",
         "_result",
+        "_resumption",
         "_start",
         "_starting",
         "_title",
         "checks",
         "delivery",
         "levels",
+        "must_notify",
     )
 
     def __init__(
@@ -73,10 +76,12 @@ class Binding:
         self._title, self._metadata = ("", "{}") if attempt is None else (attempt.title, attempt.metadata)
         self._estimate_key = "" if attempt is None else attempt.estimate_key
         self._result: str | None = None
+        # Where this attempt goes on from, if an earlier one left a place, or the actor has asked for one.
+        self._resumption: Resumption | None = None
         self._changes = Changes()
         self._interruption = Interruption()
         # Whether the next report has more to do than to set attributes: it notifies the recorder, or raises Cancelled.
-        self._must_notify = attempt is not None
+        self.must_notify = attempt is not None
         if attempt is not None:
             self.checks = Checks(attempt.actor, attempt.message_id, strict=strict)
         else:
@@ -94,6 +99,12 @@ class Binding:
         return self.checks.message_id
 
     @property
+    def is_unnumbered(self) -> bool:
+        """Whether the store hasn't recorded the start yet, and hasn't said where an earlier attempt got to."""
+        attempt = self._bound_attempt
+        return attempt is not None and not attempt.number
+
+    @property
     def bound_attempt(self) -> Attempt | None:
         """The attempt whose record this observer writes to; None when detached, released or superseded."""
         return self._bound_attempt
@@ -107,7 +118,8 @@ class Binding:
             self.release()
             return
         self._attempt_number = given.number
-        self._changes.inherit(title=start.title, metadata=start.metadata, estimate_key=given.estimate_key)
+        self._changes.inherit(title=start.title, metadata=start.metadata, estimate_key=given.estimate_key, **start.kept)
+        self._go_on(start.kept)
         with self._lock:
             if self._title == given.title:
                 self._title = start.title
@@ -119,6 +131,37 @@ class Binding:
             own = {name: value for name, value in now.items() if name not in before or before[name] != value}
             with suppress(ValueError):  # If they are too large together, the newer stays.
                 self._metadata = merged(json.loads(start.metadata), own)
+
+    def _go_on(self, kept: Mapping[str, str]) -> None:
+        """Go on from what an earlier attempt left, unless this one has begun."""
+        with self._lock:
+            if kept and self._resumption is None and not self.levels.is_begun:
+                self.levels.restore(kept)
+                self._resumption = Resumption(self.checks, kept["cursor"])
+
+    def resumption(self) -> Resumption:
+        """Return what is done of the loops and calls that can be gone on from."""
+        with self._lock:
+            if self._resumption is None:
+                attempt = self._bound_attempt
+                # The store hasn't answered, or knows nothing: the message may bring a place.
+                brought: Mapping[str, str] = {} if attempt is None else attempt.brought
+                self._go_on(brought)
+                if self._resumption is None:
+                    self._resumption = Resumption(self.checks, brought.get("cursor", ""))
+            return self._resumption
+
+    def note_step(self, name: str) -> None:
+        """Note that a step is complete, if the actor asks for that."""
+        if self._resumption is not None and self._resumption.keeps_steps:
+            self._resumption.note_over(STEP_PREFIX + name)
+
+    def carried(self) -> dict[str, str]:
+        """Return the fields that the message carries to its next attempt, the cursor first; empty without a place."""
+        if self._resumption is None or not (text := self._resumption.text(self._attempt_number)):
+            return {}
+        values = self.levels.fields()
+        return {"cursor": text, **{name: values[name] for name in KEPT_FIELDS if name in values}}
 
     def start_late(self, store: Store) -> None:
         """Record the start in a store that was unavailable when the attempt started.
@@ -177,18 +220,18 @@ class Binding:
         """Raise `Cancelled` in reports from now on."""
         self._interruption.requested = True
         # In this order: a report that turns it off in between sees the request.
-        self._must_notify = True
+        self.must_notify = True
 
     def set_own_task(self) -> None:
         """Note that the actor is the current asyncio task."""
         self._interruption.set_own_task()
 
     def _update_must_notify(self) -> None:
-        self._must_notify = self._bound_attempt is not None or self._interruption.requested
+        self.must_notify = self._bound_attempt is not None or self._interruption.requested
 
     def note_change(self, *, may_cancel: bool = True) -> None:
         """Note that the values have changed without a report. Raises `Cancelled` as a report does, if it may."""
-        if self._must_notify and (may_cancel or not self._interruption.requested):
+        if self.must_notify and (may_cancel or not self._interruption.requested):
             self._notify()
 
     def _notify(self) -> None:
@@ -200,17 +243,17 @@ class Binding:
             get_recorder().notify(self)
             return
         try:
-            self._must_notify = False
+            self.must_notify = False
             if not get_recorder().notify(self):
-                self._must_notify = True
+                self.must_notify = True
         except BaseException:
             # Interrupted (by a time limit, for instance) before the recorder knows: the next report tries again.
-            self._must_notify = True
+            self.must_notify = True
             raise
 
     def _ignore_child(self) -> None:
         # Each process has a copy of the values: their reports would overwrite each other.
-        self._must_notify = False
+        self.must_notify = False
         logger.warning(
             "Ignoring progress that a child process reports for %s: only the process of the worker can. Report in the "
             "parent instead, for instance: for result in observer.track(pool.imap_unordered(work, items)): ...",
@@ -219,7 +262,10 @@ class Binding:
 
     def _values(self) -> dict[str, str]:
         own = {"title": self._title, "metadata": self._metadata, "estimate_key": self._estimate_key}
-        return {**self.levels.fields(), **own}
+        if self._resumption is None or not (text := self._resumption.text(self._attempt_number)):
+            return {**self.levels.fields(), **own}
+        # First: report.lua looks for it there.
+        return {"cursor": text, **self.levels.fields(), **own}
 
 
 def merged(older: dict[str, Any], newer: dict[str, Any]) -> str:

@@ -10,6 +10,8 @@ INITIAL = {
     **{"title": "", "metadata": "{}", "estimate_key": ""},
     # Without steps they are never among the values; with steps they are written.
     **{"overall": "", "step": ""},
+    # Without loops and calls that can be gone on from, neither is this.
+    **{"cursor": ""},
 }
 
 

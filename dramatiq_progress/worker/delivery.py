@@ -30,6 +30,7 @@ from .observer import ProgressObserver, current_observer
 from .options import metadata_of, title_of
 from .parts import MemberEnd, path_of
 from .recorder import get_recorder
+from .resuming import CURSOR_OPTION, Cursor, brought_by
 from .tracking import AnyMessage, count_retries
 from .validation import shown_text
 
@@ -86,7 +87,12 @@ class Delivery:
             estimate_key=estimate_key,
             path=path_of(message),
             companion=companion,
+            brought=brought_by(message),
         )
+        if self.attempt.brought:
+            # Also in a store that has lost its count.
+            least = 1 + Cursor.parse(self.attempt.brought["cursor"]).attempt
+            self.attempt.min_attempt = max(self.attempt.min_attempt, least)
         self.outer = this_thread.delivery
         self.observer: ProgressObserver | None = None
         self.is_ignored = False
@@ -155,6 +161,9 @@ class Delivery:
             if state is State.DONE:
                 given = self.attempt
                 get_recorder().note_run(given.actor, given.estimate_key, time.monotonic() - given.started_at)
+        if self.next_round is not None and state in (State.ENQUEUED, State.DELAYED):
+            # The next round begins at the start.
+            fields["cursor"] = ""
         if state is State.FAILED and (text := self._text_for_user()):
             fields["result"] = text
         # A delivery without an observer may have been given up, which happens after its start.
@@ -207,6 +216,9 @@ class Delivery:
             if attempt.companion is not None and start.previous is not None:
                 attempt.companion.note_end(State.CANCELLED, Change(True, start.previous, state=State.CANCELLED))
             raise SkipMessage(f"Message {attempt.message_id} was cancelled.")
+        if start.verdict == "finished":
+            self.is_ignored = True
+            raise SkipMessage(f"Message {attempt.message_id} was finished by an earlier delivery.")
         if start.is_unwanted:
             self.is_cancelled = True
             raise SkipMessage(f"The group or pipeline of message {attempt.message_id} was cancelled.")
@@ -285,6 +297,20 @@ def end_cancelled(observer: ProgressObserver) -> None:
         # Not who has requested it: owners are never shown.
         logger.info("Message %s (%s) was interrupted and is cancelled.", attempt.message_id, attempt.actor)
         raise SkipMessage(f"Message {attempt.message_id} was cancelled.")
+
+
+def note_exception(observer: ProgressObserver) -> None:
+    """Note that an exception leaves the actor's function: the message carries what is done to its next attempt.
+
+    Here, before any middleware acts on the exception, so that their order doesn't matter.
+    """
+    if (delivery := _delivery_to(observer)) is None or not (carried := observer.carried()):
+        return
+    options = delivery.message.options
+    options[CURSOR_OPTION] = carried
+    if observer.resumption().has_moved and "retries" in options:
+        # Only failures at the same place count.
+        options["retries"] = 0
 
 
 def note_return(observer: ProgressObserver) -> None:

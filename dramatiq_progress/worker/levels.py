@@ -10,7 +10,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from dramatiq_progress.progress import Number, StepProgress
 from dramatiq_progress.stores.encoding import number_text
@@ -36,7 +36,7 @@ class Levels:
       is_used: Whether there are, or were, steps or loops inside loops.
     """
 
-    __slots__ = ("_done", "_estimator", "_step", "_step_span", "_whole", "is_used", "lock", "top")
+    __slots__ = ("_done", "_estimator", "_resumed_span", "_step", "_step_span", "_whole", "is_used", "lock", "top")
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -48,11 +48,38 @@ class Levels:
         self._step: tuple[int, int, str] | None = None
         # Its part of the whole; None if what is done in it isn't known.
         self._step_span: Span | None = None
+        # The part of the step that an earlier attempt was in.
+        self._resumed_span: Span | None = None
         self._estimator = RateEstimator(time.monotonic())
 
     def renew_lock(self) -> None:
         """Replace the lock, which a thread of the parent process may have held at a fork."""
         self.lock = threading.RLock()
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything was reported."""
+        whole = self._whole
+        return self.is_used or whole.loop is not None or bool(whole.current or whole.total or whole.description)
+
+    def restore(self, stored: Mapping[str, str]) -> None:
+        """Go on from the values that an earlier attempt reported, as they are stored."""
+        with self.lock:
+            whole = self._whole
+            whole.current = json.loads(stored.get("current", "0"))
+            whole.total = json.loads(stored.get("total", "null"))
+            whole.description = stored.get("description", "")
+            self._estimator = RateEstimator(time.monotonic(), whole.current)
+            if "overall" in stored:
+                # The values above may be those of a step or an inner loop, and are no part of the whole.
+                self._use()
+                whole.is_split = True
+                self._done = float(json.loads(stored["overall"]) or 0.0)
+                self._estimator = RateEstimator(time.monotonic(), self._done)
+            if "step" in stored:
+                number, count, name, *span = json.loads(stored["step"])
+                self._step = (number, count, name)
+                self._step_span = self._resumed_span = Span(*span) if span else None
 
     # ---- Loops ----
 
@@ -133,8 +160,9 @@ class Levels:
             if all(level.plan is None or level.plan is plan for level in self._levels()):
                 self._step = (index + 1, len(plan.names), plan.names[index])
                 # Of a step that begins before what is already done, as one that is entered twice, nothing is known.
-                is_known = self._done <= span.begin + ROUNDING_ERROR
-                self._step_span = Span(*map(_rounded, span)) if is_known else None
+                rounded = Span(*map(_rounded, span))
+                is_known = self._done <= span.begin + ROUNDING_ERROR or rounded == self._resumed_span
+                self._step_span = rounded if is_known else None
             self._push(step)
 
     def leave_step(self, plan: Plan, index: int, *, completed: bool) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
 import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 from dramatiq_progress.progress import Number, StepProgress, percent_of, percent_of_whole
 from dramatiq_progress.titles import shown_title
 
 from .binding import Binding, merged
+from .loops import Request, begin, wait_for_start, wait_for_start_in_loop
 from .options import shown_title_text
 from .reports import KEEP, Keep
 from .spans import Loop
@@ -25,7 +27,18 @@ from .validation import EXACT_WHOLE_NUMBERS, MAX_METADATA_BYTES, encode, is_fini
 MAX_RESULT_BYTES = 64 * 1024
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 logger = logging.getLogger(__name__)
+
+
+class Items(Protocol[T_co]):
+    """What `track` returns: an iterator. For an asynchronous iterable, and in an event loop for a queryset, one for
+    ``async for``.
+    """
+
+    def __iter__(self) -> Iterator[T_co]: ...
+    def __next__(self) -> T_co: ...
+    def __aiter__(self) -> AsyncIterator[T_co]: ...
 
 
 class ProgressObserver(Binding):
@@ -133,7 +146,7 @@ class ProgressObserver(Binding):
         # Not written again if it is kept: another thread may have incremented it.
         if current is not KEEP:
             level.current = current  # type: ignore[assignment]  # as above
-        if self._must_notify:
+        if self.must_notify:
             self._notify()
 
     def increment_progress(self, by: Number | Decimal = 1, description: str | Keep = KEEP) -> None:
@@ -157,40 +170,137 @@ class ProgressObserver(Binding):
             level.current += by
             if description is not KEEP:
                 level.description = description
-        if self._must_notify:
+        if self.must_notify:
             self._notify()
 
+    @property
+    def resumed(self) -> bool:
+        """Whether an earlier attempt has done a part of what can be gone on from."""
+        return self.resumption().is_resumed
+
+    @overload
     def track(
         self,
-        iterable: Iterable[T],
+        iterable: Callable[[Any], Iterable[tuple[T, Any]] | AsyncIterable[tuple[T, Any]]],
         total: Number | Decimal | Keep | None = KEEP,
         description: str | Keep = KEEP,
-    ) -> Iterator[T]:
+        *,
+        resume: bool | str,
+    ) -> Items[T]: ...
+    @overload
+    def track(
+        self,
+        iterable: Callable[[Any], Iterable[tuple[T, Any]] | AsyncIterable[tuple[T, Any]]],
+        total: Number | Decimal | Keep | None = KEEP,
+        description: str | Keep = KEEP,
+        *,
+        resume: bool | str,
+        batch: int,
+    ) -> Items[list[T]]: ...
+    @overload
+    def track(
+        self,
+        iterable: Iterable[T] | AsyncIterable[T],
+        total: Number | Decimal | Keep | None = KEEP,
+        description: str | Keep = KEEP,
+        *,
+        resume: bool | str = False,
+    ) -> Items[T]: ...
+    @overload
+    def track(
+        self,
+        iterable: Iterable[T] | AsyncIterable[T],
+        total: Number | Decimal | Keep | None = KEEP,
+        description: str | Keep = KEEP,
+        *,
+        resume: bool | str = False,
+        batch: int,
+    ) -> Items[list[T]]: ...
+    def track(
+        self,
+        iterable: Any,
+        total: Number | Decimal | Keep | None = KEEP,
+        description: str | Keep = KEEP,
+        *,
+        resume: bool | str = False,
+        batch: int | None = None,
+    ) -> Any:
         """Yield the items of an iterable, and report each one after the loop body has finished with it.
 
         Counting starts at 0. A loop in the body of another one, by the same thread or task, is a part of the item: its
         values replace the outer loop's until it ends, and the percentage is that of the outer loop. Otherwise use one
         loop at a time; in several threads, call `increment_progress` instead.
 
+        With `resume`, an attempt that follows goes on after the last item that was done: after an exception, a deploy
+        or the death of the worker. An item is done when the loop asks for the next one, so collect items by `batch` and
+        not on your own. After a crash, what was done since the last write (``FLUSH_INTERVAL``) is done again.
+
         Parameters:
           iterable: Any iterable. ``len()`` of a queryset loads all its rows; for many rows, pass
-            ``queryset.iterator()`` and ``queryset.count()`` as the total.
+            ``queryset.iterator()`` and ``queryset.count()`` as the total, or use `resume`. With `resume`, querysets are
+            read in pieces, by their primary key or the one unique field in ``order_by``, and may be used by
+            ``async for``, as may asynchronous iterables; or a function of a cursor (None at the start) that yields
+            ``(item, cursor)``, where the cursor is JSON that finds what follows the item.
           total: The number of items. Defaults to ``len(iterable)``, or to unknown if it has no length.
           description: The current activity. Defaults to the last one.
+          resume: True in an actor with one such loop; otherwise a name for each. A loop with a new name begins at the
+            start. Files and iterators must give the same items in each attempt.
+          batch: Give lists of this many items. The bar counts items.
 
         Raises:
-          InvalidReport: As for `set_progress`.
+          InvalidReport: As for `set_progress`; also for a loop that can't be gone on from: its name was used before in
+            this attempt, it is in the body of another such loop or in a transaction, or no row of its queryset can be
+            found by the order. Otherwise such a loop begins at the start in each attempt.
         """
+        if resume is not False or batch is not None or callable(iterable):
+            loop = self._new_loop()
+            return begin(self, Request.of(self, iterable, total, description, resume, batch), loop)
         if total is KEEP:
             total = length_of(iterable)
-        loop = Loop()
-        if self.levels.top.loop is not None:
-            loop.is_nested = self.levels.is_in_body()
+        loop = self._new_loop()
         if not loop.is_nested:
             self.set_progress(0, total, description)
         items = self._count(iterable, loop, total, description)
         loop.generator = weakref.ref(items)
         return items
+
+    def _new_loop(self) -> Loop:
+        loop = Loop()
+        if self.levels.top.loop is not None:
+            loop.is_nested = self.levels.is_in_body()
+        return loop
+
+    @overload
+    def once(  # type: ignore[overload-overlap]  # a coroutine function is also a function
+        self, name: str, fn: Callable[[], Coroutine[Any, Any, object]]
+    ) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def once(self, name: str, fn: Callable[[], object]) -> None: ...
+    def once(self, name: str, fn: Callable[[], object]) -> Coroutine[Any, Any, None] | None:
+        """Call a function, unless an earlier attempt has.
+
+        Parameters:
+          name: A name of its own, as for the loops of `track`.
+          fn: The function; await this method if it is asynchronous.
+
+        Raises:
+          InvalidReport: As for `track` with `resume`. Otherwise the function is called.
+        """
+        if inspect.iscoroutinefunction(fn):
+            return self._await_once(name, fn)
+        wait_for_start(self)
+        if self.resumption().begin_call(name):
+            fn()
+            self.resumption().note_over(name)
+            self.note_change()
+        return None
+
+    async def _await_once(self, name: str, fn: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        await wait_for_start_in_loop(self)
+        if self.resumption().begin_call(name):
+            await fn()
+            self.resumption().note_over(name)
+            self.note_change()
 
     def _count(
         self, iterable: Iterable[T], loop: Loop, total: Number | Decimal | None, description: str | Keep
@@ -203,7 +313,7 @@ class ProgressObserver(Binding):
             for count, item in enumerate(iterable, 1):
                 yield item
                 level.current = count
-                if self._must_notify:
+                if self.must_notify:
                     self._notify()
         finally:
             if self.levels.is_used:
@@ -248,7 +358,7 @@ class ProgressObserver(Binding):
         text = self.checks.text(title, "title")
         if text is not KEEP:
             self._title = shown_title_text(text)
-            if self._must_notify:
+            if self.must_notify:
                 self._notify()
 
     def set_metadata(self, **values: Any) -> None:
@@ -267,7 +377,7 @@ class ProgressObserver(Binding):
         except Exception as error:  # any error of a value while it is encoded
             self.checks.ignore("metadata", values, str(error))
             return
-        if self._must_notify:
+        if self.must_notify:
             self._notify()
 
     def set_result(self, value: Any) -> None:
@@ -295,7 +405,7 @@ def _unpickled(actor_name: str, message_id: str | None) -> ProgressObserver:
     observer = ProgressObserver(actor_name=actor_name, strict=message_id is None)
     if message_id is not None:
         observer.checks.message_id, observer._process = message_id, 0
-        observer._must_notify = True
+        observer.must_notify = True
     return observer
 
 

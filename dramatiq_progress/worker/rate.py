@@ -28,10 +28,11 @@ class RateEstimator:
 
     Parameters:
       now: Seconds by any clock that only goes forward.
+      current: The amount that is done already.
     """
 
-    def __init__(self, now: float) -> None:
-        self._restart(0, now)
+    def __init__(self, now: float, current: Number = 0) -> None:
+        self._restart(current, now)
 
     def _restart(self, current: Number, now: float) -> None:
         self._current = current

@@ -66,6 +66,10 @@ class Checks:
         """
         if self.strict:
             raise InvalidReport(f"{self.source} reported {name}={show(value)}: {reason}.")
+        self.warn(name, value, reason)
+
+    def warn(self, name: str, value: object, reason: str) -> None:
+        """Log an invalid report, the first of the message only. Never raises: the recorder's thread calls it too."""
         if not self._has_warned:
             self._has_warned = True
             logger.warning(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from dramatiq_progress.progress import Number
 
@@ -33,6 +33,12 @@ class Plan(NamedTuple):
     marks: tuple[float, ...]
 
 
+class BodyWatcher(Protocol):
+    """An asynchronous iterator that knows whether its loop's body runs."""
+
+    is_in_body: bool
+
+
 class Loop:
     """One call of `ProgressObserver.track`.
 
@@ -48,7 +54,7 @@ class Loop:
         self.is_nested = False
         self.owner = 0
         # Weak: leaving a loop by `break` must end its generator.
-        self.generator: weakref.ref[Generator[Any, None, None]] | None = None
+        self.generator: weakref.ref[Generator[Any, None, None] | BodyWatcher] | None = None
 
     def is_in_body_of(self, owner: int) -> bool:
         """Return whether this thread or task, which is the caller, is in the loop's body.
@@ -57,7 +63,9 @@ class Loop:
         """
         # In this order: a generator of another thread, to which this is the last reference, would be closed here.
         generator = self.generator() if self.owner == owner and self.generator is not None else None
-        return generator is not None and inspect.getgeneratorstate(generator) == inspect.GEN_SUSPENDED
+        if isinstance(generator, Generator):
+            return inspect.getgeneratorstate(generator) == inspect.GEN_SUSPENDED
+        return generator is not None and generator.is_in_body
 
 
 class Level:

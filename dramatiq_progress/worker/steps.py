@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dramatiq_progress.progress import Number
 
 from .reports import KEEP, Checks
+from .resuming import STEP_PREFIX
 from .spans import Plan
 from .validation import printable, to_number
 
@@ -41,6 +42,16 @@ class Step:
         """The step's name, as the page receives it."""
         return self._plan.names[self._index]
 
+    @property
+    def done(self) -> bool:
+        """Whether an earlier attempt has completed the step: then leave it out, ``if not read.done: …``.
+
+        From the first use in an attempt on, the message keeps which steps are complete, by their names.
+        """
+        resumption = self._observer.resumption()
+        resumption.keeps_steps = True
+        return resumption.is_over(STEP_PREFIX + self.name)
+
     def __enter__(self) -> Step:
         """Begin the step.
 
@@ -64,6 +75,8 @@ class Step:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._observer.levels.leave_step(self._plan, self._index, completed=kind is None)
+        if kind is None:
+            self._observer.note_step(self.name)
         # An exception that is on its way must not be replaced by Cancelled.
         self._observer.note_change(may_cancel=kind is None)
 

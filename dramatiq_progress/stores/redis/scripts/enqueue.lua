@@ -22,7 +22,7 @@ if FINAL[before] then
   if later then redis.call('HSET', record, 'attempt', math.max(attempt or 0, (parse_later(later)))) end
   redis.call('HDEL', record, 'token', 'current', 'total', 'description', 'rate', 'overall', 'step', 'reported_at',
     'title', 'metadata', 'estimate_key', 'result', 'started_at', 'ended_at', 'heartbeat', 'deliveries',
-    'cancel_requested', 'doubted', 'later')
+    'cancel_requested', 'doubted', 'later', 'cursor')
 end
 redis.call('HDEL', record, 'retry_at', 'cancellable')
 redis.call('HSET', record, 'state', state, 'actor', actor, 'queue', queue, 'retries_left', retries_left,

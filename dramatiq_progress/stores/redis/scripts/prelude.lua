@@ -52,7 +52,15 @@ local function introduce(record, title, metadata, estimate_key)
   if estimate_key ~= '' then redis.call('HSETNX', record, 'estimate_key', estimate_key) end
 end
 
--- Removes what another attempt reported.
+-- Where an attempt goes on from: the cursor of an earlier one, and the values that belong to it.
+local KEPT = {'cursor', 'current', 'total', 'description', 'overall', 'step'}
+
+-- The number of the attempt that a cursor is of; see worker/resuming.py.
+local function cursor_attempt(cursor)
+  return cursor and tonumber(string.match(cursor, '^%[(%d+)') or 0) or 0
+end
+
+-- Removes what another attempt reported, except its cursor: what it has done is done.
 local function clear(record)
   redis.call('HDEL', record, 'current', 'total', 'description', 'rate', 'overall', 'step', 'reported_at',
     'result')

@@ -47,6 +47,10 @@ raise_version(record, before[4], version)
 version = math.max(tonumber(before[4] or 0), tonumber(version))
 redis.call('HSET', record, 'heartbeat', moment(now), unpack(ARGV, FIELDS))
 if ARGV[FIELDS] then redis.call('HSET', record, 'reported_at', moment(now)) end
+-- It got further than any attempt before: only deaths at the same place count.
+if ARGV[FIELDS] == 'cursor' and cursor_attempt(ARGV[FIELDS + 1]) == tonumber(attempt) then
+  redis.call('HSET', record, 'deliveries', 0)
+end
 -- A heartbeat changes nothing that a reader sees.
 if not is_shown or ARGV[FIELDS] then version = changed(record) end
 redis.call('PEXPIRE', record, ttl)

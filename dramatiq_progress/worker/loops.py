@@ -1,0 +1,256 @@
+"""Loops of `ProgressObserver.track` that can be gone on from, or give their items in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections.abc import AsyncIterator, Generator
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dramatiq_progress.conf import configuration
+from dramatiq_progress.progress import Number
+
+from .reports import KEEP, Keep
+from .resuming import Place
+from .sources import (
+    Entry,
+    Order,
+    async_batches,
+    async_entries,
+    batches,
+    entries,
+    is_asynchronous,
+    is_queryset,
+    items_from,
+)
+from .spans import Level, Loop
+from .validation import length_of
+
+if TYPE_CHECKING:
+    from .observer import ProgressObserver
+
+#: Pause between two looks at whether a late start was recorded.
+LOOK_SECONDS = 0.05
+
+#: Of a loop, a call or a step.
+MAX_NAME_CHARACTERS = 100
+
+
+class Request(NamedTuple):
+    """What `track` was asked for.
+
+    Attributes:
+      source: An iterable, a queryset, or a function of a cursor.
+      total: The number of items; None if it is unknown.
+      description: The current activity.
+      name: The loop's name; None if it can't be gone on from.
+      batch: The number of items that the body gets at once; None: one, and not as a list.
+      order: The order of a queryset that can be gone on from.
+    """
+
+    source: Any
+    total: Number | Decimal | Keep | None
+    description: str | Keep
+    name: str | None
+    batch: int | None
+    order: Order | None
+
+    @classmethod
+    def of(
+        cls,
+        observer: ProgressObserver,
+        source: Any,
+        total: Number | Decimal | Keep | None,
+        description: str | Keep,
+        resume: object,
+        batch: object,
+    ) -> Request:
+        """Return the request of these arguments of `track`; what is invalid among them is reported.
+
+        Raises:
+          InvalidReport: See `ProgressObserver` for when. Otherwise the loop can't be gone on from, or has batches of 1.
+        """
+        name, order = name_of(resume, observer), None
+        if name is not None and is_queryset(source):
+            try:
+                order = Order.of(source)
+            except ValueError as error:
+                observer.checks.ignore("resume", type(source), f"the queryset can't be gone on from, since {error}")
+                name = None
+        if batch is not None and (type(batch) is not int or batch < 1):
+            observer.checks.ignore("batch", batch, "it must be a whole number of at least 1")
+            batch = 1
+        if total is KEEP and order is None:
+            total = length_of(source)
+        return cls(source, total, description, name, batch, order)
+
+    @property
+    def is_keyed(self) -> bool:
+        """Whether a value finds the next item, and not its count."""
+        return self.order is not None or callable(self.source)
+
+
+def begin(observer: ProgressObserver, request: Request, loop: Loop) -> Any:
+    """Return the items: an iterator, or an asynchronous one if the source, or a queryset's caller, is."""
+    items: Any
+    if is_asynchronous(request.source) or (is_queryset(request.source) and asyncio._get_running_loop() is not None):
+        items = AsyncItems(observer, request, loop)
+    else:
+        items = _items(observer, request, loop)
+    loop.generator = weakref.ref(items)
+    return items
+
+
+def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generator[Any]:
+    wait_for_start(observer)
+    place = _place(observer, request)
+    if place is None:
+        return
+    level = observer.levels.begin_loop(loop)
+    try:
+        total = request.source.count() if request.total is KEEP else request.total
+        count, value = _begin(observer, request, total, place)
+        if request.batch is None and not request.is_keyed:
+            # The hot loop: as that of `track`, with the place in one attribute.
+            for done, item in enumerate(items_from(request.source, count), count + 1):
+                yield item
+                place.reached = level.current = done
+                if observer.must_notify:
+                    observer.note_change()
+        else:
+            found = entries(request.source, request.order, count, value, observer.resumption().check_value)
+            for item, count, reached in found if request.batch is None else batches(found, request.batch):
+                yield item
+                _pass(observer, level, place, count, reached)
+        _end(observer, request, place)
+    finally:
+        _close(observer, loop, level, place)
+
+
+class AsyncItems(AsyncIterator[Any]):
+    """The items for an ``async for``.
+
+    A class: an asynchronous generator that is left by ``break`` is closed too late, by the event loop.
+    """
+
+    def __init__(self, observer: ProgressObserver, request: Request, loop: Loop) -> None:
+        self._observer = observer
+        self._request = request
+        self._loop = loop
+        self._level: Level | None = None
+        self._place: Place | None = None
+        self._found: AsyncIterator[Entry] | None = None
+        self._last: tuple[int, Any] | None = None
+        self.is_in_body = False
+
+    async def __anext__(self) -> Any:
+        observer, request = self._observer, self._request
+        self.is_in_body = False
+        try:
+            if self._found is None:
+                await wait_for_start_in_loop(observer)
+                self._place = _place(observer, request)
+                if self._place is None:
+                    raise StopAsyncIteration
+                self._level = observer.levels.begin_loop(self._loop)
+                total = await request.source.acount() if request.total is KEEP else request.total
+                count, value = _begin(observer, request, total, self._place)
+                found = async_entries(request.source, request.order, count, value, observer.resumption().check_value)
+                self._found = found if request.batch is None else async_batches(found, request.batch)
+            elif self._last is not None and self._level is not None and self._place is not None:
+                last, self._last = self._last, None
+                _pass(observer, self._level, self._place, *last)
+            try:
+                item, count, reached = await anext(self._found)
+                self._last = count, reached
+            except StopAsyncIteration:
+                if self._place is not None:
+                    _end(observer, request, self._place)
+                raise
+            self.is_in_body = True
+            return item
+        except BaseException:
+            self._close()
+            raise
+
+    def __del__(self) -> None:
+        # Left by `break`, `return` or an exception.
+        self._close()
+
+    def _close(self) -> None:
+        if self._level is not None and self._place is not None:
+            level, self._level = self._level, None
+            _close(self._observer, self._loop, level, self._place)
+
+
+def wait_for_start(observer: ProgressObserver) -> None:
+    """Wait for a store that gave no answer at the start: it may know where an earlier attempt got to."""
+    # In an event loop this would stop all other tasks.
+    if observer.is_unnumbered and asyncio._get_running_loop() is None:
+        until = time.monotonic() + configuration().resume_wait
+        while observer.is_unnumbered and time.monotonic() < until:
+            time.sleep(LOOK_SECONDS)
+
+
+async def wait_for_start_in_loop(observer: ProgressObserver) -> None:
+    """Wait as `wait_for_start` does, in an event loop."""
+    until = time.monotonic() + (configuration().resume_wait if observer.is_unnumbered else 0.0)
+    while observer.is_unnumbered and time.monotonic() < until:
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _place(observer: ProgressObserver, request: Request) -> Place | None:
+    """Return the place that a loop begins at; None if an earlier attempt has done all of it."""
+    if request.name is None:
+        return Place("", 0)
+    return observer.resumption().begin_loop(request.name)
+
+
+def _begin(
+    observer: ProgressObserver, request: Request, total: Number | Decimal | None, place: Place
+) -> tuple[int, Any]:
+    """Report that a loop begins, and return its place."""
+    if request.is_keyed != isinstance(place.reached, tuple):
+        # The actor has another kind of source than in the attempt before.
+        place.reached = 0
+    count, value = place.count_and_value
+    observer.set_progress(count, total, request.description)
+    return count, value
+
+
+def _pass(observer: ProgressObserver, level: Level, place: Place, count: int, reached: Any) -> None:
+    """Note that an item, or a batch, is done."""
+    level.current = count
+    if reached is not None:
+        place.reached = reached
+    if observer.must_notify:
+        observer.note_change()
+
+
+def _end(observer: ProgressObserver, request: Request, place: Place) -> None:
+    """Note that all items are done."""
+    if request.name is not None:
+        observer.resumption().end_loop(place)
+
+
+def _close(observer: ProgressObserver, loop: Loop, level: Level, place: Place) -> None:
+    place.is_running = False
+    if observer.levels.is_used:
+        observer.levels.end_loop(loop, level)
+    elif level.loop is loop:
+        level.loop = None
+    observer.note_change(may_cancel=False)
+
+
+def name_of(resume: object, observer: ProgressObserver) -> str | None:
+    """Return the name of a loop: that of ``resume=True`` is empty. None if it can't be gone on from."""
+    if resume is False or resume is None:
+        return None
+    if resume is True:
+        return ""
+    if isinstance(resume, str) and 0 < len(resume) <= MAX_NAME_CHARACTERS:
+        return resume
+    observer.checks.ignore("resume", resume, f"it must be True, or a name of 1 to {MAX_NAME_CHARACTERS} characters")
+    return None

@@ -1,0 +1,596 @@
+"""Loops that go on where an earlier attempt got to: no item is left out, and only the one that failed is done again."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import itertools
+import json
+import random
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import dramatiq
+import pytest
+from django.contrib.auth.models import Group, User
+from django.db import connection, models, transaction
+from django.db.models import Count
+from dramatiq import Message
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import AsyncIO, Middleware, Retries
+
+from dramatiq_progress import InvalidReport, Progress, ProgressObserver, State, get_progress, progress_actor
+from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.stores import Store, get_store
+from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.worker.resuming import CURSOR_OPTION, MAX_CURSOR_BYTES
+from tests.steps import when
+from tests.waiting import wait_until
+
+
+class Broken(Exception):
+    """Raised by the jobs of these tests."""
+
+
+class Site:
+    """A broker with a worker; a retry comes at once."""
+
+    def __init__(self, middleware: list[Middleware]) -> None:
+        self.broker = StubBroker(middleware=middleware)
+        self.worker = dramatiq.Worker(self.broker, worker_timeout=10, worker_threads=1)
+
+    def run(self, fn: Callable[..., Any], state: State = State.DONE, **options: Any) -> tuple[Message[Any], Progress]:
+        """Send a message of an actor with this function, and wait for a state."""
+        actor = progress_actor(broker=self.broker, actor_name=f"job-{uuid.uuid4().hex[:6]}", **options)(fn)
+        self.worker.start()
+        message = actor.send()
+        return message, when(message, state)
+
+
+@pytest.fixture
+def site(store: Store) -> Iterator[Site]:
+    made = Site([AsyncIO(), Retries(max_retries=100, min_backoff=1, max_backoff=1), ProgressMiddleware()])
+    yield made
+    made.worker.stop()
+    made.broker.close()
+
+
+class Ledger:
+    """What jobs have done, and an exception at chosen moments."""
+
+    def __init__(self, failures: int = 10, seed: int = 1) -> None:
+        self.done: list[Any] = []
+        self._random = random.Random(seed)
+        self._failures = failures
+
+    def handle(self, item: Any) -> None:
+        if self._failures and self._random.random() < 0.1:
+            self._failures -= 1
+            raise Broken
+        self.done.append(item)
+
+
+# ---- Loops ----
+
+
+SOURCES: dict[str, Callable[[], Any]] = {
+    "a list": lambda: list(range(100)),
+    "a range": lambda: range(100),
+    "an iterator": lambda: map(int, io.StringIO("\n".join(map(str, range(100))))),
+}
+
+
+@pytest.mark.parametrize("make", SOURCES.values(), ids=SOURCES)
+def test_a_loop_goes_on_after_the_last_item_that_was_done(site: Site, make: Callable[[], Any]) -> None:
+    ledger = Ledger()
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for item in progress_observer.track(make(), total=100, resume=True):
+            ledger.handle(item)
+
+    _, done = site.run(work)
+    assert ledger.done == list(range(100))
+    assert (done.attempt, done.current, done.total) == (11, 100, 100)
+
+
+def test_each_of_several_loops_and_calls_is_done_once(site: Site) -> None:
+    ledger = Ledger(20)
+
+    def work(progress_observer: ProgressObserver) -> None:
+        progress_observer.once("clean", lambda: ledger.handle("clean"))
+        for item in progress_observer.track(range(30), resume="a"):
+            ledger.handle(f"a{item}")
+        for item in progress_observer.track(range(30), resume="b"):
+            if item == 20:
+                break
+            ledger.handle(f"b{item}")
+        for item in progress_observer.track(range(30), resume="c"):
+            ledger.handle(f"c{item}")
+
+    site.run(work)
+    expected = ["clean", *(f"a{i}" for i in range(30)), *(f"b{i}" for i in range(20)), *(f"c{i}" for i in range(30))]
+    assert ledger.done == expected
+
+
+def test_an_item_is_done_when_the_loop_asks_for_the_next_one(site: Site) -> None:
+    seen: list[Any] = []
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for item in progress_observer.track(range(6), resume=True):
+            seen.append(item)
+            if item % 2:
+                continue
+            if item == 4 and seen.count(4) < 3:
+                raise Broken
+
+    site.run(work)
+    assert seen == [0, 1, 2, 3, 4, 4, 4, 5]
+
+
+def test_batches_are_done_as_a_whole_and_counted_by_item(site: Site) -> None:
+    ledger = Ledger(5, seed=3)
+    currents: list[Any] = []
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for batch in progress_observer.track(iter(range(95)), total=95, resume=True, batch=10):
+            currents.append(progress_observer.current)
+            ledger.handle(batch)
+
+    _, done = site.run(work)
+    assert ledger.done == [list(range(i, min(i + 10, 95))) for i in range(0, 95, 10)]
+    assert done.attempt > 1 and done.current == 95
+    assert currents == sorted(currents)
+
+
+def test_batches_need_no_resume() -> None:
+    observer = ProgressObserver()
+    assert list(observer.track(range(5), batch=2)) == [[0, 1], [2, 3], [4]]
+    assert (observer.current, observer.total) == (5, 5)
+
+
+def test_a_function_of_a_cursor_goes_on_after_its_cursor(site: Site) -> None:
+    """A page without a cursor is the last: there is no place after it, so it is the place."""
+    seen: list[Any] = []
+
+    def pages(cursor: int | None) -> Iterator[tuple[str, int | None]]:
+        number = cursor or 0
+        while True:
+            yield f"page {number}", (number + 1 if number < 4 else None)
+            number += 1
+            if number > 4:
+                return
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for page in progress_observer.track(pages, resume=True):
+            seen.append(page)
+            if page in ("page 2", "page 4") and seen.count(page) == 1:
+                raise Broken
+
+    site.run(work)
+    assert seen == ["page 0", "page 1", "page 2", "page 2", "page 3", "page 4", "page 4"]
+
+
+def test_the_bar_goes_on_and_does_not_begin_at_zero(site: Site) -> None:
+    begun: list[tuple[Any, ...]] = []
+
+    def work(progress_observer: ProgressObserver) -> None:
+        begun.append((progress_observer.current, progress_observer.total, progress_observer.description))
+        assert progress_observer.resumed is (len(begun) > 1)
+        for item in progress_observer.track(range(10), description="Reading", resume=True):
+            if item == 7 and len(begun) == 1:
+                raise Broken
+
+    site.run(work)
+    assert begun == [(0, None, ""), (7, 10, "Reading")]
+
+
+def test_inner_loops_that_are_tracked_do_not_move_the_place(site: Site) -> None:
+    ledger = Ledger(10)
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for item in progress_observer.track(range(20), resume=True):
+            for inner in progress_observer.track(range(50)):
+                if inner == 25:
+                    ledger.handle(item)
+
+    _, done = site.run(work)
+    assert ledger.done == list(range(20))
+    assert done.percent == 100.0
+
+
+def test_steps_that_are_done_can_be_left_out_and_the_percentage_never_falls(site: Site) -> None:
+    entered: list[str] = []
+    percents: list[float] = []
+
+    def work(progress_observer: ProgressObserver) -> None:
+        percents.append(progress_observer.percent or 0.0)
+        read, notify = progress_observer.steps("read", "notify", weights=(1, 3))
+        if not read.done:
+            with read:
+                entered.append("read")
+                for item in progress_observer.track(range(10), resume="read"):
+                    percents.append(progress_observer.percent or 0.0)
+                    if item == 5 and entered == ["read"]:
+                        raise Broken
+        with notify:
+            entered.append("notify")
+            for item in progress_observer.track(range(10), resume="notify"):
+                percents.append(progress_observer.percent or 0.0)
+                assert progress_observer.step is not None and progress_observer.step.percent == item * 10
+                if item == 5 and entered.count("notify") == 1:
+                    raise Broken
+
+    _, done = site.run(work)
+    assert entered == ["read", "read", "notify", "notify"]
+    assert percents == sorted(percents) and done.percent == 100.0
+
+
+@pytest.mark.parametrize("kind", ["iterator", "function", "queryset"])
+@pytest.mark.django_db(transaction=True)
+def test_asynchronous_loops_go_on_too(site: Site, kind: str) -> None:
+    ledger = Ledger(6)
+    if kind == "queryset":
+        Group.objects.bulk_create(Group(name=f"{i:02}") for i in range(40))
+
+    async def numbers(cursor: int | None) -> AsyncIterator[tuple[int, int]]:
+        for number in range(cursor or 0, 40):
+            yield number, number + 1
+
+    async def plain() -> AsyncIterator[int]:
+        for number in range(40):
+            yield number
+
+    async def work(progress_observer: ProgressObserver) -> None:
+        await progress_observer.once("begin", begin)
+        source: Any = {"iterator": plain(), "function": numbers, "queryset": Group.objects.order_by("name")}[kind]
+        async for item in progress_observer.track(source, resume="read"):
+            ledger.handle(int(item.name) if kind == "queryset" else item)
+        async for item in progress_observer.track(numbers, resume="again"):
+            if item == 3:
+                break
+        async for item in progress_observer.track(numbers, resume="last", batch=20):
+            ledger.handle(tuple(item))
+
+    async def begin() -> None:
+        ledger.done.append("begin")
+
+    site.run(work)
+    assert ledger.done == ["begin", *range(40), tuple(range(20)), tuple(range(20, 40))]
+
+
+# ---- What an attempt finds ----
+
+
+def test_a_place_comes_from_the_message_if_the_store_was_emptied(site: Site, redis_store: Store) -> None:
+    seen: list[int] = []
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for item in progress_observer.track(range(10), resume=True):
+            seen.append(item)
+            if item == 6 and len(seen) < 8:
+                empty()
+                raise Broken
+
+    site.run(work)
+    assert seen == [*range(7), *range(6, 10)]
+
+
+def empty() -> None:
+    """Remove every record."""
+    store: Any = get_store()
+    for each in [key for key in store._servers.send([("KEYS", f"{store.prefix}*")])[0]]:
+        store._servers.send([("DEL", each)])
+
+
+def test_loops_that_a_deploy_puts_in_takes_out_or_renames_lose_no_item(site: Site) -> None:
+    attempts = itertools.count(1)
+    seen: Counter[str] = Counter()
+
+    def work(progress_observer: ProgressObserver) -> None:
+        attempt = next(attempts)
+        names, bad = {1: ("abc", "b"), 2: ("axbc", "c"), 3: ("axcd", "")}[attempt]
+        for name in names:
+            for item in progress_observer.track(range(4), resume=name):
+                if name == bad and item == 2:
+                    raise Broken
+                seen[f"{name}{item}"] += 1
+
+    site.run(work)
+    assert {each[0] for each in seen} == set("axbcd")
+    assert all(seen[f"{name}{item}"] >= 1 for name in "axcd" for item in range(4))
+    # `a` was over before the code changed, and `b` went on after the loop that was put in before it.
+    assert [seen[f"{name}{item}"] for name in "abc" for item in range(4)] == [1] * 12
+
+
+def test_failures_at_different_items_are_no_reason_to_give_up_but_one_bad_item_is(site: Site) -> None:
+    failing = iter(range(10))
+    bad: list[int] = []
+
+    def gets_on(progress_observer: ProgressObserver) -> None:
+        wanted = next(failing, None)
+        for item in progress_observer.track(range(10), resume=True):
+            if item == wanted:
+                raise Broken
+
+    def is_stuck(progress_observer: ProgressObserver) -> None:
+        for item in progress_observer.track(range(10), resume=True):
+            if item == 5:
+                bad.append(item)
+                raise Broken
+
+    _, done = site.run(gets_on, max_retries=2)
+    assert done.attempt == 11
+    _, failed = site.run(is_stuck, State.FAILED, max_retries=2)
+    # The first attempt got somewhere, and two more did not.
+    assert len(bad) == 3 and failed.current == 5
+
+
+def test_a_finished_message_that_comes_again_is_skipped(site: Site) -> None:
+    runs: list[int] = []
+
+    def work(progress_observer: ProgressObserver) -> None:
+        runs.append(1)
+        for _ in progress_observer.track(range(3), resume=True):
+            pass
+
+    message, _ = site.run(work)
+    # As a broker does that missed the acknowledgement.
+    site.broker.queues["default"].put(message.encode())
+    site.broker.join("default")
+    site.worker.join()
+    assert runs == [1]
+
+
+def test_a_further_round_begins_at_the_start(site: Site) -> None:
+    seen: list[int] = []
+    sent: list[Message[Any]] = []
+
+    def work(progress_observer: ProgressObserver) -> None:
+        if not seen:
+            site.broker.enqueue(sent[0].copy())
+        for item in progress_observer.track(range(3), resume=True):
+            seen.append(item)
+
+    actor = progress_actor(broker=site.broker, actor_name="rounds")(work)
+    sent.append(actor.message())
+    site.broker.enqueue(sent[0])
+    site.worker.start()
+    wait_until(lambda: len(seen) == 6)
+    assert seen == [0, 1, 2, 0, 1, 2]
+    when(sent[0], State.DONE)
+
+
+@pytest.mark.parametrize("position", [0, 2])
+def test_the_middleware_may_be_first_or_last(store: Store, position: int) -> None:
+    middleware: list[Middleware] = [AsyncIO(), Retries(max_retries=9, min_backoff=1, max_backoff=1)]
+    middleware.insert(position, ProgressMiddleware())
+    site = Site(middleware)
+    ledger = Ledger(4)
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for item in progress_observer.track(range(50), resume=True):
+            ledger.handle(item)
+
+    try:
+        site.run(work)
+    finally:
+        site.worker.stop()
+        site.broker.close()
+    assert ledger.done == list(range(50))
+
+
+# ---- What can't be gone on from ----
+
+
+def test_a_name_that_is_used_twice_is_an_error_and_the_loop_runs_all_the_same(memory_store: Store) -> None:
+    strict, lenient = ProgressObserver(), ProgressObserver(attempt=Attempt("m1", "work", "default"), strict=False)
+    lenient.bound_attempt.number = 1  # type: ignore[union-attr]
+    for observer in (strict, lenient):
+        list(observer.track(range(2), resume="a"))
+    with pytest.raises(InvalidReport, match="has that name"):
+        list(strict.track(range(2), resume="a"))
+    assert list(lenient.track(range(2), resume="a")) == [0, 1]
+
+
+def test_a_loop_inside_another_one_that_can_be_gone_on_from_is_an_error() -> None:
+    observer = ProgressObserver()
+    with pytest.raises(InvalidReport, match="inside the loop 'outer'"):
+        for _ in observer.track(range(2), resume="outer"):
+            list(observer.track(range(2), resume="inner"))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_loop_in_a_transaction_is_an_error() -> None:
+    observer = ProgressObserver()
+    with transaction.atomic(), pytest.raises(InvalidReport, match="transaction is open around it"):
+        list(observer.track(range(2), resume=True))
+    for _ in observer.track(range(2), resume="each"):
+        with transaction.atomic():
+            pass
+
+
+@pytest.mark.django_db
+def test_the_transaction_of_a_test_case_is_none() -> None:
+    assert list(ProgressObserver().track(range(2), resume=True)) == [0, 1]
+
+
+@pytest.mark.parametrize("resume", ["", "x" * 101, 7])
+def test_a_name_that_is_none_is_an_error(resume: Any) -> None:
+    with pytest.raises(InvalidReport, match="1 to 100 characters"):
+        list(ProgressObserver().track(range(2), resume=resume))
+
+
+@pytest.mark.parametrize("batch", [0, -1, 2.5, "2", True])
+def test_a_batch_that_is_no_number_of_items_is_an_error(batch: Any) -> None:
+    with pytest.raises(InvalidReport, match="at least 1"):
+        list(ProgressObserver().track(range(2), batch=batch))
+
+
+@pytest.mark.parametrize("cursor", [{1}, float("nan"), object()])
+def test_a_cursor_that_is_no_json_is_an_error_and_the_last_one_stays(memory_store: Store, cursor: Any) -> None:
+    def pages(_: Any) -> Iterator[tuple[int, Any]]:
+        yield 1, "first"
+        yield 2, cursor
+
+    with pytest.raises(InvalidReport):
+        list(ProgressObserver().track(pages, resume=True))
+    lenient = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
+    for item in lenient.track(pages, resume=True):
+        if item == 2:
+            place = lenient.resumption().text(1)
+    assert json.loads(place) == [1, [], "", 1, "first"]
+
+
+def test_a_cursor_that_is_too_long_leaves_the_last_one(memory_store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    def pages(_: Any) -> Iterator[tuple[int, str]]:
+        yield 1, "first"
+        yield 2, "x" * MAX_CURSOR_BYTES
+        yield 3, "y" * MAX_CURSOR_BYTES
+
+    lenient = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
+    texts = [lenient.resumption().text(1) for _ in lenient.track(pages, resume=True)]
+    assert [json.loads(text or "null") for text in texts] == [None, [1, [], "", 1, "first"], [1, [], "", 1, "first"]]
+    assert len([each for each in caplog.records if "4,096 bytes" in each.message]) == 1
+
+
+@pytest.mark.parametrize("option", [None, 7, {}, {"cursor": "?"}, {"cursor": 5}, {"cursor": "[1]"}, ["cursor"]])
+def test_an_option_that_is_no_cursor_is_left_alone(site: Site, option: Any) -> None:
+    seen: list[int] = []
+
+    def work(progress_observer: ProgressObserver) -> None:
+        seen.extend(progress_observer.track(range(3), resume=True))
+
+    actor = progress_actor(broker=site.broker, actor_name="odd")(work)
+    site.worker.start()
+    message = actor.send_with_options(**{CURSOR_OPTION: option})
+    when(message, State.DONE)
+    assert seen == [0, 1, 2]
+
+
+# ---- Querysets ----
+
+
+class Thing(models.Model):
+    """One unique field of each kind."""
+
+    uuid = models.UUIDField(unique=True, default=uuid.uuid4)
+    text = models.CharField(max_length=20, unique=True)
+    day = models.DateField(unique=True)
+    moment = models.DateTimeField(unique=True)
+    amount = models.DecimalField(unique=True, max_digits=12, decimal_places=4)
+    other = models.IntegerField(default=0)
+    maybe = models.IntegerField(unique=True, null=True)
+
+    class Meta:
+        app_label = "tests"
+        ordering = ("other",)
+
+
+class Cell(models.Model):
+    """A composite key."""
+
+    pk = models.CompositePrimaryKey("row", "column")
+    row = models.IntegerField()
+    column = models.CharField(max_length=5)
+
+    class Meta:
+        app_label = "tests"
+
+
+@pytest.fixture
+def things(transactional_db: None) -> Iterator[None]:
+    with connection.schema_editor() as editor:
+        editor.create_model(Thing)
+        editor.create_model(Cell)
+    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    Thing.objects.bulk_create(
+        Thing(
+            text=f"t{i * 7919 % 100_003:06}",
+            day=start.date() + datetime.timedelta(days=i),
+            moment=start + datetime.timedelta(microseconds=i),
+            amount=Decimal(i) / 1000,
+        )
+        for i in range(200)
+    )
+    Cell.objects.bulk_create(Cell(row=i // 10, column=str(i % 10)) for i in range(200))
+    yield
+    with connection.schema_editor() as editor:
+        editor.delete_model(Thing)
+        editor.delete_model(Cell)
+
+
+QUERYSETS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "pk": (lambda: Thing.objects.all(), lambda row: row.pk),
+    "-pk": (lambda: Thing.objects.order_by("-pk"), lambda row: row.pk),
+    **{
+        name: (lambda name=name: Thing.objects.order_by(name), lambda row: row.pk)
+        for sign in ("", "-")
+        for name in (f"{sign}uuid", f"{sign}text", f"{sign}day", f"{sign}moment", f"{sign}amount")
+    },
+    "values": (lambda: Thing.objects.values("id", "text"), lambda row: row["id"]),
+    "values_list": (lambda: Thing.objects.order_by("text").values_list("id", "text"), lambda row: row[0]),
+    "flat": (lambda: Thing.objects.values_list("pk", flat=True), lambda row: row),
+    "named": (lambda: Thing.objects.values_list("pk", "text", named=True), lambda row: row.pk),
+    "only": (lambda: Thing.objects.only("other").order_by("text"), lambda row: row.pk),
+    "composite": (lambda: Cell.objects.all(), lambda row: row.pk),
+    "-composite": (lambda: Cell.objects.order_by("-pk"), lambda row: row.pk),
+}
+
+
+@pytest.mark.parametrize("name", QUERYSETS)
+def test_a_queryset_goes_on_by_its_own_order(
+    things: None, memory_store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Read in small pieces, and interrupted around every boundary."""
+    monkeypatch.setattr("dramatiq_progress.worker.sources.PIECE_ROWS", 20)
+    make, key = QUERYSETS[name]
+    text, seen, total = "", [], 200
+    for stop in [*(n for around in range(0, 200, 20) for n in (around - 1, around, around + 1)), 10**6]:
+        observer = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
+        observer._go_on({"cursor": text} if text else {})
+        for row in observer.track(make(), resume=True):
+            if len(seen) >= stop:
+                break
+            seen.append(key(row))
+        text = observer.resumption().text(1)
+        assert (observer.total, observer.current) == (total, len(seen))
+    assert seen == [key(row) for row in (make() if make().query.order_by else make().order_by("pk"))]
+
+
+def test_rows_may_be_deleted_in_the_loop(things: None) -> None:
+    for row in ProgressObserver().track(Thing.objects.all(), resume=True):
+        row.delete()
+    assert not Thing.objects.exists()
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "sliced": (lambda: User.objects.all()[:5], "sliced"),
+    "grouped": (lambda: User.objects.annotate(n=Count("groups")), "groups rows"),
+    "combined": (lambda: User.objects.all().union(User.objects.all()), "union"),
+    "distinct fields": (lambda: User.objects.order_by("username").distinct("username"), "distinct on some fields"),
+    "several fields": (lambda: User.objects.order_by("username", "pk"), "several fields"),
+    "not unique": (lambda: User.objects.order_by("email"), "no unique field"),
+    "null": (lambda: Thing.objects.order_by("maybe"), "without NULL"),
+    "of another model": (lambda: User.objects.order_by("groups__name"), "no unique field of its own"),
+    "at random": (lambda: User.objects.order_by("?"), "an expression"),
+    "expression": (lambda: User.objects.order_by(models.F("username").asc()), "an expression"),
+    "not among the values": (lambda: User.objects.values("email"), 'add "pk"'),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_queryset_that_has_no_such_order_is_an_error(name: str) -> None:
+    make, reason = REFUSED[name]
+    with pytest.raises(InvalidReport, match=reason):
+        ProgressObserver().track(make(), resume=True)
+
+
+@pytest.mark.django_db
+def test_without_debug_such_a_queryset_runs_as_a_plain_loop(memory_store: Store) -> None:
+    User.objects.create_user("ada")
+    lenient = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
+    assert len(list(lenient.track(User.objects.order_by("email"), resume=True))) == 1
+    assert lenient.resumption().text(1) == ""

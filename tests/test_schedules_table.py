@@ -81,6 +81,13 @@ def test_the_last_run_has_a_live_bar_while_its_record_exists(in_store: Schedules
     assert "<dramatiq-progress" not in html and cells(html)[4] == "The task failed."
 
 
+def test_times_have_seconds_if_they_are_not_whole_minutes(in_store: Schedules) -> None:
+    in_store.confirm("<nightly>", datetime(2026, 6, 1, 1, 0, 7, tzinfo=UTC), "m1", ttl=60)
+    assert cells(render())[3] == "06/01/2026 03:00:07 CEST"
+    with translation.override("de"):
+        assert cells(render())[3] == "01.06.2026 03:00:07 CEST"
+
+
 def test_the_table_says_that_no_scheduler_is_running(in_store: Schedules) -> None:
     assert '<p role="alert">No scheduler is running, so nothing is sent.</p>' in render()
     in_store.keep_alive("host:1")

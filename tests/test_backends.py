@@ -21,6 +21,8 @@ from django.db import transaction
 from django.tasks import TaskResultStatus, default_task_backend, task_backends
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued, task_finished, task_started
+from django.template import RequestContext, Template
+from django.test import AsyncClient, Client, RequestFactory
 from django.utils import timezone
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import AsyncIO, Middleware, Retries, TimeLimit
@@ -30,12 +32,18 @@ from dramatiq_progress.backends import DramatiqBackend
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store, get_store
 from tests import django_tasks as tasks
+from tests.people import MIDDLEWARE
 from tests.store_server import Server
 from tests.waiting import wait_until
 
 READY, RUNNING, FAILED, SUCCESSFUL = (TaskResultStatus[each] for each in ("READY", "RUNNING", "FAILED", "SUCCESSFUL"))
 BACKEND = "dramatiq_progress.backends.DramatiqBackend"
 RETRIES = {"min_backoff": 1, "max_backoff": 1}
+
+PAGE = Template(
+    "{% load dramatiq_progress %}{% for id in ids %}{% dramatiq_progress id show_result=True %}{% endfor %}"
+    "{% dramatiq_progress_mine %}"
+)
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -364,10 +372,27 @@ def test_a_mistake_in_the_options_is_named(settings: Any, options: dict[str, Any
         task_backends["default"]
 
 
-@pytest.mark.parametrize("options", [{"max_retries": -1}, {"max_retries": 1.5}, {"time_limit": 0}])
+@pytest.mark.parametrize(
+    "options", [{"max_retries": -1}, {"max_retries": 1.5}, {"time_limit": 0}, {"cancellable": "no"}]
+)
 def test_a_mistake_in_a_task_is_named(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidTask, match=f"{next(iter(options))} must be"):
         tasks.add.using(**options)
+
+
+def test_an_option_that_tasks_do_not_have_is_named() -> None:
+    with pytest.raises(TypeError, match=r"no option max_retrys\. The options are backend, cancellable, max_retries, "):
+        tasks.add.using(max_retrys=3)
+
+
+def test_a_task_says_whether_it_can_be_cancelled(site: Site, settings: Any) -> None:
+    """Each alone: the setting is for those that don't say so."""
+    for setting in (False, True):
+        settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"CANCELLABLE": setting}
+        allowed, refused, unsaid = (tasks.add.using(cancellable=each).enqueue(1, 2) for each in (True, False, None))
+        outcomes = [default_task_backend.cancel(each.id).outcome for each in (allowed, refused, unsaid)]
+        no, yes = CancelOutcome.NOT_CANCELLABLE, CancelOutcome.CANCELLED
+        assert outcomes == [yes, no, yes if setting else no]
 
 
 def test_the_options_of_the_backend_are_the_defaults_of_tasks(site: Site, settings: Any, store: Store) -> None:
@@ -415,6 +440,33 @@ def test_a_task_that_the_project_has_no_more_fails(
     read = default_task_backend.get_result(result.id)
     assert (read.status, read.errors[0].exception_class) == (FAILED, ImportError)
     assert (read.task.module_path, read.task.queue_name) == ("tests.django_tasks.add", "default")
+
+
+def test_a_task_whose_alias_the_project_has_no_more_fails(site: Site, settings: Any) -> None:
+    settings.TASKS = {each: {"BACKEND": BACKEND} for each in ("default", "other")}
+    result = tasks.add.using(backend="other").enqueue(1, 2)
+    settings.TASKS = {"default": {"BACKEND": BACKEND}}
+    with pytest.raises(InvalidTaskBackend):
+        result.refresh()
+    with pytest.raises(TaskResultDoesNotExist):
+        default_task_backend.get_result(result.id)
+    site.work()
+    wait_until(lambda: get_progress(result.id).state is State.FAILED)  # type: ignore[union-attr]
+    # The message was rejected: once the alias is back, its sender reads why.
+    settings.TASKS = {each: {"BACKEND": BACKEND} for each in ("default", "other")}
+    assert [each.exception_class for each in ended(result).errors] == [InvalidTaskBackend]
+    assert len(site.broker.dead_letters) == 1
+
+
+def test_a_result_is_gone_after_its_time(site: Site, settings: Any, client: Client) -> None:
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"result_ttl": 0.2}}}
+    result = tasks.add.enqueue(1, 2)
+    assert found(result.id) == result
+    site.work()
+    wait_until(lambda: found(result.id) is None)
+    with pytest.raises(TaskResultDoesNotExist):
+        default_task_backend.get_result(result.id)
+    assert client.get(f"/progress/{result.id}/").status_code == 404
 
 
 def test_a_task_that_is_delivered_again_after_its_end_does_not_run(site: Site, signals: list[Any]) -> None:
@@ -506,34 +558,58 @@ def test_the_actors_are_declared_when_django_is_set_up() -> None:
     assert done.stdout.strip() == "['django_task', 'django_task.high', 'django_task.low']"
 
 
-@pytest.mark.django_db
-def test_nothing_private_is_ever_public(site: Site, client: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Arguments, return values, metadata and exceptions are in no answer, and in none of our log lines."""
+@pytest.mark.django_db(transaction=True)
+def test_nothing_private_is_ever_public(
+    site: Site, settings: Any, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Arguments, return values, metadata and exceptions are in no answer, page or stream, nor in our log."""
     caplog.set_level(logging.INFO, logger="dramatiq_progress")
+    settings.MIDDLEWARE = MIDDLEWARE
+    user = User.objects.create(username="ada")
+    client.force_login(user)
     tokens = [secrets.token_hex(8) for _ in range(3)]
-    results = [
-        tasks.trace.using(metadata={"given": tokens[0]}).enqueue(tokens[0]),
-        tasks.trace.enqueue(tokens[1], fails=True),
-        tasks.trace.using(run_after=timezone.now() + timedelta(days=1)).enqueue(tokens[2]),
-    ]
-    answers = [everything_of(client, results)]
+    with owned_by(user):
+        results = [
+            tasks.trace.using(metadata={"given": tokens[0]}).enqueue(tokens[0]),
+            tasks.trace.enqueue(tokens[1], fails=True),
+            tasks.trace.using(run_after=timezone.now() + timedelta(days=1)).enqueue(tokens[2]),
+        ]
+    ids = [each.id for each in results]
+    answers = everything_of(client, user, ids)
     site.work()
     for each in results[:2]:
         ended(each)
-    answers.append(everything_of(client, results))
+    answers += everything_of(client, user, ids)
     ours = [each.getMessage() for each in caplog.records if each.name.startswith("dramatiq_progress")]
-    assert results[0].id in answers[0]
     for token in tokens:
         assert token not in "\n".join([*answers, *ours])
 
 
-def everything_of(client: Any, results: list[Any]) -> str:
-    """Return all answers about some results."""
-    ids = "&".join(f"id={each.id}" for each in results)
-    paths = [f"/progress/{each.id}/" for each in results] + [f"/progress/?{ids}"]
-    found = [client.get(path) for path in paths]
+def everything_of(client: Client, user: User, ids: list[str]) -> list[str]:
+    """Return what the owner of some results may read of them: an answer for each, then those for all."""
+    query = "&".join(f"id={each}" for each in ids)
+    found = [
+        client.get(path) for path in (*(f"/progress/{each}/" for each in ids), f"/progress/?{query}", "/progress/mine/")
+    ]
     assert {each.status_code for each in found} == {200}
-    return "\n".join(each.content.decode() + json.dumps(dict(each.headers)) for each in found)
+    answers = [each.content.decode() + json.dumps(dict(each.headers)) for each in found]
+    request = RequestFactory().get("/")
+    request.session, request.user = client.session, user
+    page = PAGE.render(RequestContext(request, {"ids": ids}))
+    answers += [page, asyncio.run(stream_of(client, query, ids))]
+    assert all(each in answer for answer in answers[len(ids) :] for each in ids)
+    return answers
+
+
+async def stream_of(client: Client, query: str, ids: list[str]) -> str:
+    """Return a stream's events until there was one of each message."""
+    reader = AsyncClient()
+    reader.cookies = client.cookies
+    response: Any = await reader.get(f"/progress/stream/?{query}")
+    text = ""
+    while not all(each in text for each in ids):
+        text += (await anext(response.streaming_content)).decode()
+    return text
 
 
 def test_tasks_that_threads_send_at_the_same_time_are_kept_apart(site: Site) -> None:

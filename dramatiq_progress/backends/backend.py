@@ -24,6 +24,7 @@ from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import note_owner
 from dramatiq_progress.progress import MESSAGE_ID, message_id_of
 from dramatiq_progress.worker.options import TITLE_OPTION
+from dramatiq_progress.worker.tracking import CANCELLABLE_OPTION
 
 from .dispatch import Band, declare_actors, declare_queues, get_broker, known_queues, max_priority, priority_options
 from .options import Options, is_count, is_limit, read_options
@@ -37,6 +38,7 @@ OWN_FIELDS: dict[str, Any] = {
     "time_limit": None,
     "publish_result": False,
     "title": "",
+    "cancellable": None,
     "metadata": {},
 }
 
@@ -82,6 +84,8 @@ class DramatiqBackend(BaseTaskBackend):
                 raise InvalidTask("max_retries must be a whole number, 0 for none.")
             if task.time_limit is not None and not is_limit(task.time_limit):
                 raise InvalidTask("time_limit must be a number of milliseconds.")
+            if task.cancellable is not None and not isinstance(task.cancellable, bool):
+                raise InvalidTask("cancellable must be True or False.")
         known_queues.add(task.queue_name)
         self._has_async_tasks = self._has_async_tasks or iscoroutinefunction(task.func)
 
@@ -200,6 +204,7 @@ class DramatiqBackend(BaseTaskBackend):
                 "max_retries": own.get("max_retries", options.max_retries),
                 # A title is public, unlike the metadata of tasks.
                 **({TITLE_OPTION: own["title"]} if "title" in own else {}),
+                **({CANCELLABLE_OPTION: own["cancellable"]} if "cancellable" in own else {}),
                 **({} if limit is None else {"time_limit": limit}),
                 **priority_options(broker, task.priority),
             },

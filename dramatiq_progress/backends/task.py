@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from django.tasks.base import TASK_REFRESH_ATTRS, Task, TaskContext, TaskResult
@@ -21,6 +21,7 @@ class ProgressTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
       time_limit: Milliseconds after which an attempt is interrupted. None: the backend's option.
       publish_result: Whether the return value is also the public result, which the page receives.
       title: The name of the job for users, a string. Empty: the function's name in words.
+      cancellable: Whether it can be cancelled. None: ``DRAMATIQ_PROGRESS["CANCELLABLE"]``.
       metadata: The first value of `ProgressContext.metadata`.
     """
 
@@ -28,6 +29,7 @@ class ProgressTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
     time_limit: int | None = None
     publish_result: bool = False
     title: str = ""
+    cancellable: bool | None = None
     metadata: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def using(
@@ -37,15 +39,25 @@ class ProgressTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
         time_limit: int | None = None,
         publish_result: bool | None = None,
         title: str | None = None,
+        cancellable: bool | None = None,
         metadata: dict[str, Any] | None = None,
         **changes: Any,
     ) -> ProgressTask:
-        """Return a task with other options; those that are None stay."""
+        """Return a task with other options; those that are None stay.
+
+        Raises:
+          TypeError: There is no such option.
+          InvalidTask: The value of an option is invalid.
+        """
+        options = sorted({each.name for each in fields(self)} - {"func", "takes_context"})
+        if unknown := sorted(set(changes) - set(options)):
+            raise TypeError(f"using() has no option {', '.join(unknown)}. The options are {', '.join(options)}.")
         own = {
             "max_retries": max_retries,
             "time_limit": time_limit,
             "publish_result": publish_result,
             "title": title,
+            "cancellable": cancellable,
             "metadata": metadata,
         }
         # Not super(): a dataclass with slots is another class than the one that this method was defined in.

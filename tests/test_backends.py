@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -25,9 +26,18 @@ from django.template import RequestContext, Template
 from django.test import AsyncClient, Client, RequestFactory
 from django.utils import timezone
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import AsyncIO, Middleware, Retries, TimeLimit
+from dramatiq.middleware import AsyncIO, Middleware, Pipelines, Retries, TimeLimit
 
-from dramatiq_progress import CancelOutcome, State, StoreUnavailable, get_progress, owned_by
+from dramatiq_progress import (
+    CancelOutcome,
+    State,
+    StoreUnavailable,
+    cancel,
+    get_progress,
+    owned_by,
+    progress_group,
+    progress_pipeline,
+)
 from dramatiq_progress.backends import DramatiqBackend
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store, get_store
@@ -73,7 +83,7 @@ class Site:
 @pytest.fixture
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     """A site with our middleware after all others, or before them."""
-    others: list[Middleware] = [TimeLimit(interval=20), Retries(**RETRIES), AsyncIO()]
+    others: list[Middleware] = [TimeLimit(interval=20), Retries(**RETRIES), AsyncIO(), Pipelines()]
     is_first = getattr(request, "param", "last") == "first"
     here = Site(*([ProgressMiddleware(), *others] if is_first else [*others, ProgressMiddleware()]))
     before = dramatiq.get_broker()
@@ -510,6 +520,72 @@ def test_results_can_be_read_in_async_code(site: Site) -> None:
     asyncio.run(run())
 
 
+def test_a_group_of_tasks_has_one_bar_and_a_result_for_each(site: Site, signals: list[Any]) -> None:
+    messages = [tasks.add.using(priority=each).message(each, b=1) for each in (-1, 0, 1)]
+    messages += [tasks.fail_first.using(max_retries=1).message(1)]
+    job = progress_group([*messages, progress_group([tasks.fail.message("no")])]).run()
+    bar = get_progress(job)
+    assert bar is not None and (bar.state, bar.total, bar.actor) == (State.ENQUEUED, 5, "group")
+    waiting = default_task_backend.get_result(messages[0].message_id)
+    assert (waiting.status, waiting.args, waiting.kwargs, waiting.task.priority) == (READY, [-1], {"b": 1}, -1)
+    site.work()
+    wait_until(lambda: get_progress(job).complete)  # type: ignore[union-attr]
+    results = [ended(default_task_backend.get_result(each.message_id)) for each in messages]
+    assert [each.return_value for each in results] == [0, 1, 2, 2]
+    assert len(results[-1].errors) == 1
+    bar = get_progress(job)
+    assert bar is not None and bar.parts is not None and (bar.parts.done, bar.parts.failed) == (4, 1)
+    wait_until(lambda: len([each for each in signals if each[0] == "finished"]) == 5)
+    found = Counter(name for name, *_ in signals)
+    assert found == {"enqueued": 5, "started": 6, "finished": 5}
+
+
+def test_a_pipeline_of_tasks_passes_return_values_on(site: Site, signals: list[Any]) -> None:
+    first, second = tasks.give.message(1), tasks.add.message(2)
+    job = progress_pipeline([first, second, tasks.add.message(3, b=4).copy(options={"pipe_ignore": True})]).run()
+    site.work()
+    wait_until(lambda: get_progress(job).state is State.DONE)  # type: ignore[union-attr]
+    result = ended(tasks.add.get_result(second.message_id))
+    assert (result.args, result.return_value) == ([2, 1], 3)
+    assert [get_progress(each.message_id).result for each in (first, second)] == [None, None]  # type: ignore[union-attr]
+    wait_until(lambda: len(signals) == 9)
+    assert [name for name, each, *_ in signals if each == second.message_id] == ["enqueued", "started", "finished"]
+
+
+def test_a_group_of_one_task_is_named_and_cancelled_like_the_task(site: Site, signals: list[Any]) -> None:
+    job = progress_group([tasks.note.using(cancellable=True).message(each) for each in range(3)]).run(delay=50)
+    bar = get_progress(job)
+    assert bar is not None and (bar.actor, bar.title) == ("tests.django_tasks.note", "Note")
+    assert cancel(job).outcome is CancelOutcome.CANCELLED
+    site.work()
+    wait_until(lambda: len([each for each in signals if each[0] == "finished"]) == 3)
+    assert tasks.noted == []
+    for message in job.children:
+        errors = ended(default_task_backend.get_result(message.message_id)).errors
+        assert [each.exception_class.__name__ for each in errors] == ["Cancelled"]
+    assert Counter(name for name, *_ in signals) == {"enqueued": 3, "finished": 3}
+
+
+def test_a_task_that_can_be_no_member_says_why(site: Site, settings: Any) -> None:
+    with pytest.raises(InvalidTask, match=r"has no run_after: pass a delay to run\(\)"):
+        tasks.add.using(run_after=timezone.now()).message(1, 2)
+    with pytest.raises(ValueError, match="The JSON of the arguments has"):
+        tasks.give.message("x" * 256 * 1024)
+    settings.TASKS |= {"other": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}
+    with pytest.raises(InvalidTask, match="Only tasks of DramatiqBackend have messages"):
+        tasks.add.using(backend="other").message(1, 2)
+
+
+def test_a_store_that_is_down_gets_a_group_of_tasks_later(site: Site, settings: Any, server: Server) -> None:
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}}
+    server.kill()
+    job = progress_group([tasks.give.message("x" * 100_000), *(tasks.give.message(each) for each in range(300))]).run()
+    server.start()
+    wait_until(lambda: all(found(each.message_id) for each in job.children))
+    assert [found(each.message_id).args for each in job.children[1:]] == [[each] for each in range(300)]
+    get_store().close()
+
+
 def test_a_store_that_is_down_keeps_no_task_from_being_sent(
     site: Site, settings: Any, server: Server, signals: list[Any]
 ) -> None:
@@ -567,18 +643,22 @@ def test_nothing_private_is_ever_public(
     settings.MIDDLEWARE = MIDDLEWARE
     user = User.objects.create(username="ada")
     client.force_login(user)
-    tokens = [secrets.token_hex(8) for _ in range(3)]
+    tokens = [secrets.token_hex(8) for _ in range(4)]
     with owned_by(user):
         results = [
             tasks.trace.using(metadata={"given": tokens[0]}).enqueue(tokens[0]),
             tasks.trace.enqueue(tokens[1], fails=True),
             tasks.trace.using(run_after=timezone.now() + timedelta(days=1)).enqueue(tokens[2]),
         ]
-    ids = [each.id for each in results]
+        members = [tasks.trace.using(metadata={"given": tokens[3]}).message(tokens[3]), tasks.give.message()]
+        job = progress_pipeline(members).run()
+    ids = [*(each.id for each in results), job.message_id]
     answers = everything_of(client, user, ids)
     site.work()
     for each in results[:2]:
         ended(each)
+    wait_until(lambda: get_progress(job).state is State.DONE)  # type: ignore[union-attr]
+    answers += [client.get(f"/progress/{each.message_id}/").content.decode() for each in members]
     answers += everything_of(client, user, ids)
     ours = [each.getMessage() for each in caplog.records if each.name.startswith("dramatiq_progress")]
     for token in tokens:

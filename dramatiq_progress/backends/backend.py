@@ -107,28 +107,7 @@ class DramatiqBackend(BaseTaskBackend):
         Raises:
           ValueError: It isn't an id that a message can have.
         """
-        self.validate_task(task)
-        result_id = message_id_of(result_id)
-        result = ProgressResult(
-            task=task,
-            id=result_id,
-            status=TaskResultStatus.READY,
-            enqueued_at=None,
-            started_at=None,
-            finished_at=None,
-            last_attempted_at=None,
-            args=list(args),
-            kwargs=dict(kwargs),
-            backend=self.alias,
-            errors=[],
-            worker_ids=[],
-            metadata=dict(getattr(task, "metadata", {})),
-        )
-        message = self._message(result)
-        run = TaskRun(message)
-        if len(run.about) > MAX_ARGUMENTS_BYTES:
-            # Exactly: a large part of it may be something else.
-            encode([result.args, result.kwargs], MAX_ARGUMENTS_BYTES, "the arguments")
+        message, run, result = self._prepare(task, args, kwargs, message_id_of(result_id))
         # In this request, whose transaction may commit after its user is known no more.
         note_owner(message, is_tracked=True)
         send = partial(self._send, message, run, result)
@@ -137,6 +116,18 @@ class DramatiqBackend(BaseTaskBackend):
         else:
             send()
         return result
+
+    def make_message(self, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Message[Any]:
+        """Return the message of a task, as a member of a group or a pipeline. Its id is that of the result.
+
+        Raises:
+          InvalidTask: See `validate_task`. Or the task has a `run_after`: a group and a pipeline have a delay.
+          TypeError: See `enqueue`.
+          ValueError: See `enqueue`.
+        """
+        if task.run_after is not None:
+            raise InvalidTask("A member of a group or a pipeline has no run_after: pass a delay to run().")
+        return self._prepare(task, args, kwargs, str(uuid4()))[0]
 
     def get_result(self, result_id: str) -> ProgressResult:
         """Return the result of a task.
@@ -179,6 +170,33 @@ class DramatiqBackend(BaseTaskBackend):
                 )
             )
         return found
+
+    def _prepare(
+        self, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result_id: str
+    ) -> tuple[Message[Any], TaskRun, ProgressResult]:
+        """Return the message of a task, its private data, and the result that `enqueue` returns."""
+        self.validate_task(task)
+        result = ProgressResult(
+            task=task,
+            id=result_id,
+            status=TaskResultStatus.READY,
+            enqueued_at=None,
+            started_at=None,
+            finished_at=None,
+            last_attempted_at=None,
+            args=list(args),
+            kwargs=dict(kwargs),
+            backend=self.alias,
+            errors=[],
+            worker_ids=[],
+            metadata=dict(getattr(task, "metadata", {})),
+        )
+        message = self._message(result)
+        run = TaskRun(message)
+        if len(run.about) > MAX_ARGUMENTS_BYTES:
+            # Exactly: a large part of it may be something else.
+            encode([result.args, result.kwargs], MAX_ARGUMENTS_BYTES, "the arguments")
+        return message, run, result
 
     def _message(self, result: ProgressResult) -> Message[Any]:
         task, options, broker = result.task, self._options, get_broker()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from django.tasks.base import TASK_REFRESH_ATTRS, Task, TaskContext, TaskResult
+from django.tasks.exceptions import InvalidTask
+from dramatiq import Message
 
 from dramatiq_progress.worker.observer import ProgressObserver
 
@@ -64,6 +66,23 @@ class ProgressTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
         changed: Any = Task.using(self, **changes)
         task: ProgressTask = replace(changed, **{name: value for name, value in own.items() if value is not None})
         return task
+
+    def message(self, *args: Any, **kwargs: Any) -> Message[Any]:
+        """Return a message that runs the task, as a member of a `progress_group` or a `progress_pipeline`.
+
+        Its ``message_id`` is the id of the result. In a pipeline the task gets the return value of the one before as a
+        further positional argument.
+
+        Raises:
+          InvalidTask: The task isn't one of `DramatiqBackend`, or has a `run_after`.
+          TypeError: An argument isn't JSON.
+          ValueError: The arguments are over 256 KiB of JSON.
+        """
+        make = getattr(self.get_backend(), "make_message", None)
+        if make is None:
+            raise InvalidTask(f'Only tasks of DramatiqBackend have messages; this one\'s backend is "{self.backend}".')
+        message: Message[Any] = make(self, args, kwargs)
+        return message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

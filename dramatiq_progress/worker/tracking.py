@@ -61,6 +61,12 @@ def companion_of(actor: Actor[..., Any], message: AnyMessage) -> Companion | Non
     return companion
 
 
+def name_of(actor: Actor[..., Any], message: AnyMessage) -> str:
+    """Return the name that a message's record has: its actor's, or that of its private data."""
+    companion = companion_of(actor, message)
+    return message.actor_name if companion is None else companion.name
+
+
 def count_retries(message: AnyMessage) -> int:
     """Return how often Dramatiq has retried a message."""
     return _whole(message.options.get("retries"))

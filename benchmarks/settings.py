@@ -28,6 +28,10 @@ DRAMATIQ_BROKER = {
         *(["benchmarks.least.RoundTripsOnly"] if os.environ.get("BENCH_LEAST") else []),
     ],
 }
+if os.environ.get("BENCH_TASKS"):
+    TASKS = {"default": {"BACKEND": "dramatiq_progress.backends.DramatiqBackend"}}
+    # Django logs the start and the end of each task, and Dramatiq's workers write that to the terminal.
+    LOGGING = {"version": 1, "loggers": {"django.tasks": {"level": "WARNING"}}}
 # A busy machine must not look like an outage.
 DRAMATIQ_PROGRESS: dict[str, Any] = {"OPTIONS": {"url": STORE_URL, "socket_timeout": 5.0}} if STORE_URL else {}
 # Like celery-progress: any client that knows the id may read.

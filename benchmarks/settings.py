@@ -38,5 +38,11 @@ DRAMATIQ_PROGRESS: dict[str, Any] = {"OPTIONS": {"url": STORE_URL, "socket_timeo
 DRAMATIQ_PROGRESS["PERMISSION"] = "dramatiq_progress.permissions.anyone_with_link"
 # 10,000 clients that read, and some that don't.
 DRAMATIQ_PROGRESS["MAX_STREAMS"] = 0
+if "BENCH_SCHEDULES" in os.environ:
+    TIME_ZONE = "UTC"
+    DRAMATIQ_PROGRESS["SCHEDULES"] = {
+        f"each-second-{number}": {"send": "benchmarks.tasks.actor", "every": 1}
+        for number in range(int(os.environ["BENCH_SCHEDULES"]))
+    }
 if "BENCH_LOST_AFTER" in os.environ:
     DRAMATIQ_PROGRESS["LOST_AFTER"] = float(os.environ["BENCH_LOST_AFTER"])

@@ -22,7 +22,8 @@ PURGED_AFTER_SECONDS = 600
 #: For a message that leaves its queue without its turn, which says nothing about those before it.
 NO_PURGE_SECONDS = 1e9
 
-#: How much private data of messages a round trip may have.
+#: The private data that a round trip may have: number of messages, and bytes.
+KEPT_AT_ONCE = 250
 KEPT_AT_ONCE_BYTES = 256 * 1024
 
 #: Number of messages that an owner's index keeps; the oldest are removed first.
@@ -162,7 +163,7 @@ class StoreCalls(ABC):
         """
         kept = [(each.id, each.companion) for each in messages if each.companion is not None]
         while kept:
-            sizes = accumulate(companion.size for _, companion in kept)
+            sizes = accumulate(companion.size for _, companion in kept[:KEPT_AT_ONCE])
             count = max(1, sum(size <= KEPT_AT_ONCE_BYTES for size in sizes))
             batch, kept = kept[:count], kept[count:]
             calls = [self._keep_call(message_id, "", companion.sent_fields) for message_id, companion in batch]

@@ -19,7 +19,7 @@ from django.tasks.exceptions import TaskResultDoesNotExist
 from django.utils import timezone
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
-from dramatiq_progress import State, StoreUnavailable, get_progress
+from dramatiq_progress import State, StoreUnavailable, get_progress, progress_pipeline
 from dramatiq_progress.middleware import ProgressMiddleware
 from tests import django_tasks as tasks
 from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory, wrong_clock
@@ -85,6 +85,23 @@ def test_a_task_whose_worker_was_killed_runs_again(here: Scene, tmp_path: Path) 
         ended = when(result, "SUCCESSFUL")
         assert (ended.return_value, ended.attempts, len(set(ended.worker_ids))) == ("waited", 2, 2)
         wait_until(lambda: finishes(here, result) == 1)
+
+
+def test_a_pipeline_of_tasks_whose_worker_was_killed_goes_on(here: Scene, tmp_path: Path) -> None:
+    go_on, written = tmp_path / "go-on", tmp_path / "written"
+    first, second = tasks.wait_for.message(str(go_on)), tasks.append.message(str(written))
+    job = progress_pipeline([first, second]).run()
+    with here.worker("-p", "1", "-t", "1") as worker:
+        wait_until(lambda: get_progress(first.message_id).state is State.RUNNING)  # type: ignore[union-attr]
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+    go_on.touch()
+    with here.worker("-p", "1", "-t", "1"):
+        wait_until(lambda: get_progress(job).state is State.DONE, timeout=HEALING_SECONDS)  # type: ignore[union-attr]
+        ended = default_task_backend.get_result(second.message_id)
+        assert (ended.status, ended.args, ended.attempts) == ("SUCCESSFUL", [str(written), "waited"], 1)
+        assert written.read_text() == "waited\n"
+        wait_until(lambda: finishes(here, ended) == 1)
 
 
 @pytest.mark.slow(30)

@@ -226,6 +226,8 @@ COLORS = """(bar) => {
   const fillColor = fill.boxShadow === "none" ? fill.backgroundColor : fill.boxShadow.match(/^.*?\\)/)[0];
   if (parseFloat(fill.inlineSize)) marks.push(["fill", fillColor]);
   if (end.content !== "none") marks.push(["end", end.backgroundColor]);
+  const failed = bar.shadowRoot.querySelector("[part=failed]:not([hidden])");
+  if (failed) marks.push(["failed", getComputedStyle(failed).borderTopColor]);
   const signColor = parseFloat(sign.borderTopWidth) ? sign.borderTopColor : sign.backgroundColor;
   const isDisc = sign.backgroundColor !== "rgba(0, 0, 0, 0)";
   return {

@@ -286,6 +286,7 @@ def test_forced_colours_are_used_by_every_bar(site: ScriptedSite, page: Page, sc
         assert {color for name, color in colors["texts"] if name not in links} == {text}
         assert {color for name, color in colors["texts"] if name in links} <= {link}
         assert (colors["outlineStyle"], colors["outlineColor"]) == ("solid", text)
+        assert {color for name, color in colors["marks"] if name == "failed"} <= {text}
         for color in [*[color for _, color in colors["marks"]], colors["sign"]]:
             assert page.evaluate(CONTRAST, [color, [ground]]) >= 3
         if colors["glyph"]:

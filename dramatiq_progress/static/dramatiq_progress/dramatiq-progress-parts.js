@@ -80,7 +80,7 @@ function rounded(seconds) {
   return Math.max(1, Math.round(seconds / unit)) * unit;
 }
 
-// The page's rules override these. Forced colours keep a border, and the fill its colour of the state.
+// The page's rules override these.
 const sheet = new CSSStyleSheet();
 sheet.replaceSync(`
   [part=track] { display: flex; gap: 2px }
@@ -93,6 +93,7 @@ sheet.replaceSync(`
     border-radius: var(--_radius, 4px);
   }
   [part=failed][hidden] { display: none }
+  @media (forced-colors: active) { [part=failed] { border-color: CanvasText } }
   @media (forced-colors: none) { :host([state=failed]) [data-members] { --_color: var(--_done, #15803d) } }
 `);
 

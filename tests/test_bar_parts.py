@@ -333,6 +333,29 @@ def test_after_a_failure_the_next_step_loads_it(open_bar: OpenBar, site: Scripte
     expect(part(bar, "text")).to_have_text(f"Step 2 of 3: Checking. {PLAIN}")
 
 
+@pytest.mark.parametrize("size", ["", "compact"])
+def test_a_time_left_makes_a_narrow_bar_higher_only_once(open_bar: OpenBar, site: ScriptedSite, size: str) -> None:
+    """It needs a third line, and its room stays until the end."""
+    compact = '<link rel="stylesheet" href="/static/dramatiq_progress/dramatiq-progress-compact.css">'
+    style = "<style>dramatiq-progress { width: 280px; font: 16px sans-serif }</style>"
+    site.reply(in_step(description=""))
+    bar = open_bar(f'cancel="/cancel/" {size}', head=compact + style)
+    heights = []
+    for reply, end in [
+        (in_step(description=""), "5,000"),
+        (in_step(description="", extra={"eta": 11.0}), "11 seconds left"),
+        (in_step(description=""), "5,000"),
+        (in_step(state="done"), "Done"),
+    ]:
+        site.reply(reply)
+        expect(part(bar, "text")).to_have_text(re.compile(f"{end}$"))
+        heights.append(bar.evaluate("bar => bar.getBoundingClientRect().height"))
+    assert heights == ([24, 24, 24, 24] if size else [84, 104, 104, 104])
+    bar.evaluate("bar => { bar.src = '/progress/m2/' }")
+    expect(part(bar, "text")).to_have_text("Checking progress…")
+    assert bar.evaluate("bar => bar.getBoundingClientRect().height") == heights[0]
+
+
 # ---- The members ----
 
 BOXES = """bar => {

@@ -93,13 +93,37 @@ sheet.replaceSync(`
     border-radius: var(--_radius, 4px);
   }
   [part=failed][hidden] { display: none }
+  :host(:not([compact], [inline])) [part=words]::before {
+    content: var(--dramatiq-progress-reserve, attr(data-longest));
+    grid-area: 1 / 1;
+    max-block-size: calc(3.75em / 0.875);
+    overflow: hidden;
+    overflow-wrap: anywhere;
+    text-wrap: pretty;
+    visibility: hidden;
+  }
   @media (forced-colors: active) { [part=failed] { border-color: CanvasText } }
   @media (forced-colors: none) { :host([state=failed]) [data-members] { --_color: var(--_done, #15803d) } }
 `);
 
-/** Draws the failed members as a hollow part at the end of the fill. What the others did keeps its colour. */
+/** Called after the bar has drawn an answer. */
 export function draw(bar, view) {
-  const { parts, percent, state } = view ?? {};
+  const { adoptedStyleSheets: sheets } = bar.shadowRoot;
+  if (!sheets.includes(sheet)) sheets.push(sheet);
+  if (bar.state === "running") reserve(bar.parts);
+  // Another message.
+  if (bar.state === "waiting") delete bar.parts[1].parentElement.dataset.longest;
+  drawFailed(bar, view ?? {});
+}
+
+/** Keeps room for the longest text of the run, up to three lines: a time left that comes and goes moves nothing. */
+function reserve([, text]) {
+  const { dataset } = text.parentElement;
+  if (!(dataset.longest?.length >= text.textContent.length)) dataset.longest = text.textContent;
+}
+
+/** Draws the failed members as a hollow part at the end of the fill. What the others did keeps its colour. */
+function drawFailed(bar, { parts, percent, state }) {
   const [fill] = bar.parts;
   const known = parts?.total > 0 && percent != null;
   const failed = known ? Math.min(percent, (100 * parts.failed) / parts.total) : 0;
@@ -120,6 +144,5 @@ function addMark(fill) {
   const mark = document.createElement("div");
   mark.setAttribute("part", "failed");
   fill.after(mark);
-  fill.getRootNode().adoptedStyleSheets.push(sheet);
   return mark;
 }

@@ -137,9 +137,9 @@ let partsModule;
 function describe(view, texts, outcome) {
   const { state, queue_position: position, queue_length: length, eta } = view;
   const isRunning = state === "running";
-  const isPlaced = state === "enqueued" && position;
-  let text = outcome || (isRunning ? describeAmount(view, texts) : texts[state]);
-  if (isPlaced) text = format(texts, position > 1 ? "position" : "first", { position, length });
+  let text = outcome || texts[state];
+  if (isRunning) text = describeAmount(view, texts);
+  if (state === "enqueued" && position) text = format(texts, position > 1 ? "position" : "first", { position, length });
   if (partsModule) text = partsModule.describe(view, texts, text, format, formatDuration, describeAmount);
   return isRunning && eta > 0 ? format(texts, "remaining", { text, time: formatDuration(eta, texts) }) : text;
 }

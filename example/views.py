@@ -26,7 +26,7 @@ from .pictures import draw
 SHOWN_IMPORTS = 5
 SHOWN_JOBS = 10
 PHOTO_COUNT = 60
-DAMAGED_PHOTO = 57
+DAMAGED_PHOTO = 9
 
 
 @require_GET

@@ -27,6 +27,7 @@ QUESTIONS = (
     "record_bytes",
     "import_time",
     "schedules",
+    "django_tasks",
     "streams_load",
 )
 PACKAGES = (

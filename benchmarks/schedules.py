@@ -1,14 +1,19 @@
-"""13. The costs of schedules: of a claim for the store, and of 1,000 schedules for a scheduler."""
+"""13. The costs of schedules: of a claim for the store, and of 1,000 schedules for a scheduler; and their lateness."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -23,6 +28,11 @@ CLAIMS = 5_000
 IDLE_SECONDS = 15.0
 #: A scheduler with 1,000 schedules has started by then.
 START_SECONDS = 10.0
+#: How often and how many times one of two schedulers is killed.
+KILL_SECONDS = 10.0
+KILLS = 3
+#: A line of a scheduler's log: when, the schedule, and the tick.
+SENT = re.compile(r"^(\S+ \S+) INFO Sent (\S+) for (\S+ \S+) UTC", re.MULTILINE)
 
 
 def main() -> None:
@@ -34,6 +44,10 @@ def main() -> None:
         due = [_due() for _ in range(ROUNDS)]
         name = f"13. lateness of the last of {SCHEDULES:,} schedules that are due in one second"
         report(Row(name, "s", {"scheduler": due}, bar=2.0, bar_unit="s"))
+        latest, twice = _killed()
+        name = "13. the latest of three schedules each second, while one of two schedulers is killed every ten seconds"
+        report(Row(name, "s", {"schedulers": [latest]}, bar=0.5, bar_unit="s"))
+        report(Row("13. … and sent twice", "messages", {"schedulers": [twice]}, bar=0, bar_unit="messages"))
 
 
 @contextmanager
@@ -85,6 +99,37 @@ def _due() -> float:
         while len(sent) < SCHEDULES:
             time.sleep(0.1)
         return sent[-1] - moment.timestamp()
+
+
+def _killed() -> tuple[float, float]:
+    """Return the seconds from the latest tick to its message, and the number of ticks that were sent twice."""
+    with TemporaryDirectory() as folder:
+        logs = [Path(folder) / str(number) for number in range(KILLS + 1)]
+        first = _start(logs[0])
+        for log in logs[1:]:
+            other = _start(log)
+            time.sleep(KILL_SECONDS)
+            first.kill()
+            first.wait()
+            first = other
+        first.terminate()
+        first.wait()
+        found = [match for log in logs for match in SENT.findall(log.read_text())]
+    lateness = [datetime.fromisoformat(at) - datetime.fromisoformat(tick) for at, _, tick in found]
+    return max(lateness).total_seconds(), len(found) - len({(name, tick) for _, name, tick in found})
+
+
+def _start(log: Path) -> subprocess.Popen[bytes]:
+    """Start a scheduler process, and wait until it sends."""
+    command = [sys.executable, "-m", "django", "runscheduler", "--skip-checks"]
+    environment = os.environ | {"BENCH_SCHEDULES": "3", "TZ": "UTC"}
+    with log.open("wb") as file:
+        child = subprocess.Popen(command, env=environment, stderr=file)
+    while " starts with " not in log.read_text():
+        if child.poll() is not None:
+            raise RuntimeError(f"The scheduler has ended: {log.read_text()}")
+        time.sleep(0.1)
+    return child
 
 
 def _schedules(**options: Any) -> list[Schedule]:

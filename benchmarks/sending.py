@@ -27,6 +27,10 @@ def sender(kind: str) -> Callable[[], object]:
         from benchmarks.celery_app import noop
 
         return noop.delay
+    if kind == "task":
+        from benchmarks.noop_task import noop as task
+
+        return task.enqueue
     from benchmarks.tasks import actor
 
     return actor.send

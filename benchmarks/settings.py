@@ -28,11 +28,21 @@ DRAMATIQ_BROKER = {
         *(["benchmarks.least.RoundTripsOnly"] if os.environ.get("BENCH_LEAST") else []),
     ],
 }
+if os.environ.get("BENCH_TASKS"):
+    TASKS = {"default": {"BACKEND": "dramatiq_progress.backends.DramatiqBackend"}}
+    # Django logs the start and the end of each task, and Dramatiq's workers write that to the terminal.
+    LOGGING = {"version": 1, "loggers": {"django.tasks": {"level": "WARNING"}}}
 # A busy machine must not look like an outage.
 DRAMATIQ_PROGRESS: dict[str, Any] = {"OPTIONS": {"url": STORE_URL, "socket_timeout": 5.0}} if STORE_URL else {}
 # Like celery-progress: any client that knows the id may read.
 DRAMATIQ_PROGRESS["PERMISSION"] = "dramatiq_progress.permissions.anyone_with_link"
 # 10,000 clients that read, and some that don't.
 DRAMATIQ_PROGRESS["MAX_STREAMS"] = 0
+if "BENCH_SCHEDULES" in os.environ:
+    TIME_ZONE = "UTC"
+    DRAMATIQ_PROGRESS["SCHEDULES"] = {
+        f"each-second-{number}": {"send": "benchmarks.tasks.actor", "every": 1}
+        for number in range(int(os.environ["BENCH_SCHEDULES"]))
+    }
 if "BENCH_LOST_AFTER" in os.environ:
     DRAMATIQ_PROGRESS["LOST_AFTER"] = float(os.environ["BENCH_LOST_AFTER"])

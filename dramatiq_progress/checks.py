@@ -19,9 +19,9 @@ from .errors import StoreUnavailable
 from .middleware import ProgressMiddleware
 from .permissions import uncallable_permissions
 from .requests import OwnerMiddleware
-from .scheduler.targets import is_tracked
+from .scheduler.targets import is_tracked, misfit
 from .schedules import live_schedulers
-from .schedules.declaring import find_schedules
+from .schedules.declaring import find_schedules, name_of
 from .stores import get_store
 
 Messages = list[checks.CheckMessage]
@@ -201,6 +201,17 @@ def check_schedules(app_configs: Apps, **kwargs: Any) -> Messages:
         for each in schedules
         if each.overlap == "skip" and not is_tracked(each.target)
     ]
+    found += [
+        checks.Warning(
+            f"Each message of the schedule {each.name!r} will fail: its args={each.args!r:.80} and "
+            f"kwargs={each.kwargs!r:.80} don't fit {name_of(each.target)}: {reason}.",
+            hint="Give the schedule other args or kwargs. If a decorator of the function adds some, silence this "
+            "check.",
+            id="dramatiq_progress.W008",
+        )
+        for each in schedules
+        if (reason := misfit(each.target, each.args, each.kwargs))
+    ]
     return found
 
 
@@ -216,7 +227,7 @@ def check_schedulers(app_configs: Apps, **kwargs: Any) -> Messages:
     return [
         checks.Warning(
             "There are schedules, but no scheduler is running, so nothing is sent.",
-            hint="Run manage.py runscheduler as a service: see docs/schedules.md. Any number of them may run.",
+            hint="Run manage.py runscheduler as a service, as you do with rundramatiq. Any number of them may run.",
             id="dramatiq_progress.W006",
         )
     ]

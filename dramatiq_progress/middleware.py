@@ -100,7 +100,7 @@ class ProgressMiddleware(Middleware):
             actor=message.actor_name if companion is None else companion.name,
             queue=q_name(message.queue_name),
             retries_left=count_retries_left(broker, message, actor),
-            cancellable=is_cancellable(actor),
+            cancellable=is_cancellable(actor, message),
             delay=seconds,
             due=this_thread.is_consumer and delay is None,
             owner=owner,
@@ -177,7 +177,7 @@ class ProgressMiddleware(Middleware):
         return Delivery(
             message,
             count_retries_left(broker, message, actor),
-            cancellable=is_cancellable(actor),
+            cancellable=is_cancellable(actor, message),
             estimate_key=estimate_key_of(message, actor),
             companion=companion_of(actor, message),
         )

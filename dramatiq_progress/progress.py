@@ -151,7 +151,8 @@ class Progress:
         the JSON, except as the percentage.
       overall_rate: The fraction of the whole that is done per second, smoothed, instead of `rate`. Not part of the
         JSON.
-      step: The step that the actor is in, or was in last. None without steps, and before the first.
+      step: The step that the actor is in, or was in last. None without steps, and before the first. Of a pipeline,
+        its stage, which has no name.
       parts: The members of a group or a pipeline, which has a record like a message. None for a message. `current` and
         `total` are then the number of members that have ended, and of all.
       attempt: Number of the attempt that is described. 0 before the first.

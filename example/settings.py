@@ -50,6 +50,9 @@ DRAMATIQ_PROGRESS = {
     "OPTIONS": {"url": REDIS_URL},
 }
 
+# For Django 6.0 and newer, which has tasks.
+TASKS = {"default": {"BACKEND": "dramatiq_progress.backends.DramatiqBackend", "QUEUES": ["example"]}}
+
 # The site has no users. The session is only a token, which is stored in the cookie.
 SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
 

@@ -1,5 +1,6 @@
 """The pages of the example, and the progress of its jobs at /progress/."""
 
+import django
 from django.conf import settings
 from django.conf.urls.static import static
 from django.urls import include, path, register_converter
@@ -23,6 +24,11 @@ class MessageIdConverter:
 
 register_converter(MessageIdConverter, "message")
 
+TASK_PAGES = (
+    path("task/", views.task_page, name="task"),
+    path("task/<message:message_id>/", views.task_page, name="task"),
+)
+
 urlpatterns = [
     path("progress/", include("dramatiq_progress.urls")),
     path("", views.home, name="home"),
@@ -39,5 +45,6 @@ urlpatterns = [
     path("schedules/", views.schedules_page, name="schedules"),
     path("trouble/", views.trouble_page, name="trouble"),
     path("trouble/<message:message_id>/", views.trouble_page, name="trouble"),
+    *(TASK_PAGES if django.VERSION >= (6, 0) else ()),
     *static(f"{settings.MEDIA_URL}thumbnails/", document_root=settings.MEDIA_ROOT / "thumbnails"),
 ]

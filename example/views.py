@@ -26,7 +26,7 @@ from .pictures import draw
 SHOWN_IMPORTS = 5
 SHOWN_JOBS = 10
 PHOTO_COUNT = 60
-DAMAGED_PHOTO = 57
+DAMAGED_PHOTO = 9
 
 
 @require_GET
@@ -170,6 +170,34 @@ def trouble_page(request, message_id=None):
         return redirect("trouble", message_id=message.message_id)
     context = {"message_id": message_id, "code": "\n\n".join(map(source_of, actors.values()))}
     return render(request, "example/trouble.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def task_page(request, message_id=None):
+    # Here, since Django has tasks from version 6.0 on only.
+    from .django_tasks import count_countries
+
+    if request.method == "POST":
+        result = count_countries.enqueue()
+        return redirect("task", message_id=result.id)
+    context = {
+        "message_id": message_id,
+        "result": own_result(request, count_countries, message_id),
+        "code": inspect.getsource(count_countries.func),
+    }
+    return render(request, "example/task.html", context)
+
+
+def own_result(request, task, message_id):
+    """Return the result of a task that this visitor has enqueued, None for others: its return value is private."""
+    from django.tasks.exceptions import TaskResultDoesNotExist, TaskResultMismatch
+
+    if message_id not in {job.id for job in jobs_of(request) or ()}:
+        return None
+    try:
+        return task.get_result(message_id)
+    except (StoreUnavailable, TaskResultDoesNotExist, TaskResultMismatch):
+        return None
 
 
 def jobs_of(request):

@@ -37,6 +37,10 @@ def note(value: Any) -> None:
 
 
 @task
+def nothing() -> None: ...
+
+
+@task
 def give(value: Any) -> Any:
     return value
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from html import escape
 from typing import Any
 
 from playwright.sync_api import Page, expect
 
-from dramatiq_progress.progress import StepProgress
+from dramatiq_progress.progress import Parts, StepProgress, UsualTimes
 from tests.bars import HEAD, NOT_FOUND, answer
 from tests.scripted_site import LIST, Reply, ScriptedSite
 from tests.waiting import wait_until
@@ -32,6 +32,7 @@ class Look:
       offline: Whether the bar shows that the connection is lost.
       shows: The part that is drawn last. Some are drawn by modules of their own.
       text: The last text of the bar, if a module of its own draws it.
+      title: Its label in the documentation's pictures, instead of theirs.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Look:
     offline: bool = False
     shows: str = "text"
     text: str = ""
+    title: str = ""
 
     @property
     def path(self) -> str:
@@ -62,6 +64,16 @@ def _look(state: str, name: str = "", attributes: str = "", shows: str = "text",
     return Look(name=name or state, state=state, replies=replies, attributes=attributes, shows=shows, text=text)
 
 
+def _group(state: str, name: str, text: str, overall: float, *, title: str = "Resize 50 photos", **values: Any) -> Look:
+    """Return a look of a group or a pipeline, from the numbers of its members by state."""
+    counts = {each.name: values.pop(each.name, 0) for each in fields(Parts) if each.name != "total"}
+    parts = Parts(total=sum(counts.values()), **counts)
+    ended = parts.done + parts.failed + parts.cancelled + parts.skipped
+    values = {"current": ended, "total": parts.total, "description": "Resizing", "parts": parts, **values}
+    made = _look(state, name, text=text, has_steps=True, overall=overall, **values)
+    return replace(made, title=title)
+
+
 _RUNNING = _answer("running", current=3100, extra={"eta": 9.2})
 _STARTED = _RUNNING | {"poll_after": 0.1}
 #: Shown at the first failure, since the retry is far away.
@@ -71,6 +83,24 @@ _POSITION = {"queue_position": 3, "queue_length": 12}
 LOOKS = [
     Look(name="waiting", state="waiting", replies=(NOT_FOUND,)),
     _look("enqueued", total=None, current=0, extra=_POSITION),
+    _look(
+        "enqueued",
+        "wait",
+        text="In the queue: about number 3 of 12, begins in about 40 seconds",
+        total=None,
+        current=0,
+        usual=UsualTimes(180, 240, 40),
+        extra=_POSITION,
+    ),
+    _look(
+        "enqueued",
+        "usual",
+        text="Next in the queue, usually takes about 3 minutes",
+        total=None,
+        current=0,
+        usual=UsualTimes(180, 240, None),
+        extra=_POSITION | {"queue_position": 1},
+    ),
     _look("delayed", total=None, current=0),
     Look(name="running", state="running", replies=(_RUNNING,)),
     _look("running", "running-unknown", total=None, version=3),
@@ -83,6 +113,30 @@ LOOKS = [
         has_steps=True,
         overall=0.26,
         step=StepProgress(2, 3, "Checking", 62.0),
+    ),
+    _look(
+        "running",
+        "usual-running",
+        text="Running, usually takes 2 to 10 minutes",
+        total=None,
+        current=0,
+        description="",
+        usual=UsualTimes(120, 600, None),
+    ),
+    _group(
+        "running",
+        "group",
+        "Resizing: 7 of 50, 1 failed, about 2 minutes left",
+        0.16,
+        **{"waiting": 40, "running": 3, "done": 6, "failed": 1, "extra": {"eta": 110.0}},
+    ),
+    _group(
+        "running",
+        "pipeline",
+        "Step 2 of 3. Converting",
+        0.48,
+        title="Convert holiday.mov",
+        **{"waiting": 1, "running": 1, "done": 1, "description": "Converting", "step": StepProgress(2, 3, "")},
     ),
     _look("running", "cancel", 'cancel="/cancel/"', "cancel", current=3100, extra={"can_cancel": True, "eta": 9.2}),
     _look("running", "cancelling", 'cancel="/cancel/"', text="Cancelling…", cancel_requested=True),
@@ -103,7 +157,15 @@ LOOKS = [
     _look("failed", result="Row 1,201: there is no airport “XQZ”."),
     _look("failed", "failed-unknown", total=None, current=0),
     _look("failed", "failed-retry", 'retry="/again/"', "retry", result="Row 1,201: there is no airport “XQZ”."),
+    _group("failed", "group-failed", "49 of 50 done, 1 failed", 1.0, done=49, failed=1, result="1 of 50 failed."),
     _look("cancelled"),
+    _group(
+        "cancelled",
+        "group-cancelled",
+        "The task was cancelled: 30 of 50 done, 1 failed",
+        0.62,
+        **{"done": 30, "failed": 1, "cancelled": 4, "waiting": 15, "result": "The task was cancelled."},
+    ),
     _look("skipped", total=None, current=0),
     Look(name="not-found", state="not-found", replies=(NOT_FOUND,)),
     Look(name="denied", state="not-found", replies=(Reply(status=403, json={}),)),
@@ -128,10 +190,14 @@ def write_looks(
     head = HEAD.replace('lang="en"', root)
     bars = "".join(
         f'<section id="{look.name}"><h2>{look.name}</h2><dramatiq-progress data-src="{escape(look.path)}" '
-        f'label="{label or look.name}" {look.list_attribute} {look.attributes}></dramatiq-progress></section>'
+        f'label="{_label(look, label)}" {look.list_attribute} {look.attributes}></dramatiq-progress></section>'
         for look in looks
     )
     site.html = f"{head}<title>Looks</title>{style}<body><main><h1>Looks</h1>{bars}</main>"
+
+
+def _label(look: Look, label: str) -> str:
+    return (look.title or label) if label else look.name
 
 
 def open_looks(page: Page, site: ScriptedSite, looks: Sequence[Look] = LOOKS, **of_page: str) -> None:

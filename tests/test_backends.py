@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -21,21 +22,38 @@ from django.db import transaction
 from django.tasks import TaskResultStatus, default_task_backend, task_backends
 from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued, task_finished, task_started
+from django.template import RequestContext, Template
+from django.test import AsyncClient, Client, RequestFactory
 from django.utils import timezone
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import AsyncIO, Middleware, Retries, TimeLimit
+from dramatiq.middleware import AsyncIO, Middleware, Pipelines, Retries, TimeLimit
 
-from dramatiq_progress import CancelOutcome, State, StoreUnavailable, get_progress, owned_by
+from dramatiq_progress import (
+    CancelOutcome,
+    State,
+    StoreUnavailable,
+    cancel,
+    get_progress,
+    owned_by,
+    progress_group,
+    progress_pipeline,
+)
 from dramatiq_progress.backends import DramatiqBackend
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store, get_store
 from tests import django_tasks as tasks
+from tests.people import MIDDLEWARE
 from tests.store_server import Server
 from tests.waiting import wait_until
 
 READY, RUNNING, FAILED, SUCCESSFUL = (TaskResultStatus[each] for each in ("READY", "RUNNING", "FAILED", "SUCCESSFUL"))
 BACKEND = "dramatiq_progress.backends.DramatiqBackend"
 RETRIES = {"min_backoff": 1, "max_backoff": 1}
+
+PAGE = Template(
+    "{% load dramatiq_progress %}{% for id in ids %}{% dramatiq_progress id show_result=True %}{% endfor %}"
+    "{% dramatiq_progress_mine %}"
+)
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -65,7 +83,7 @@ class Site:
 @pytest.fixture
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     """A site with our middleware after all others, or before them."""
-    others: list[Middleware] = [TimeLimit(interval=20), Retries(**RETRIES), AsyncIO()]
+    others: list[Middleware] = [TimeLimit(interval=20), Retries(**RETRIES), AsyncIO(), Pipelines()]
     is_first = getattr(request, "param", "last") == "first"
     here = Site(*([ProgressMiddleware(), *others] if is_first else [*others, ProgressMiddleware()]))
     before = dramatiq.get_broker()
@@ -364,10 +382,27 @@ def test_a_mistake_in_the_options_is_named(settings: Any, options: dict[str, Any
         task_backends["default"]
 
 
-@pytest.mark.parametrize("options", [{"max_retries": -1}, {"max_retries": 1.5}, {"time_limit": 0}])
+@pytest.mark.parametrize(
+    "options", [{"max_retries": -1}, {"max_retries": 1.5}, {"time_limit": 0}, {"cancellable": "no"}]
+)
 def test_a_mistake_in_a_task_is_named(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidTask, match=f"{next(iter(options))} must be"):
         tasks.add.using(**options)
+
+
+def test_an_option_that_tasks_do_not_have_is_named() -> None:
+    with pytest.raises(TypeError, match=r"no option max_retrys\. The options are backend, cancellable, max_retries, "):
+        tasks.add.using(max_retrys=3)
+
+
+def test_a_task_says_whether_it_can_be_cancelled(site: Site, settings: Any) -> None:
+    """Each alone: the setting is for those that don't say so."""
+    for setting in (False, True):
+        settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"CANCELLABLE": setting}
+        allowed, refused, unsaid = (tasks.add.using(cancellable=each).enqueue(1, 2) for each in (True, False, None))
+        outcomes = [default_task_backend.cancel(each.id).outcome for each in (allowed, refused, unsaid)]
+        no, yes = CancelOutcome.NOT_CANCELLABLE, CancelOutcome.CANCELLED
+        assert outcomes == [yes, no, yes if setting else no]
 
 
 def test_the_options_of_the_backend_are_the_defaults_of_tasks(site: Site, settings: Any, store: Store) -> None:
@@ -417,6 +452,33 @@ def test_a_task_that_the_project_has_no_more_fails(
     assert (read.task.module_path, read.task.queue_name) == ("tests.django_tasks.add", "default")
 
 
+def test_a_task_whose_alias_the_project_has_no_more_fails(site: Site, settings: Any) -> None:
+    settings.TASKS = {each: {"BACKEND": BACKEND} for each in ("default", "other")}
+    result = tasks.add.using(backend="other").enqueue(1, 2)
+    settings.TASKS = {"default": {"BACKEND": BACKEND}}
+    with pytest.raises(InvalidTaskBackend):
+        result.refresh()
+    with pytest.raises(TaskResultDoesNotExist):
+        default_task_backend.get_result(result.id)
+    site.work()
+    wait_until(lambda: get_progress(result.id).state is State.FAILED)  # type: ignore[union-attr]
+    # The message was rejected: once the alias is back, its sender reads why.
+    settings.TASKS = {each: {"BACKEND": BACKEND} for each in ("default", "other")}
+    assert [each.exception_class for each in ended(result).errors] == [InvalidTaskBackend]
+    assert len(site.broker.dead_letters) == 1
+
+
+def test_a_result_is_gone_after_its_time(site: Site, settings: Any, client: Client) -> None:
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"result_ttl": 0.2}}}
+    result = tasks.add.enqueue(1, 2)
+    assert found(result.id) == result
+    site.work()
+    wait_until(lambda: found(result.id) is None)
+    with pytest.raises(TaskResultDoesNotExist):
+        default_task_backend.get_result(result.id)
+    assert client.get(f"/progress/{result.id}/").status_code == 404
+
+
 def test_a_task_that_is_delivered_again_after_its_end_does_not_run(site: Site, signals: list[Any]) -> None:
     result = tasks.note.enqueue(1)
     copy = site.broker.queues["default"].queue[0]
@@ -456,6 +518,72 @@ def test_results_can_be_read_in_async_code(site: Site) -> None:
         assert result == await default_task_backend.aget_result(result.id)
 
     asyncio.run(run())
+
+
+def test_a_group_of_tasks_has_one_bar_and_a_result_for_each(site: Site, signals: list[Any]) -> None:
+    messages = [tasks.add.using(priority=each).message(each, b=1) for each in (-1, 0, 1)]
+    messages += [tasks.fail_first.using(max_retries=1).message(1)]
+    job = progress_group([*messages, progress_group([tasks.fail.message("no")])]).run()
+    bar = get_progress(job)
+    assert bar is not None and (bar.state, bar.total, bar.actor) == (State.ENQUEUED, 5, "group")
+    waiting = default_task_backend.get_result(messages[0].message_id)
+    assert (waiting.status, waiting.args, waiting.kwargs, waiting.task.priority) == (READY, [-1], {"b": 1}, -1)
+    site.work()
+    wait_until(lambda: get_progress(job).complete)  # type: ignore[union-attr]
+    results = [ended(default_task_backend.get_result(each.message_id)) for each in messages]
+    assert [each.return_value for each in results] == [0, 1, 2, 2]
+    assert len(results[-1].errors) == 1
+    bar = get_progress(job)
+    assert bar is not None and bar.parts is not None and (bar.parts.done, bar.parts.failed) == (4, 1)
+    wait_until(lambda: len([each for each in signals if each[0] == "finished"]) == 5)
+    found = Counter(name for name, *_ in signals)
+    assert found == {"enqueued": 5, "started": 6, "finished": 5}
+
+
+def test_a_pipeline_of_tasks_passes_return_values_on(site: Site, signals: list[Any]) -> None:
+    first, second = tasks.give.message(1), tasks.add.message(2)
+    job = progress_pipeline([first, second, tasks.add.message(3, b=4).copy(options={"pipe_ignore": True})]).run()
+    site.work()
+    wait_until(lambda: get_progress(job).state is State.DONE)  # type: ignore[union-attr]
+    result = ended(tasks.add.get_result(second.message_id))
+    assert (result.args, result.return_value) == ([2, 1], 3)
+    assert [get_progress(each.message_id).result for each in (first, second)] == [None, None]  # type: ignore[union-attr]
+    wait_until(lambda: len(signals) == 9)
+    assert [name for name, each, *_ in signals if each == second.message_id] == ["enqueued", "started", "finished"]
+
+
+def test_a_group_of_one_task_is_named_and_cancelled_like_the_task(site: Site, signals: list[Any]) -> None:
+    job = progress_group([tasks.note.using(cancellable=True).message(each) for each in range(3)]).run(delay=50)
+    bar = get_progress(job)
+    assert bar is not None and (bar.actor, bar.title) == ("tests.django_tasks.note", "Note")
+    assert cancel(job).outcome is CancelOutcome.CANCELLED
+    site.work()
+    wait_until(lambda: len([each for each in signals if each[0] == "finished"]) == 3)
+    assert tasks.noted == []
+    for message in job.children:
+        errors = ended(default_task_backend.get_result(message.message_id)).errors
+        assert [each.exception_class.__name__ for each in errors] == ["Cancelled"]
+    assert Counter(name for name, *_ in signals) == {"enqueued": 3, "finished": 3}
+
+
+def test_a_task_that_can_be_no_member_says_why(site: Site, settings: Any) -> None:
+    with pytest.raises(InvalidTask, match=r"has no run_after: pass a delay to run\(\)"):
+        tasks.add.using(run_after=timezone.now()).message(1, 2)
+    with pytest.raises(ValueError, match="The JSON of the arguments has"):
+        tasks.give.message("x" * 256 * 1024)
+    settings.TASKS |= {"other": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}
+    with pytest.raises(InvalidTask, match="Only tasks of DramatiqBackend have messages"):
+        tasks.add.using(backend="other").message(1, 2)
+
+
+def test_a_store_that_is_down_gets_a_group_of_tasks_later(site: Site, settings: Any, server: Server) -> None:
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}}
+    server.kill()
+    job = progress_group([tasks.give.message("x" * 100_000), *(tasks.give.message(each) for each in range(300))]).run()
+    server.start()
+    wait_until(lambda: all(found(each.message_id) for each in job.children))
+    assert [found(each.message_id).args for each in job.children[1:]] == [[each] for each in range(300)]
+    get_store().close()
 
 
 def test_a_store_that_is_down_keeps_no_task_from_being_sent(
@@ -506,34 +634,62 @@ def test_the_actors_are_declared_when_django_is_set_up() -> None:
     assert done.stdout.strip() == "['django_task', 'django_task.high', 'django_task.low']"
 
 
-@pytest.mark.django_db
-def test_nothing_private_is_ever_public(site: Site, client: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Arguments, return values, metadata and exceptions are in no answer, and in none of our log lines."""
+@pytest.mark.django_db(transaction=True)
+def test_nothing_private_is_ever_public(
+    site: Site, settings: Any, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Arguments, return values, metadata and exceptions are in no answer, page or stream, nor in our log."""
     caplog.set_level(logging.INFO, logger="dramatiq_progress")
-    tokens = [secrets.token_hex(8) for _ in range(3)]
-    results = [
-        tasks.trace.using(metadata={"given": tokens[0]}).enqueue(tokens[0]),
-        tasks.trace.enqueue(tokens[1], fails=True),
-        tasks.trace.using(run_after=timezone.now() + timedelta(days=1)).enqueue(tokens[2]),
-    ]
-    answers = [everything_of(client, results)]
+    settings.MIDDLEWARE = MIDDLEWARE
+    user = User.objects.create(username="ada")
+    client.force_login(user)
+    tokens = [secrets.token_hex(8) for _ in range(4)]
+    with owned_by(user):
+        results = [
+            tasks.trace.using(metadata={"given": tokens[0]}).enqueue(tokens[0]),
+            tasks.trace.enqueue(tokens[1], fails=True),
+            tasks.trace.using(run_after=timezone.now() + timedelta(days=1)).enqueue(tokens[2]),
+        ]
+        members = [tasks.trace.using(metadata={"given": tokens[3]}).message(tokens[3]), tasks.give.message()]
+        job = progress_pipeline(members).run()
+    ids = [*(each.id for each in results), job.message_id]
+    answers = everything_of(client, user, ids)
     site.work()
     for each in results[:2]:
         ended(each)
-    answers.append(everything_of(client, results))
+    wait_until(lambda: get_progress(job).state is State.DONE)  # type: ignore[union-attr]
+    answers += [client.get(f"/progress/{each.message_id}/").content.decode() for each in members]
+    answers += everything_of(client, user, ids)
     ours = [each.getMessage() for each in caplog.records if each.name.startswith("dramatiq_progress")]
-    assert results[0].id in answers[0]
     for token in tokens:
         assert token not in "\n".join([*answers, *ours])
 
 
-def everything_of(client: Any, results: list[Any]) -> str:
-    """Return all answers about some results."""
-    ids = "&".join(f"id={each.id}" for each in results)
-    paths = [f"/progress/{each.id}/" for each in results] + [f"/progress/?{ids}"]
-    found = [client.get(path) for path in paths]
+def everything_of(client: Client, user: User, ids: list[str]) -> list[str]:
+    """Return what the owner of some results may read of them: an answer for each, then those for all."""
+    query = "&".join(f"id={each}" for each in ids)
+    found = [
+        client.get(path) for path in (*(f"/progress/{each}/" for each in ids), f"/progress/?{query}", "/progress/mine/")
+    ]
     assert {each.status_code for each in found} == {200}
-    return "\n".join(each.content.decode() + json.dumps(dict(each.headers)) for each in found)
+    answers = [each.content.decode() + json.dumps(dict(each.headers)) for each in found]
+    request = RequestFactory().get("/")
+    request.session, request.user = client.session, user
+    page = PAGE.render(RequestContext(request, {"ids": ids}))
+    answers += [page, asyncio.run(stream_of(client, query, ids))]
+    assert all(each in answer for answer in answers[len(ids) :] for each in ids)
+    return answers
+
+
+async def stream_of(client: Client, query: str, ids: list[str]) -> str:
+    """Return a stream's events until there was one of each message."""
+    reader = AsyncClient()
+    reader.cookies = client.cookies
+    response: Any = await reader.get(f"/progress/stream/?{query}")
+    text = ""
+    while not all(each in text for each in ids):
+        text += (await anext(response.streaming_content)).decode()
+    return text
 
 
 def test_tasks_that_threads_send_at_the_same_time_are_kept_apart(site: Site) -> None:

@@ -226,6 +226,8 @@ COLORS = """(bar) => {
   const fillColor = fill.boxShadow === "none" ? fill.backgroundColor : fill.boxShadow.match(/^.*?\\)/)[0];
   if (parseFloat(fill.inlineSize)) marks.push(["fill", fillColor]);
   if (end.content !== "none") marks.push(["end", end.backgroundColor]);
+  const failed = bar.shadowRoot.querySelector("[part=failed]:not([hidden])");
+  if (failed) marks.push(["failed", getComputedStyle(failed).borderTopColor]);
   const signColor = parseFloat(sign.borderTopWidth) ? sign.borderTopColor : sign.backgroundColor;
   const isDisc = sign.backgroundColor !== "rgba(0, 0, 0, 0)";
   return {
@@ -284,6 +286,7 @@ def test_forced_colours_are_used_by_every_bar(site: ScriptedSite, page: Page, sc
         assert {color for name, color in colors["texts"] if name not in links} == {text}
         assert {color for name, color in colors["texts"] if name in links} <= {link}
         assert (colors["outlineStyle"], colors["outlineColor"]) == ("solid", text)
+        assert {color for name, color in colors["marks"] if name == "failed"} <= {text}
         for color in [*[color for _, color in colors["marks"]], colors["sign"]]:
             assert page.evaluate(CONTRAST, [color, [ground]]) >= 3
         if colors["glyph"]:

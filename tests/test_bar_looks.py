@@ -66,10 +66,10 @@ def test_a_page_can_set_every_property(site: ScriptedSite, page: Page) -> None:
 
 
 def test_every_part_is_documented_and_can_be_styled(site: ScriptedSite, page: Page) -> None:
-    """Links and buttons are never in the same bar."""
+    """Links, buttons and failed members are never in the same bar."""
     listed = DOCS.partition("For more there are parts:")[2].partition("\n\n")[0]
     names = re.findall(r"`([a-z-]+)`", listed)
-    looks = [each for each in LOOKS if each.name in ("done-download", "cancel", "failed-retry")]
+    looks = [each for each in LOOKS if each.name in ("done-download", "cancel", "failed-retry", "group")]
     open_looks(page, site, looks, style="<style></style>")
     there: set[str] = set()
     for look in looks:

@@ -1,10 +1,11 @@
-"""The text of a message with steps, which a module of its own draws: dramatiq-progress-parts.js."""
+"""Steps, members and usual times, which a module of its own draws: dramatiq-progress-parts.js."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -12,10 +13,11 @@ from django.template import Context, Template
 from django.utils import translation
 from playwright.sync_api import Locator, Page, Route, expect
 
-from dramatiq_progress.progress import Progress, State, StepProgress
-from dramatiq_progress.web.noscript import describe
-from dramatiq_progress.web.texts import STEP_TEXTS
-from tests.bars import HEAD, OpenBar, answer, expect_state, part, settle
+from dramatiq_progress.progress import Parts, Progress, State, StepProgress, UsualTimes
+from dramatiq_progress.web.noscript import describe, markup
+from dramatiq_progress.web.texts import PARTS_TEXTS
+from tests.bars import HEAD, OpenBar, answer, part, settle
+from tests.looks import NEVER
 from tests.scripted_site import Reply, ScriptedSite
 from tests.streaming_site import Site, begin, report
 from tests.waiting import wait_until
@@ -60,6 +62,66 @@ RECORDS = [
 ]
 
 
+def members(state: State = State.RUNNING, *, total: int = 50, description: str = "Resizing", **values: Any) -> Progress:
+    """Return the progress of a group, with these numbers of its members by state."""
+    counts = {each.name: values.pop(each.name, 0) for each in fields(Parts)} | {"total": total}
+    parts = Parts(**counts)
+    ended = {"current": counts["done"] + counts["failed"], "total": total, "has_steps": True, "overall": 0.16}
+    values = ended | {"id": "m", "actor": "group", "queue": "", "description": description} | values
+    return Progress(state=state, parts=parts, **values)
+
+
+RECORDS += [
+    members(done=7),
+    members(done=6, failed=1),
+    members(done=6, failed=1, eta=110.0),
+    members(done=6, failed=1, description="{failed} {text}"),
+    members(done=6, failed=1, description=""),
+    members(State.ENQUEUED),
+    members(State.LOST, done=6, failed=1),
+    members(State.DONE, done=50),
+    members(State.FAILED, done=49, failed=1, result="1 of 50 failed."),
+    members(State.FAILED, total=5000, done=3766, failed=1234, result="1,234 of 5,000 failed."),
+    members(State.CANCELLED, done=30, cancelled=5, result="The task was cancelled."),
+    members(State.CANCELLED, done=30, failed=1, cancelled=5, result="The task was cancelled."),
+    members(State.SKIPPED, done=49, skipped=1, result="The task was skipped."),
+    # A pipeline.
+    members(total=3, done=1, step=StepProgress(2, 3, "")),
+    members(total=3, done=1, step=StepProgress(2, 3, ""), description="", eta=7200),
+    members(State.FAILED, total=3, done=1, failed=1, step=StepProgress(2, 3, ""), result="1 of 3 failed."),
+]
+
+
+def usual(run: float | None, most: float | None, wait: float | None = None, **values: Any) -> Progress:
+    """Return the progress of a message that waits, of an actor with past runs."""
+    values = {"state": State.ENQUEUED, "usual": UsualTimes(run, most, wait)} | values
+    return Progress(id="m", actor="work", queue="default", **values)
+
+
+RECORDS += [
+    usual(118, 300),
+    usual(90, 269),
+    usual(150, 450),
+    usual(150, 451),
+    usual(60, 5399),
+    usual(59.7, 601),
+    usual(30, 120),
+    usual(5400, 18_000),
+    usual(40_000, 130_000),
+    usual(None, None, 300),
+    usual(120, 130, 300, queue_position=1, queue_length=3),
+    usual(None, None, 300, queue_position=1, queue_length=3),
+    usual(120, 130, 300, queue_position=2, queue_length=1200),
+    usual(120, 130, state=State.DELAYED),
+    usual(120, 130, state=State.RUNNING, attempt=1, elapsed=129.0),
+    usual(120, 130, state=State.RUNNING, attempt=1, elapsed=131.0),
+    usual(120, 500, state=State.RUNNING, attempt=1, elapsed=131.0, current=3, description="Opening…"),
+    usual(120, 130, state=State.RUNNING, attempt=1, elapsed=9.0, current=3, total=50, eta=600.0),
+    usual(120, 130, state=State.RUNNING, attempt=1, elapsed=9.0, step=StepProgress(2, 3, "Checking")),
+    usual(120, 130, state=State.RETRYING, attempt=1, retry_in=900.0),
+]
+
+
 def ungrouped(text: str) -> str:
     """Return a text with ordinary spaces, and its numbers without separators: Django's differ from the browser's."""
     return re.sub(r"(?<=\d)[\s.](?=\d{3})", "", " ".join(text.split()))
@@ -77,18 +139,17 @@ def test_it_has_the_words_of_the_page_without_javascript(site: ScriptedSite, pag
     )
     site.html = f'<!doctype html><meta charset="utf-8">{head}<body>{bars}'
     page.goto(site.url)
-    shown = page.locator("dramatiq-progress [part=text]")
-    # It begins with the step as soon as the module is loaded.
-    expect(shown).to_have_text([re.compile(f"^{re.escape(texts[0].partition(':')[0])}")] * len(texts))
-    assert [ungrouped(each) for each in shown.all_text_contents()] == [ungrouped(each) for each in texts]
-    assert len(set(texts)) >= len(RECORDS) - 1
+    expect(page.locator("dramatiq-progress:not([state=waiting])")).to_have_count(len(texts))
+    shown = page.locator("dramatiq-progress [part=text]").all_text_contents()
+    assert [ungrouped(each) for each in shown] == [ungrouped(each) for each in texts]
+    assert len(set(texts)) >= len(RECORDS) - 7, texts
     assert downloads(site) == [MODULE]
 
 
 def test_english_texts_are_those_of_the_module(site: ScriptedSite, page: Page) -> None:
     site.html = "<!doctype html><title>Texts</title>"
     page.goto(site.url)
-    assert page.evaluate(f"import('/static/{MODULE}').then(({{ TEXTS }}) => TEXTS)") == STEP_TEXTS
+    assert page.evaluate(f"import('/static/{MODULE}').then(({{ TEXTS }}) => TEXTS)") == PARTS_TEXTS
 
 
 def test_a_page_can_set_the_texts_of_a_bar(open_bar: OpenBar, site: ScriptedSite) -> None:
@@ -109,13 +170,16 @@ def test_only_a_running_message_says_its_step(open_bar: OpenBar, site: ScriptedS
     expect(part(bar, "text")).to_have_text("Done")
 
 
-@pytest.mark.parametrize("step", [3, True, "Checking", {"index": 1}, []])
-def test_the_step_of_another_kind_of_server_is_ignored(open_bar: OpenBar, site: ScriptedSite, step: object) -> None:
-    site.reply(answer("running", extra={"step": step}))
-    bar = open_bar()
-    expect(part(bar, "text")).to_have_text(PLAIN)
-    settle(bar, site)
-    assert downloads(site) == []
+@pytest.mark.parametrize("state", ["running", "failed"])
+def test_values_of_another_kind_of_server_are_ignored(open_bar: OpenBar, site: ScriptedSite, state: str) -> None:
+    text = "The task failed." if state == "failed" else PLAIN
+    for value in (3, True, "Checking", {"index": 1}, {"total": "x", "run": "y"}, []):
+        for name in ("step", "parts", "usual"):
+            site.reply(answer(state, extra={name: value, "poll_after": NEVER, "id": f"{name}{value}"}))
+            bar = open_bar()
+            expect(part(bar, "text")).to_have_text(text)
+            expect(part(bar, "percent")).to_have_text("stopped at 24%" if state == "failed" else "24%")
+            expect(part(bar, "failed")).to_be_hidden()
 
 
 def test_in_a_right_to_left_page_the_step_is_read_from_the_right(open_bar: OpenBar, site: ScriptedSite) -> None:
@@ -150,17 +214,34 @@ def test_in_a_right_to_left_page_the_step_is_read_from_the_right(open_bar: OpenB
 # ---- Loading ----
 
 
-def test_it_is_loaded_only_for_a_message_that_is_in_a_step(open_bar: OpenBar, site: ScriptedSite) -> None:
+@pytest.mark.parametrize(
+    ("needs", "text"),
+    [
+        (in_step(), f"Step 2 of 3: Checking. {PLAIN}"),
+        (members(done=6, failed=1).as_dict(), "Resizing: 7 of 50, 1 failed"),
+        (members(State.FAILED, done=6, failed=1).as_dict(), "6 of 50 done, 1 failed"),
+        (usual(120, 130).as_dict(), "Waiting in the queue, usually takes about 2 minutes"),
+    ],
+)
+def test_it_is_loaded_only_for_an_answer_that_needs_it(
+    open_bar: OpenBar, site: ScriptedSite, needs: Any, text: str
+) -> None:
     site.reply(answer("running"))
     bar = open_bar()
-    expect_state(bar, "running")
-    site.reply(in_step(state="retrying", retry_in=0))
-    expect_state(bar, "retrying")
+    expect(part(bar, "text")).to_have_text(PLAIN)
     settle(bar, site)
     assert downloads(site) == []
-    site.reply(in_step())
-    expect(part(bar, "text")).to_have_text(f"Step 2 of 3: Checking. {PLAIN}")
+    site.reply(needs)
+    expect(part(bar, "text")).to_have_text(text)
     assert downloads(site) == [MODULE]
+
+
+def test_a_message_that_has_ended_in_a_step_needs_no_module(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.reply(in_step(state="failed", result="Row 7 has no code."))
+    bar = open_bar()
+    expect(part(bar, "text")).to_have_text("Row 7 has no code.")
+    settle(bar, site)
+    assert downloads(site) == []
 
 
 def test_it_is_loaded_from_the_url_of_the_page(open_bar: OpenBar, site: ScriptedSite) -> None:
@@ -178,15 +259,16 @@ def held(page: Page) -> Iterator[list[Route]]:
     yield routes
 
 
-def test_until_it_is_loaded_the_text_is_the_plain_one(
+def test_while_it_is_slow_the_text_is_the_plain_one(
     open_bar: OpenBar, site: ScriptedSite, page: Page, held: list[Route]
 ) -> None:
-    """Screen readers read the step as soon as it is known. The server isn't polled again for that."""
+    """From the next answer on, or after two seconds. Screen readers read the step as soon as it is known."""
     site.reply(in_step(poll_after=3600))
     bar = open_bar('label="Import"')
     expect(part(bar, "text")).to_have_text(PLAIN)
     expect(part(bar, "percent")).to_have_text("40%")
     assert page.evaluate("announced") == [f"Import, 40%, {PLAIN}"]
+    assert len(site.polls) == 1
     held[0].continue_()
     expect(part(bar, "text")).to_have_text(f"Step 2 of 3: Checking. {PLAIN}")
     expect(part(bar, "track")).to_have_attribute("aria-valuetext", f"40%, Step 2 of 3: Checking. {PLAIN}")
@@ -251,7 +333,170 @@ def test_after_a_failure_the_next_step_loads_it(open_bar: OpenBar, site: Scripte
     expect(part(bar, "text")).to_have_text(f"Step 2 of 3: Checking. {PLAIN}")
 
 
+@pytest.mark.parametrize("size", ["", "compact"])
+def test_a_time_left_makes_a_narrow_bar_higher_only_once(open_bar: OpenBar, site: ScriptedSite, size: str) -> None:
+    """It needs a third line, and its room stays until the end."""
+    compact = '<link rel="stylesheet" href="/static/dramatiq_progress/dramatiq-progress-compact.css">'
+    style = "<style>dramatiq-progress { width: 280px; font: 16px sans-serif }</style>"
+    site.reply(in_step(description=""))
+    bar = open_bar(f'cancel="/cancel/" {size}', head=compact + style)
+    heights = []
+    for reply, end in [
+        (in_step(description=""), "5,000"),
+        (in_step(description="", extra={"eta": 11.0}), "11 seconds left"),
+        (in_step(description=""), "5,000"),
+        (in_step(state="done"), "Done"),
+    ]:
+        site.reply(reply)
+        expect(part(bar, "text")).to_have_text(re.compile(f"{end}$"))
+        heights.append(bar.evaluate("bar => bar.getBoundingClientRect().height"))
+    assert heights == ([24, 24, 24, 24] if size else [84, 104, 104, 104])
+    bar.evaluate("bar => { bar.src = '/progress/m2/' }")
+    expect(part(bar, "text")).to_have_text("Checking progress…")
+    assert bar.evaluate("bar => bar.getBoundingClientRect().height") == heights[0]
+
+
+# ---- The members ----
+
+BOXES = """bar => {
+  const [track, fill, failed] = ["track", "fill", "failed"].map((name) =>
+    bar.shadowRoot.querySelector(`[part=${name}]`)?.getBoundingClientRect());
+  const isRtl = getComputedStyle(bar).direction === "rtl";
+  const start = (box) => Math.round(isRtl ? track.right - box.right : box.left - track.left);
+  const span = (box) => box?.width ? [start(box), start(box) + Math.round(box.width)] : null;
+  return [Math.round(track.width), span(fill), span(failed)];
+}"""
+#: Ten pixels per member.
+WIDE = "<style>dramatiq-progress { width: 500px; --dramatiq-progress-transition-duration: 0s }</style>"
+
+
+@pytest.mark.parametrize("direction", ["ltr", "rtl"])
+def test_failed_members_are_a_hollow_part_at_the_end_of_the_fill(
+    open_bar: OpenBar, site: ScriptedSite, direction: str
+) -> None:
+    """With a gap: not by colour alone. Fill and part end at the percentage, and never behind the end of the track."""
+    site.reply(members(done=5, overall=0.16).as_dict())
+    bar = open_bar(f'dir="{direction}"', head=WIDE)
+    expect(part(bar, "text")).to_have_text("Resizing: 5 of 50")
+    assert bar.evaluate(BOXES) == [500, [0, 80], None]
+    site.reply(members(done=5, failed=2, overall=0.16).as_dict())
+    expect(part(bar, "text")).to_have_text("Resizing: 7 of 50, 2 failed")
+    assert bar.evaluate(BOXES) == [500, [0, 60], [62, 82]]
+    expect(part(bar, "failed")).to_have_css("background-color", "rgba(0, 0, 0, 0)")
+    expect(part(bar, "failed")).to_have_css("border", "2px solid rgb(220, 38, 38)")
+    # A retry.
+    site.reply(members(done=5, overall=0.14).as_dict())
+    expect(part(bar, "text")).to_have_text("Resizing: 5 of 50")
+    assert bar.evaluate(BOXES) == [500, [0, 70], None]
+    site.reply(members(State.FAILED, done=49, failed=1, overall=1.0).as_dict())
+    expect(part(bar, "text")).to_have_text("49 of 50 done, 1 failed")
+    assert bar.evaluate(BOXES) == [500, [0, 488], [490, 500]]
+    # What has succeeded stays green, and nothing was stopped.
+    expect(part(bar, "fill")).to_have_css("background-color", "rgb(21, 128, 61)")
+    expect(part(bar, "percent")).to_have_text("")
+    expect(part(bar, "track")).to_have_attribute("aria-valuetext", "49 of 50 done, 1 failed")
+
+
+def test_a_thousandth_that_failed_is_visible(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.reply(members(done=999, failed=1, total=1000, overall=0.5).as_dict())
+    bar = open_bar("compact", head=WIDE)
+    expect(part(bar, "failed")).to_be_visible()
+    _, _, (begin, end) = bar.evaluate(BOXES)
+    assert end - begin == 8
+
+
+def test_an_outcome_is_drawn_and_announced_once(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
+    """Also on a page that is opened afterwards, where the module isn't loaded yet."""
+    record = members(State.FAILED, done=49, failed=1, overall=1.0, result="1 of 50 failed.", title="Photos")
+    site.reply(record.as_dict())
+    page.add_init_script(RECORD_TEXTS)
+    bar = open_bar('retry="/again/"', str(markup(record)))
+    expect(part(bar, "retry")).to_be_visible()
+    assert page.evaluate("announced") == ["Photos, 100%, 49 of 50 done, 1 failed"]
+    assert set(page.evaluate("texts")) == {"49 of 50 done, 1 failed"}
+
+
+#: Records every text of a bar.
+RECORD_TEXTS = """
+  window.texts = [];
+  customElements.whenDefined("dramatiq-progress").then(() => {
+    const text = document.querySelector("dramatiq-progress").shadowRoot.querySelector("[part=text]");
+    texts.push(text.textContent);
+    new MutationObserver(() => texts.push(text.textContent)).observe(text, { childList: true });
+  });
+"""
+
+
+@pytest.mark.parametrize(
+    "record",
+    [members(done=6, failed=1, title="Photos"), usual(120, 130, title="Photos"), running(title="Photos")],
+    ids=["members", "usual", "step"],
+)
+def test_the_text_of_the_page_stays_until_the_module_is_there(
+    open_bar: OpenBar, site: ScriptedSite, page: Page, record: Progress
+) -> None:
+    site.reply(record.as_dict() | {"poll_after": NEVER})
+    page.add_init_script(RECORD_TEXTS)
+    open_bar("", str(markup(record)))
+    page.wait_for_function("events.length")
+    assert {ungrouped(each) for each in page.evaluate("texts")} == {ungrouped(describe(record))}
+    assert len(page.evaluate("announced")) == 1
+
+
+def test_a_handler_gets_the_numbers_of_a_failed_group(site: ScriptedSite, page: Page) -> None:
+    site.reply(members(State.FAILED, done=49, failed=1, result="1 of 50 failed.").as_dict())
+    site.html = "<!doctype html><p id=progress-bar-message>"
+    page.goto(site.url)
+    text = page.evaluate(
+        """async () => {
+          const { ProgressBar } = await import("/static/dramatiq_progress/dramatiq-progress.js");
+          return new Promise((onTaskError) => new ProgressBar("/progress/m1/", {
+            onTaskError: (bar, message, text) => onTaskError(text),
+          }));
+        }"""
+    )
+    assert text == "49 of 50 done, 1 failed"
+
+
+# ---- Usual times ----
+
+
+def test_usual_times_never_move_the_bar_and_give_way_to_the_time_left(open_bar: OpenBar, site: ScriptedSite) -> None:
+    run = {"state": State.RUNNING, "attempt": 1, "total": 50}
+    site.reply(usual(120, 130, **run, current=10, elapsed=60.0).as_dict())
+    bar = open_bar(head=WIDE)
+    expect(part(bar, "text")).to_have_text("10 of 50, usually takes about 2 minutes")
+    expect(part(bar, "percent")).to_have_text("20%")
+    assert bar.evaluate(BOXES) == [500, [0, 100], None]
+    site.reply(usual(120, 130, **run, current=11, elapsed=60.0, eta=7200.0).as_dict())
+    expect(part(bar, "text")).to_have_text("11 of 50, about 2 hours left")
+
+
+def test_a_run_gets_longer_than_usual_without_a_new_answer(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
+    """The server answers 304 as long as nothing but clocks has changed."""
+    record = usual(120, 130, state=State.RUNNING, attempt=1, elapsed=129.0)
+    site.reply(Reply(json=record.as_dict() | {"poll_after": 0.1}, headers={"ETag": '"1"'}), Reply(status=304))
+    bar = open_bar()
+    expect(part(bar, "text")).to_have_text("Running, usually takes about 2 minutes")
+    expect(part(bar, "text")).to_have_text("Running, longer than usual")
+    assert page.evaluate("events.length") == 1
+
+
 # ---- Screen readers ----
+
+
+def test_the_members_of_a_group_are_announced_at_each_quarter(
+    open_bar: OpenBar, site: ScriptedSite, page: Page
+) -> None:
+    replies = [members(done=done, failed=1, overall=(done + 1) / 50, title="Photos") for done in range(1, 50, 8)]
+    for record in replies:
+        site.reply(record.as_dict() | {"poll_after": 0.1})
+        bar = page.locator("dramatiq-progress") if site.polls else open_bar()
+        expect(part(bar, "text")).to_have_text(f"Resizing: {record.current} of 50, 1 failed")
+    assert page.evaluate("announced") == [
+        f"Photos, {percent}%, Resizing: {ended} of 50, 1 failed"
+        for ended, percent in ((2, 4), (18, 36), (26, 52), (42, 84), (50, 100))
+    ]
 
 
 def test_each_step_is_announced_once_after_the_title(open_bar: OpenBar, page: Page) -> None:

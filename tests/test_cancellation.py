@@ -296,6 +296,15 @@ def test_a_setting_makes_the_actors_of_a_project_cancellable(broker: StubBroker,
     assert Job(broker, report_on, cancellable=None).cancelled().state is State.CANCELLED
 
 
+def test_a_message_says_so_before_its_actor(broker: StubBroker) -> None:
+    job = Job(broker, report_on, cancellable=False)
+    message = job.actor.send_with_options(cancellable=True)
+    with working(broker):
+        assert job.began.wait(30)
+        assert cancel(message.message_id) == REQUESTED
+        when(message, State.CANCELLED)
+
+
 @pytest.mark.parametrize("state", [State.ENQUEUED, State.RUNNING])
 def test_code_can_cancel_what_is_not_cancellable_by_force(broker: StubBroker, state: State) -> None:
     job = Job(broker, report_on, cancellable=False)

@@ -14,7 +14,9 @@ from dramatiq_progress.conf import Configuration
 from dramatiq_progress.errors import StoreUnreachable
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.stores.calls import NewMessage
 from dramatiq_progress.stores.companion import Companion
+from dramatiq_progress.stores.composites import Contribution, Place, waiting_slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.worker.deferred import DEFERRED_BYTES, DeferredChanges, Refusals
@@ -89,6 +91,35 @@ def test_what_is_known_of_a_message_is_kept_from_its_send_to_its_end(store: Stor
 
 def times(store: Store, *names: str) -> dict[str, str]:
     return {name: beside(store)[name] for name in names}
+
+
+def test_members_of_a_composite_have_their_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In few round trips, none of which is too large."""
+    sizes = [1] * 300 + [200_000] * 3
+    members = [
+        NewMessage(
+            f"m{i}", "shop.tasks.pay", "default", 0, False, "", None, companion=Companion("", i * "." + size * "x")
+        )
+        for i, size in enumerate(sizes)
+    ]
+    kept: list[int] = []
+    call = store._call
+
+    def counted(calls: Any) -> Any:
+        if calls[0].script == "keep":
+            kept.append(sum(len(text) for each in calls for text in each.arguments))
+        return call(calls)
+
+    monkeypatch.setattr(store, "_call", counted)
+    place = Place("g1", len(members), "pay")
+    slots = {each.id: waiting_slot(1) for each in members}
+    for _ in range(2):
+        store.gather([Contribution((place,), "", slots)], members)
+    for each in members:
+        assert each.companion is not None
+        assert store.read_kept(each.id).beside["about"] == each.companion.about
+        assert each.companion.stored["enqueued_at"] == store.read_kept(each.id).record["enqueued_at"]
+    assert len(kept) == 2 * 4 and max(kept) < 300_000
 
 
 def test_no_reading_of_progress_has_anything_of_it(store: Store) -> None:

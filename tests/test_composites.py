@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from dramatiq_progress import CancelOutcome, Progress, State
 from dramatiq_progress.errors import StoreRefused
-from dramatiq_progress.progress import Parts
+from dramatiq_progress.progress import Parts, StepProgress
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.calls import NewMessage
@@ -134,10 +134,15 @@ def test_a_failed_member_that_runs_again_opens_its_composite(group: Group) -> No
 def test_a_pipeline_ends_with_its_first_stage_that_ends_badly(store: Store) -> None:
     pipe = Group(store, flags="p")
     pipe.gather("a", "b", "c")
+    assert pipe.read().step is None
+    pipe.runs("a")
+    assert pipe.read().step == StepProgress(1, 3, "")
     pipe.ends(State.DONE, "a")
-    assert pipe.read().state is State.RUNNING
+    seen = pipe.read()
+    assert (seen.state, seen.step) == (State.RUNNING, StepProgress(2, 3, ""))
     pipe.ends(State.FAILED, "b")
     seen = pipe.read()
+    assert seen.step == StepProgress(2, 3, "")
     assert (seen.state, seen.percent, seen.parts and seen.parts.waiting) == (State.FAILED, 66.6, 1)
 
 

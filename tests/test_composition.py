@@ -138,7 +138,8 @@ def test_the_first_failure_cancels_the_rest_if_asked_for(site: Site) -> None:
     wait_until(lambda: read(job).parts.waiting == 0)  # type: ignore[union-attr]
     failed = when(job, State.FAILED)
     assert failed.parts is not None and failed.parts.failed == 1 and failed.parts.cancelled >= 1
-    assert read(members[0]).state is State.CANCELLED
+    # The group is over as soon as no member is known to run. This one may have begun just before.
+    when(members[0], State.CANCELLED)
 
 
 def test_a_cancel_reaches_running_members_and_those_that_wait(site: Site) -> None:

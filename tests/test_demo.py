@@ -23,6 +23,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import django
 import pytest
 import redis
 from PIL import Image
@@ -34,6 +35,10 @@ from tests.servers import ROOT, free_port
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow(3)
+
+HAS_TASKS = django.VERSION >= (6, 0)
+PAGES = ["/", "/import/", "/export/", "/photos/", "/queue/", "/trouble/", "/schedules/", "/jobs/"]
+PAGES += ["/task/"] if HAS_TASKS else []
 
 PASSWORD = "s3cr3t-pass"
 STOP_LIMIT_SECONDS = 90
@@ -357,7 +362,7 @@ def test_photos_share_one_bar_whose_end_says_that_one_has_failed(running: Runnin
     assert (last["state"], last["title"], last["result"]) == ("failed", "Resize 60 photos", "1 of 60 failed.")
     assert (last["parts"]["done"], last["parts"]["failed"]) == (59, 1)
     pictures = re.findall(r'<img src="([^"]+)" alt="Photo (\d+)"', running.get(address.removeprefix(running.url)))
-    assert {int(number) for _, number in pictures} == {*range(1, 61)} - {57}
+    assert {int(number) for _, number in pictures} == {*range(1, 61)} - {9}
     assert Image.open(io.BytesIO(running.download(pictures[0][0]))).size == (160, 120)
     shown = bars(running.get("/jobs/"))
     assert bar in shown
@@ -422,20 +427,21 @@ def test_the_page_of_your_jobs_has_the_jobs_of_this_browser(running: Running) ->
         assert b"No jobs yet" in response.read()
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/",
-        "/import/",
-        "/export/",
-        "/photos/",
-        "/queue/",
-        "/trouble/",
-        "/schedules/",
-        "/jobs/",
-        "/queue/?message=%2F..%2F&message=x",
-    ],
-)
+def test_a_task_of_django_has_a_bar_and_a_private_result_where_django_has_tasks(running: Running) -> None:
+    assert ('href="/task/"' in running.get("/")) == HAS_TASKS
+    if not HAS_TASKS:
+        return
+    page_url, page = running.post("/task/", {})
+    progress = running.finished(bars(page)[0])[-1]
+    assert (progress["state"], progress["title"]) == ("done", "Count countries")
+    assert re.fullmatch(r"The airports are in \d+ countries\.", progress["result"])
+    path = urllib.parse.urlsplit(page_url).path
+    assert re.search(r"<td>SUCCESSFUL</td>.*<th scope=\"row\">US</th><td>[\d,]+</td>", running.get(path), re.DOTALL)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(page_url) as response:
+        assert b"SUCCESSFUL" not in response.read()
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/queue/?message=%2F..%2F&message=x"])
 def test_all_pages_and_their_links_open(running: Running, path: str) -> None:
     page = running.get(path)
     for address in re.findall(r'(?:src|href)="(/[^"]*)"', page):
@@ -449,7 +455,7 @@ def test_pages_are_accessible_and_fit_narrow_windows(
 ) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 700})
-    for path in ("/", "/import/", "/export/", "/photos/", "/queue/", "/trouble/", "/schedules/", "/jobs/"):
+    for path in PAGES:
         page.goto(f"{running.url}{path}")
         for summary in page.locator("summary").all():
             summary.click()

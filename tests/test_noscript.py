@@ -12,7 +12,7 @@ from django.test import RequestFactory
 from django.utils import translation
 
 from dramatiq_progress import Progress, State
-from dramatiq_progress.progress import StepProgress
+from dramatiq_progress.progress import Parts, StepProgress, UsualTimes
 from dramatiq_progress.stores import Store
 from dramatiq_progress.web.noscript import markup
 from dramatiq_progress.web.texts import RESULTS
@@ -47,6 +47,7 @@ def page_of(message: object, request: HttpRequest | None) -> str:
     return Template("{% load dramatiq_progress %}{% dramatiq_progress message %}").render(made)
 
 
+RESIZED = Parts(total=50, waiting=40, running=3, retrying=0, done=6, failed=1, cancelled=0, skipped=0)
 STATES: list[tuple[Progress, str, str | None]] = [
     (make_progress(State.ENQUEUED, total=None, current=0), "Waiting in the queue", "0"),
     (
@@ -98,6 +99,42 @@ STATES: list[tuple[Progress, str, str | None]] = [
         "This attempt failed. Retrying now… (attempt 4)",
         "24",
     ),
+    *(
+        (make_progress(state, parts=parts, title="Photos", has_steps=True, overall=0.4, **values), text, "40")
+        for state, parts, values, text in [
+            (State.RUNNING, RESIZED, {"current": 7, "total": 50}, ">Importing: 7 of 50, 1 failed<"),
+            (
+                State.RUNNING,
+                RESIZED,
+                {"current": 7, "total": 50, "eta": 59.0},
+                "Importing: 7 of 50, 1 failed, less than a minute left<",
+            ),
+            (State.RUNNING, RESIZED, {"step": StepProgress(2, 3, "")}, ">Step 2 of 3. Importing, 1 failed<"),
+            (State.FAILED, RESIZED, {"result": "1 of 50 failed."}, ">6 of 50 done, 1 failed<"),
+            (State.CANCELLED, RESIZED, {}, ">The task was cancelled: 6 of 50 done, 1 failed<"),
+            (State.DONE, RESIZED, {}, ">Done<"),
+        ]
+    ),
+    *(
+        (make_progress(State.ENQUEUED, total=None, current=0, usual=UsualTimes(*usual), **values), text, "0")
+        for usual, values, text in [
+            ((118, 300, None), {}, "Waiting in the queue, usually takes about 2\N{NO-BREAK SPACE}minutes<"),
+            ((118, 600, None), {}, "Waiting in the queue, usually takes 2 to 10\N{NO-BREAK SPACE}minutes<"),
+            ((20, 600, None), {}, "Waiting in the queue, usually takes up to 10\N{NO-BREAK SPACE}minutes<"),
+            (
+                (20, 21, None),
+                {},
+                'data-text="Waiting in the queue">Waiting in the queue, usually takes less than a minute<',
+            ),
+            ((10, 50, None), {}, "Waiting in the queue, usually takes less than a minute<"),
+            ((None, None, 40), {}, 'data-text="Waiting in the queue">Waiting in the queue, begins within a minute<'),
+            (
+                (118, 300, 90),
+                {"queue_position": 3, "queue_length": 12},
+                "In the queue: about number 3 of 12, begins in about 2\N{NO-BREAK SPACE}minutes<",
+            ),
+        ]
+    ),
     (make_progress(State.LOST), "The task stopped responding. It may restart automatically.", "24"),
     (make_progress(State.DONE), "Done", "24"),
     (make_progress(State.DONE, total=None, result="All there"), "Done", None),
@@ -130,6 +167,9 @@ def test_it_is_in_the_language_of_the_page() -> None:
         assert html.endswith(' <a href="">Aktualisieren</a>')
         in_steps = make_progress(step=StepProgress(2, 3, "Prüfung"), description="")
         assert "Schritt 2 von 3: Prüfung. 1.200 von 5.000" in markup(in_steps, label="")
+        assert ">Importing: 1.200 von 5.000, 1 fehlgeschlagen<" in markup(make_progress(parts=RESIZED), label="")
+        usual = make_progress(State.DELAYED, usual=UsualTimes(120, 600, None))
+        assert ">Geplant, dauert meist 2 bis 10\N{NO-BREAK SPACE}Minuten<" in markup(usual, label="")
         assert "Das hat auch nach mehreren Versuchen nicht geklappt." in markup(
             make_progress(State.FAILED, result=RESULTS[-1]), label=""
         )

@@ -9,7 +9,7 @@ import pytest
 from django.tasks import task
 
 from dramatiq_progress import State, get_progress
-from dramatiq_progress.scheduler.targets import has_finished, is_tracked, send
+from dramatiq_progress.scheduler.targets import has_finished, is_tracked, misfit, send
 from dramatiq_progress.schedules.declaring import is_target, name_of
 from dramatiq_progress.stores import Store
 from tests import django_tasks
@@ -41,3 +41,8 @@ def test_a_task_of_this_backend_has_the_claimed_id_and_a_bar(memory_store: Store
     progress = get_progress(message_id)
     assert progress is not None and (progress.state, progress.actor) == (State.ENQUEUED, django_tasks.add.module_path)
     assert not has_finished(django_tasks.add, message_id, memory_store)
+
+
+def test_the_context_is_no_argument_of_a_schedule() -> None:
+    assert misfit(django_tasks.import_rows, (["a"],), {}) == ""
+    assert "missing a required argument: 'rows'" in misfit(django_tasks.import_rows, (), {})

@@ -96,11 +96,16 @@ def test_one_actor_has_several_schedules_with_a_name_for_each(plain_actor: drama
         ({"cron": "@daily", "every": timedelta(hours=1)}, "given: cron, every"),
         ({"cron": "0 25 * * *"}, "cron='0 25 \\* \\* \\*' is invalid: the second field, the hour, is 0-23"),
         ({"every": 0.5}, "every=0.5 is not a whole number of seconds"),
+        *[({"every": each}, "every=.* is not a whole number of seconds from 1 to") for each in (float("inf"), 10**12)],
         ({"at": "noon"}, "at='noon' is not a datetime"),
+        ({"at": datetime.max, "timezone": "America/New_York"}, "outside the years 1 to 9999"),
         ({"cron": "@daily", "timezone": "Berlin"}, "timezone='Berlin' is not an IANA name such as \"Europe/Berlin\""),
         ({"cron": "@daily", "missed": "twice"}, "missed='twice' is not one of 'once', 'all', 'skip'"),
         ({"cron": "@daily", "overlap": "wait"}, "overlap='wait' is not one of 'allow', 'skip'"),
-        ({"cron": "@daily", "grace": 0}, "grace=0 is not a positive number of seconds"),
+        *[
+            ({"cron": "@daily", "grace": each}, "grace=.* is not a positive number of seconds up to")
+            for each in (0, float("inf"), float("nan"), 10**12)
+        ],
         ({"cron": "@daily", "args": "us"}, "args='us' and kwargs={} must be a tuple or list, and a dict"),
         ({"cron": "@daily", "name": "a b"}, "name='a b' has white space"),
     ],
@@ -130,8 +135,8 @@ def test_settings_override_what_code_declares(settings: Any) -> None:
 
 
 def test_two_with_one_name_are_an_error(plain_actor: dramatiq.Actor[..., Any]) -> None:
-    for actor in (tasks.import_rows, plain_actor):
-        scheduled(cron="@daily", name="nightly")(actor)
+    for actor, args in ((tasks.import_rows, ["a.csv"]), (plain_actor, [])):
+        scheduled(cron="@daily", name="nightly", args=args)(actor)
     found = run_checks()
     assert set(found) == {"E008"}
     assert "'nightly': one sends import_rows, the other plain" in found["E008"] and 'name="…"' in found["E008"]
@@ -172,8 +177,31 @@ def test_schedules_that_are_no_dict_are_an_error_of_the_settings(settings: Any) 
     assert set(run_checks()) == {"E003"}
 
 
+def test_a_name_that_is_no_string_is_an_error(settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {"SCHEDULES": {1: {"cron": "@daily"}, "b": {"enabled": "no"}}}
+    found, problems = find_schedules()
+    assert found == [] and [each.id for each in problems] == ["E010", "E009"]
+    assert "1 is not a name" in problems[0].text
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({}, "missing a required argument: 'path'"),
+        ({"args": ["a", "b"]}, "too many positional arguments"),
+        ({"args": ["a"], "kwargs": {"b": 1}}, "got an unexpected keyword argument 'b'"),
+        # The observer is no argument of a message.
+        ({"args": [], "kwargs": {"path": "a"}}, None),
+    ],
+)
+def test_arguments_that_the_actor_does_not_take_are_a_warning(options: Any, reason: str | None) -> None:
+    scheduled(cron="@daily", **options)(tasks.import_rows)
+    found = run_checks()
+    assert (reason is None and not found) or (reason is not None and reason in found["W008"])
+
+
 def test_skipping_overlaps_of_an_untracked_actor_is_an_error(plain_actor: dramatiq.Actor[..., Any]) -> None:
-    scheduled(cron="@daily", overlap="skip")(tasks.import_rows)
+    scheduled(cron="@daily", overlap="skip", args=("a.csv",))(tasks.import_rows)
     assert run_checks() == {}
     scheduled(cron="@daily", overlap="skip")(plain_actor)
     assert "'plain'" in run_checks()["E011"]
@@ -181,7 +209,7 @@ def test_skipping_overlaps_of_an_untracked_actor_is_an_error(plain_actor: dramat
 
 def test_schedules_without_a_running_scheduler_are_a_deployment_warning(memory_store: Store) -> None:
     assert run_checks(deploy=True) == {}
-    scheduled(cron="@daily")(tasks.import_rows)
+    scheduled(cron="@daily", args=("a.csv",))(tasks.import_rows)
     assert run_checks() == {}
     assert "no scheduler is running" in run_checks(deploy=True)["W006"]
     Schedules(memory_store).keep_alive("host:1")

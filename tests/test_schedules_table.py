@@ -5,21 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.contrib.staticfiles import finders
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.template import Context, RequestContext, Template
 from django.test import RequestFactory
 from django.utils import translation
+from playwright.sync_api import Page
 
 from dramatiq_progress import State, scheduled
 from dramatiq_progress.schedules import declaring
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.schedules import Schedules
+from dramatiq_progress.templatetags.dramatiq_progress import SCHEDULES_STYLESHEET
 from tests import servers, tasks
 
 TABLE = Template("{% load dramatiq_progress %}{% dramatiq_progress_schedules %}")
@@ -79,6 +83,24 @@ def test_the_last_run_has_a_live_bar_while_its_record_exists(in_store: Schedules
     memory_store._records.pop(memory_store.key("m1"))  # type: ignore[attr-defined]
     html = render()
     assert "<dramatiq-progress" not in html and cells(html)[4] == "The task failed."
+
+
+def test_times_have_seconds_if_they_are_not_whole_minutes(in_store: Schedules) -> None:
+    in_store.confirm("<nightly>", datetime(2026, 6, 1, 1, 0, 7, tzinfo=UTC), "m1", ttl=60)
+    assert cells(render())[3] == "06/01/2026 03:00:07 CEST"
+    with translation.override("de"):
+        assert cells(render())[3] == "01.06.2026 03:00:07 CEST"
+
+
+@pytest.mark.parametrize("width", [320, 900])
+def test_the_table_is_as_wide_as_the_page(page: Page, width: int) -> None:
+    scheduled(cron="*/10 9-17 * * mon-fri", name="shop.tasks.reports." + 8 * "of_each_customer_")(tasks.import_rows)
+    stylesheet = finders.find(SCHEDULES_STYLESHEET)
+    page.set_viewport_size({"width": width, "height": 400})
+    page.set_content(f"<style>{Path(str(stylesheet)).read_text()}</style>{render()}")
+    assert page.evaluate("document.scrollingElement.scrollWidth") == width
+    # A narrow page has each heading in its cell.
+    assert page.locator("thead").is_visible() == (width == 900)
 
 
 def test_the_table_says_that_no_scheduler_is_running(in_store: Schedules) -> None:

@@ -13,7 +13,7 @@ from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
-from dramatiq_progress.web.texts import CANCEL_TEXTS, CONTEXT, PAGE_TEXTS, RESULTS, SCHEDULE_TEXTS, STEP_TEXTS, TEXTS
+from dramatiq_progress.web.texts import CANCEL_TEXTS, CONTEXT, PAGE_TEXTS, PARTS_TEXTS, RESULTS, SCHEDULE_TEXTS, TEXTS
 
 LOCALE = Path(__file__).resolve().parent.parent / "dramatiq_progress" / "locale"
 
@@ -35,7 +35,7 @@ msgstr ""
 def template() -> Catalog:
     """Return a catalog of all texts. The name of a text is its comment."""
     catalog = Catalog()
-    for name, text in (TEXTS | CANCEL_TEXTS | STEP_TEXTS | SCHEDULE_TEXTS).items():
+    for name, text in (TEXTS | CANCEL_TEXTS | PARTS_TEXTS | SCHEDULE_TEXTS).items():
         catalog.add(text, context=CONTEXT, auto_comments=[name])
     for text in (*RESULTS, *PAGE_TEXTS):
         catalog.add(text, context=CONTEXT)

@@ -24,6 +24,7 @@ from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import note_owner
 from dramatiq_progress.progress import MESSAGE_ID, message_id_of
 from dramatiq_progress.worker.options import TITLE_OPTION
+from dramatiq_progress.worker.tracking import CANCELLABLE_OPTION
 
 from .dispatch import Band, declare_actors, declare_queues, get_broker, known_queues, max_priority, priority_options
 from .options import Options, is_count, is_limit, read_options
@@ -37,6 +38,7 @@ OWN_FIELDS: dict[str, Any] = {
     "time_limit": None,
     "publish_result": False,
     "title": "",
+    "cancellable": None,
     "metadata": {},
 }
 
@@ -82,6 +84,8 @@ class DramatiqBackend(BaseTaskBackend):
                 raise InvalidTask("max_retries must be a whole number, 0 for none.")
             if task.time_limit is not None and not is_limit(task.time_limit):
                 raise InvalidTask("time_limit must be a number of milliseconds.")
+            if task.cancellable is not None and not isinstance(task.cancellable, bool):
+                raise InvalidTask("cancellable must be True or False.")
         known_queues.add(task.queue_name)
         self._has_async_tasks = self._has_async_tasks or iscoroutinefunction(task.func)
 
@@ -103,28 +107,7 @@ class DramatiqBackend(BaseTaskBackend):
         Raises:
           ValueError: It isn't an id that a message can have.
         """
-        self.validate_task(task)
-        result_id = message_id_of(result_id)
-        result = ProgressResult(
-            task=task,
-            id=result_id,
-            status=TaskResultStatus.READY,
-            enqueued_at=None,
-            started_at=None,
-            finished_at=None,
-            last_attempted_at=None,
-            args=list(args),
-            kwargs=dict(kwargs),
-            backend=self.alias,
-            errors=[],
-            worker_ids=[],
-            metadata=dict(getattr(task, "metadata", {})),
-        )
-        message = self._message(result)
-        run = TaskRun(message)
-        if len(run.about) > MAX_ARGUMENTS_BYTES:
-            # Exactly: a large part of it may be something else.
-            encode([result.args, result.kwargs], MAX_ARGUMENTS_BYTES, "the arguments")
+        message, run, result = self._prepare(task, args, kwargs, message_id_of(result_id))
         # In this request, whose transaction may commit after its user is known no more.
         note_owner(message, is_tracked=True)
         send = partial(self._send, message, run, result)
@@ -133,6 +116,18 @@ class DramatiqBackend(BaseTaskBackend):
         else:
             send()
         return result
+
+    def make_message(self, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Message[Any]:
+        """Return the message of a task, as a member of a group or a pipeline. Its id is that of the result.
+
+        Raises:
+          InvalidTask: See `validate_task`. Or the task has a `run_after`: a group and a pipeline have a delay.
+          TypeError: See `enqueue`.
+          ValueError: See `enqueue`.
+        """
+        if task.run_after is not None:
+            raise InvalidTask("A member of a group or a pipeline has no run_after: pass a delay to run().")
+        return self._prepare(task, args, kwargs, str(uuid4()))[0]
 
     def get_result(self, result_id: str) -> ProgressResult:
         """Return the result of a task.
@@ -176,6 +171,33 @@ class DramatiqBackend(BaseTaskBackend):
             )
         return found
 
+    def _prepare(
+        self, task: Task[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result_id: str
+    ) -> tuple[Message[Any], TaskRun, ProgressResult]:
+        """Return the message of a task, its private data, and the result that `enqueue` returns."""
+        self.validate_task(task)
+        result = ProgressResult(
+            task=task,
+            id=result_id,
+            status=TaskResultStatus.READY,
+            enqueued_at=None,
+            started_at=None,
+            finished_at=None,
+            last_attempted_at=None,
+            args=list(args),
+            kwargs=dict(kwargs),
+            backend=self.alias,
+            errors=[],
+            worker_ids=[],
+            metadata=dict(getattr(task, "metadata", {})),
+        )
+        message = self._message(result)
+        run = TaskRun(message)
+        if len(run.about) > MAX_ARGUMENTS_BYTES:
+            # Exactly: a large part of it may be something else.
+            encode([result.args, result.kwargs], MAX_ARGUMENTS_BYTES, "the arguments")
+        return message, run, result
+
     def _message(self, result: ProgressResult) -> Message[Any]:
         task, options, broker = result.task, self._options, get_broker()
         declare_actors(broker)
@@ -200,6 +222,7 @@ class DramatiqBackend(BaseTaskBackend):
                 "max_retries": own.get("max_retries", options.max_retries),
                 # A title is public, unlike the metadata of tasks.
                 **({TITLE_OPTION: own["title"]} if "title" in own else {}),
+                **({CANCELLABLE_OPTION: own["cancellable"]} if "cancellable" in own else {}),
                 **({} if limit is None else {"time_limit": limit}),
                 **priority_options(broker, task.priority),
             },

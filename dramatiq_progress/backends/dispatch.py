@@ -17,7 +17,7 @@ from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 from django.tasks.base import TASK_MAX_PRIORITY, TASK_MIN_PRIORITY
 from django.tasks.signals import task_started
-from dramatiq import Broker
+from dramatiq import Broker, Message
 from dramatiq import broker as dramatiq_broker
 from dramatiq.asyncio import get_event_loop_thread
 from dramatiq.middleware import Middleware, SkipMessage
@@ -27,9 +27,9 @@ from dramatiq_progress.actors import progress_actor, synchronous
 from dramatiq_progress.worker.delivery import this_thread
 from dramatiq_progress.worker.interruption import is_cancel
 from dramatiq_progress.worker.observer import ProgressObserver
-from dramatiq_progress.worker.tracking import COMPANION_OPTION
+from dramatiq_progress.worker.tracking import COMPANION_OPTION, count_retries
 
-from .run import TaskRun, make_run
+from .run import TASK_OPTION, TaskRun, make_run, send_enqueued, sending
 from .task import ProgressContext
 
 ACTOR_NAME = "django_task"
@@ -67,8 +67,8 @@ class Band(StrEnum):
 ACTOR_PRIORITIES = {Band.HIGH: TASK_MIN_PRIORITY, Band.NORMAL: 0, Band.LOW: TASK_MAX_PRIORITY}
 
 
-class TaskQueues(Middleware):
-    """Lets workers consume the queues of all bands, also if they were told to consume only some queues."""
+class TaskMiddleware(Middleware):
+    """Lets workers consume the queues of all bands, and sends the signal of tasks in groups and pipelines."""
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         """Declare the queues of all bands, and add them to the worker's list, if it has one."""
@@ -77,6 +77,13 @@ class TaskQueues(Middleware):
         # The attribute isn't documented: Dramatiq has no other way to add queues to ``--queues``.
         if chosen := worker.consumer_whitelist:
             chosen |= {band.queue(name, broker) for name in known_queues & chosen for band in Band}
+
+    def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
+        """Send `task_enqueued`, if the backend's `enqueue` doesn't, for a task that is sent for the first time."""
+        is_moved = this_thread.is_consumer and delay is None
+        if TASK_OPTION not in message.options or message.message_id in sending or is_moved or count_retries(message):
+            return
+        send_enqueued(message)
 
 
 def get_broker() -> Broker:
@@ -112,7 +119,7 @@ def declare_actors(broker: Broker) -> None:
                 broker=broker,
                 **options,
             )(run_task)
-        broker.add_middleware(TaskQueues())
+        broker.add_middleware(TaskMiddleware())
 
 
 def is_declared(broker: Broker) -> bool:
@@ -140,8 +147,14 @@ def priority_options(broker: Broker, priority: int) -> dict[str, int]:
     return {"broker_priority": round(share * highest)}
 
 
-def run_task(observer: ProgressObserver, path: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def run_task(observer: ProgressObserver, path: str, args: Sequence[Any], kwargs: Mapping[str, Any], *piped: Any) -> Any:
     """Run a task. The function of the actors.
+
+    Parameters:
+      piped: In a pipeline, the return value of the task before.
+
+    Returns:
+      In a pipeline, the return value for the task that follows.
 
     Raises:
       SkipMessage: The task has ended before, and its message was delivered again.
@@ -165,9 +178,11 @@ def run_task(observer: ProgressObserver, path: str, args: Sequence[Any], kwargs:
                 _save=lambda metadata: run.save_metadata(attempt, metadata),
             )
             args = (context, *args)
-        value = run.note_value(_call(task.func, args, kwargs))
+        value = run.note_value(_call(task.func, [*args, *piped], kwargs))
         if getattr(task, "publish_result", False):
             observer.set_result(value)
+        # Otherwise it is nobody's but the result's: other middleware may log or store what actors return.
+        return value if delivery.message.options.get("pipe_target") else None
     except BaseException as error:
         if not is_cancel(error) and not isinstance(error, SkipMessage):
             run.note_exception(error)

@@ -14,7 +14,7 @@ from typing import Any
 from django.dispatch import receiver
 from django.tasks import task_backends
 from django.tasks.exceptions import InvalidTaskBackend
-from django.tasks.signals import task_finished
+from django.tasks.signals import task_enqueued, task_finished
 from django.utils.json import normalize_json
 
 from dramatiq_progress.errors import StoreUnavailable
@@ -50,16 +50,23 @@ class TaskRun(Companion):
     """The private data of a task's message.
 
     Parameters:
-      message: The message. Its arguments are the task's path, arguments and keyword arguments.
+      message: The message. Its arguments are the task's path, arguments and keyword arguments; in a pipeline the return
+        value of the task before follows.
 
     Attributes:
       result: The result, which this process keeps up to date while the task runs here. None before that.
     """
 
     def __init__(self, message: AnyMessage) -> None:
-        path, args, kwargs = message.args
+        path, args, kwargs, *piped = message.args
         option = message.options[TASK_OPTION]
-        about = {"path": path, "args": args, "kwargs": kwargs, "sent_at": message.message_timestamp / 1000, **option}
+        about = {
+            "path": path,
+            "args": [*args, *piped],
+            "kwargs": kwargs,
+            "sent_at": message.message_timestamp / 1000,
+            **option,
+        }
         super().__init__(
             name=path,
             about=json.dumps(about),
@@ -74,6 +81,10 @@ class TaskRun(Companion):
         self._exception: BaseException | None = None
         self._error: str | None = None
         self._value = "null"
+
+    def make_result(self) -> ProgressResult:
+        """Return the result of a task that has just been sent."""
+        return make_result(self.message_id, self._about, State.ENQUEUED, self.stored)
 
     def begin(self) -> ProgressResult:
         """Return the result of a task that starts now."""
@@ -155,6 +166,17 @@ class TaskRun(Companion):
 def make_run(message: AnyMessage) -> TaskRun:
     """Return the private data of a message: the option of the actors in dispatch.py."""
     return sending.get(message.message_id) or TaskRun(message)
+
+
+def send_enqueued(message: AnyMessage) -> None:
+    """Send `task_enqueued` for a message that was sent otherwise than by `enqueue`: in a group or a pipeline."""
+    run = TaskRun(message)
+    result = run.make_result()
+    try:
+        sender = type(task_backends[result.backend])
+    except InvalidTaskBackend:
+        return
+    task_enqueued.send_robust(sender, task_result=result)
 
 
 def encode(value: Any, limit: int, what: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from django.tasks.base import TASK_REFRESH_ATTRS, Task, TaskContext, TaskResult
+from django.tasks.exceptions import InvalidTask
+from dramatiq import Message
 
 from dramatiq_progress.worker.observer import ProgressObserver
 
@@ -21,6 +23,7 @@ class ProgressTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
       time_limit: Milliseconds after which an attempt is interrupted. None: the backend's option.
       publish_result: Whether the return value is also the public result, which the page receives.
       title: The name of the job for users, a string. Empty: the function's name in words.
+      cancellable: Whether it can be cancelled. None: ``DRAMATIQ_PROGRESS["CANCELLABLE"]``.
       metadata: The first value of `ProgressContext.metadata`.
     """
 
@@ -28,6 +31,7 @@ class ProgressTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
     time_limit: int | None = None
     publish_result: bool = False
     title: str = ""
+    cancellable: bool | None = None
     metadata: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def using(
@@ -37,21 +41,48 @@ class ProgressTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
         time_limit: int | None = None,
         publish_result: bool | None = None,
         title: str | None = None,
+        cancellable: bool | None = None,
         metadata: dict[str, Any] | None = None,
         **changes: Any,
     ) -> ProgressTask:
-        """Return a task with other options; those that are None stay."""
+        """Return a task with other options; those that are None stay.
+
+        Raises:
+          TypeError: There is no such option.
+          InvalidTask: The value of an option is invalid.
+        """
+        options = sorted({each.name for each in fields(self)} - {"func", "takes_context"})
+        if unknown := sorted(set(changes) - set(options)):
+            raise TypeError(f"using() has no option {', '.join(unknown)}. The options are {', '.join(options)}.")
         own = {
             "max_retries": max_retries,
             "time_limit": time_limit,
             "publish_result": publish_result,
             "title": title,
+            "cancellable": cancellable,
             "metadata": metadata,
         }
         # Not super(): a dataclass with slots is another class than the one that this method was defined in.
         changed: Any = Task.using(self, **changes)
         task: ProgressTask = replace(changed, **{name: value for name, value in own.items() if value is not None})
         return task
+
+    def message(self, *args: Any, **kwargs: Any) -> Message[Any]:
+        """Return a message that runs the task, as a member of a `progress_group` or a `progress_pipeline`.
+
+        Its ``message_id`` is the id of the result. In a pipeline the task gets the return value of the one before as a
+        further positional argument.
+
+        Raises:
+          InvalidTask: The task isn't one of `DramatiqBackend`, or has a `run_after`.
+          TypeError: An argument isn't JSON.
+          ValueError: The arguments are over 256 KiB of JSON.
+        """
+        make = getattr(self.get_backend(), "make_message", None)
+        if make is None:
+            raise InvalidTask(f'Only tasks of DramatiqBackend have messages; this one\'s backend is "{self.backend}".')
+        message: Message[Any] = make(self, args, kwargs)
+        return message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

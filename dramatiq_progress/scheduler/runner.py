@@ -202,4 +202,4 @@ class Runner:
         if not due:
             return f"{count}, none of which is due again"
         tick, first = min(due, key=lambda pair: pair[0])
-        return f"{count}; next is {first.name} at {tick.astimezone(first.zone):%Y-%m-%d %H:%M:%S %Z}"
+        return f"{count}; next is {first.name} at {first.local(tick)}"

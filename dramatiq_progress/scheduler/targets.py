@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dramatiq import Actor
@@ -17,6 +19,21 @@ def is_tracked(target: Any) -> bool:
     if isinstance(target, Actor):
         return bool(target.options.get(TRACKED_OPTION))
     return bool(target.get_backend().supports_get_result)
+
+
+def misfit(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Return why a function can't be called with these arguments; empty if it can, or that is unknown."""
+    try:
+        signature = inspect.signature(target.fn if isinstance(target, Actor) else target.func)
+    except Exception:  # an annotation that can't be evaluated, a callable without a signature
+        return ""
+    # A task gets its context first.
+    given = [None, *args] if getattr(target, "takes_context", False) else args
+    try:
+        signature.bind(*given, **kwargs)
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def send(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], message_id: str) -> str:

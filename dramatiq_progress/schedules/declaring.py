@@ -20,6 +20,9 @@ from .options import DEFAULT_GRACE, OPTIONS, WHEN, Missed, Overlap, Schedule, bu
 
 T = TypeVar("T")
 
+#: The options of a schedule in the settings.
+_ALLOWED = ("send", "enabled", *OPTIONS)
+
 
 class Problem(NamedTuple):
     """A mistake in the declarations.
@@ -139,7 +142,7 @@ def find_schedules() -> tuple[list[Schedule], list[Problem]]:
         declared.setdefault(each.name, each)
     overrides: dict[str, Any] = configuration().schedules
     found: list[Schedule] = []
-    for name in sorted({*declared, *overrides}):
+    for name in sorted({*declared, *overrides}, key=str):
         made = _make(name, declared.get(name), overrides.get(name, {}))
         if isinstance(made, Problem):
             problems.append(made)
@@ -183,18 +186,17 @@ def _duplicate(first: _Declaration, second: _Declaration) -> Problem:
     )
 
 
-def _make(name: str, declaration: _Declaration | None, override: Any) -> Schedule | Problem:
-    where = f'{SETTING_NAME}["SCHEDULES"][{name!r}]'
+def _make(name: Any, declaration: _Declaration | None, override: Any) -> Schedule | Problem:
+    where = f'{SETTING_NAME}["SCHEDULES"][{name!r:.200}]'
     if not isinstance(override, dict):
-        return Problem("E010", f"{where} is not a dict.", f"Its keys are send, enabled, {', '.join(OPTIONS)}.")
-    unknown = set(override) - {"send", "enabled", *OPTIONS}
+        return Problem("E010", f"{where} is not a dict.", f"Its keys are {', '.join(_ALLOWED)}.")
+    unknown = set(override) - set(_ALLOWED)
     if unknown or not is_name(name):
         if unknown:
             what = f"has no option {', '.join(sorted(map(repr, unknown)))}"
-            return Problem("E010", f"{where} {what}.", f"The options are send, enabled, {', '.join(OPTIONS)}.")
-        return Problem(
-            "E010", f"{where} is not a name.", "A name has 1 to 200 characters, and no white space: use - or _ instead."
-        )
+            return Problem("E010", f"{where} {what}.", f"The options are {', '.join(_ALLOWED)}.")
+        repair = "A name is a string of 1 to 200 characters without white space: use - or _ instead."
+        return Problem("E010", f"{where}: {name!r:.200} is not a name.", repair)
     given = {key: value for key, value in override.items() if key in OPTIONS}
     options = dict(declaration.options) if declaration else {}
     if any(key in given for key in WHEN):
@@ -211,7 +213,7 @@ def _make(name: str, declaration: _Declaration | None, override: Any) -> Schedul
             name, target, {**options, **given}, default_zone=settings.TIME_ZONE, enabled=override.get("enabled", True)
         )
     except ValueError as error:
-        return Problem("E010", f"{where}: {error}", "See docs/schedules.md for the options.")
+        return Problem("E010", f"{where}: {error}", f"The options are {', '.join(_ALLOWED)}.")
 
 
 def _import_target(path: object) -> tuple[Any, str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
+
+from dramatiq_progress.conf import LONGEST_SECONDS
 
 from .times import At, Cron, Every, Times, Triggered
 
@@ -59,6 +61,10 @@ class Schedule:
         """A text that changes with the times. Ticks from before a change aren't due."""
         return self.times.fingerprint if self.enabled else "disabled"
 
+    def local(self, moment: datetime) -> str:
+        """Return a moment in the schedule's time zone, as the log shows it."""
+        return f"{moment.astimezone(self.zone):%Y-%m-%d %H:%M:%S %Z}"
+
 
 def build_schedule(
     name: str, target: Any, options: Mapping[str, Any], *, default_zone: str, enabled: object = True
@@ -77,8 +83,10 @@ def build_schedule(
         raise ValueError(f"missed={missed!r:.80} is not one of {', '.join(map(repr, MISSED))}.")
     if overlap not in OVERLAP:
         raise ValueError(f"overlap={overlap!r:.80} is not one of {', '.join(map(repr, OVERLAP))}.")
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-        raise ValueError(f"grace={grace!r:.80} is not a positive number of seconds, nor a timedelta.")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_SECONDS:
+        raise ValueError(
+            f"grace={grace!r:.80} is not a positive number of seconds up to {LONGEST_SECONDS:,}, nor such a timedelta."
+        )
     if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
         raise ValueError(f"args={args!r:.80} and kwargs={kwargs!r:.80} must be a tuple or list, and a dict.")
     if not isinstance(enabled, bool):

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from cronsim import CronSim, CronSimError
 
+from dramatiq_progress.conf import LONGEST_SECONDS
+
 #: Cron's names for expressions. Its ``@reboot`` has no meaning here: any number of schedulers may start at any time.
 ALIASES = {
     "@yearly": "0 0 1 1 *",
@@ -125,15 +127,18 @@ class Every:
       interval: A number of seconds, or a timedelta.
 
     Raises:
-      ValueError: It isn't a whole number of seconds, or is less than one.
+      ValueError: It isn't a whole number of seconds, is less than one, or more than ten years.
     """
 
     def __init__(self, interval: float | timedelta) -> None:
-        is_number = isinstance(interval, int | float) and not isinstance(interval, bool)
-        found: Any = timedelta(seconds=interval) if is_number else interval  # type: ignore[arg-type]
-        if not isinstance(found, timedelta) or found < _SECOND or found % _SECOND:
-            raise ValueError(f"every={interval!r:.80} is not a whole number of seconds, nor a timedelta of that.")
-        self.interval = found
+        seconds = interval.total_seconds() if isinstance(interval, timedelta) else interval
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not is_number or not 1 <= seconds <= LONGEST_SECONDS or seconds % 1:
+            raise ValueError(
+                f"every={interval!r:.80} is not a whole number of seconds from 1 to {LONGEST_SECONDS:,}, nor a "
+                "timedelta of that."
+            )
+        self.interval = timedelta(seconds=seconds)
 
     @property
     def words(self) -> str:
@@ -158,13 +163,17 @@ class At:
       zone: The time zone.
 
     Raises:
-      ValueError: It isn't a datetime.
+      ValueError: It isn't a datetime, or UTC has none for it.
     """
 
     def __init__(self, moment: datetime, zone: tzinfo) -> None:
         if not isinstance(moment, datetime):
             raise ValueError(f"at={moment!r:.80} is not a datetime.")
         self.moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
+        try:
+            self._in_utc = self.moment.astimezone(UTC)
+        except OverflowError:
+            raise ValueError(f"at={moment!r:.80} is outside the years 1 to 9999 in UTC.") from None
 
     @property
     def words(self) -> str:
@@ -172,10 +181,10 @@ class At:
 
     @property
     def fingerprint(self) -> str:
-        return f"at {self.moment.astimezone(UTC).isoformat()}"
+        return f"at {self._in_utc.isoformat()}"
 
     def after(self, moment: datetime) -> datetime | None:
-        return self.moment.astimezone(UTC) if self.moment > moment else None
+        return self._in_utc if self._in_utc > moment else None
 
 
 class Triggered:

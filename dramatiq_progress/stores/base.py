@@ -118,7 +118,7 @@ class Store(CompositeStore, ReadableStore):
           companion: Private data of the message, if it has any.
         """
         message = NewMessage(
-            message_id, actor, queue, retries_left, cancellable, owner, delay, title, metadata, estimate_key
+            message_id, actor, queue, retries_left, cancellable, owner, delay, title, metadata, estimate_key, companion
         )
         calls = [self._enqueue_call(message, due=due, age=age)]
         if companion is not None and not due:
@@ -353,15 +353,6 @@ class Store(CompositeStore, ReadableStore):
         if calls:
             # Without an answer, the companion is missing until the next attempt.
             self._call(calls)
-
-    def _note_kept(self, companion: Companion, call: Call, answer: Any, *, must_be_kept: bool) -> None:
-        if must_be_kept and not isinstance(answer, StoreUnavailable) and answer[0] == "refused":
-            # A server that was restarted had to learn the script of the record first, and has run this one before it.
-            [answer] = self._call([call])
-        if not isinstance(answer, StoreUnavailable) and answer[0] == "written":
-            _, moment, stored = answer
-            companion.attempted_at = float(moment) if moment else None
-            companion.stored = dict(zip(stored[::2], stored[1::2], strict=True))
 
     def _keys_of(self, attempt: Attempt) -> tuple[str, ...]:
         return (self.key(attempt.message_id),) if attempt.companion is None else self._keys(attempt.message_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from dramatiq_progress.conf import configuration
@@ -11,6 +12,7 @@ from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.progress import STATES, State
 
 from . import encoding
+from .companion import Companion
 from .encoding import Call, flag, flat, milliseconds, number_text, seconds
 from .pace import MEMORY_SECONDS, TTL_SECONDS
 
@@ -19,6 +21,10 @@ from .pace import MEMORY_SECONDS, TTL_SECONDS
 PURGED_AFTER_SECONDS = 600
 #: For a message that leaves its queue without its turn, which says nothing about those before it.
 NO_PURGE_SECONDS = 1e9
+
+#: The private data that a round trip may have: number of messages, and bytes.
+KEPT_AT_ONCE = 250
+KEPT_AT_ONCE_BYTES = 256 * 1024
 
 #: Number of messages that an owner's index keeps; the oldest are removed first.
 OWNED_LIMIT = 200
@@ -38,6 +44,7 @@ class NewMessage(NamedTuple):
       title: Its title; empty for that of its actor.
       metadata: JSON.
       estimate_key: The kind of runs that its duration is compared with.
+      companion: Its private data, if it has any.
     """
 
     id: str
@@ -50,6 +57,7 @@ class NewMessage(NamedTuple):
     title: str = ""
     metadata: str = "{}"
     estimate_key: str = ""
+    companion: Companion | None = None
 
 
 class StoreCalls(ABC):
@@ -137,6 +145,32 @@ class StoreCalls(ABC):
     def _keep_call(self, message_id: str, token: str, fields: Mapping[str, str]) -> Call:
         arguments = encoding.Keep(token, str(configuration().max_deliveries))
         return Call("keep", self._keys(message_id), (*arguments, *flat(fields)))
+
+    def _note_kept(self, companion: Companion, call: Call, answer: Any, *, must_be_kept: bool) -> None:
+        if must_be_kept and not isinstance(answer, StoreUnavailable) and answer[0] == "refused":
+            # A server that was restarted had to learn the script of the record first, and has run this one before it.
+            [answer] = self._call([call])
+        if not isinstance(answer, StoreUnavailable) and answer[0] == "written":
+            _, moment, stored = answer
+            companion.attempted_at = float(moment) if moment else None
+            companion.stored = dict(zip(stored[::2], stored[1::2], strict=True))
+
+    def _keep_sent(self, messages: Sequence[NewMessage]) -> None:
+        """Store the private data of messages that are recorded, and are about to be sent.
+
+        Raises:
+          StoreUnavailable: Some of it wasn't stored.
+        """
+        kept = [(each.id, each.companion) for each in messages if each.companion is not None]
+        while kept:
+            sizes = accumulate(companion.size for _, companion in kept[:KEPT_AT_ONCE])
+            count = max(1, sum(size <= KEPT_AT_ONCE_BYTES for size in sizes))
+            batch, kept = kept[:count], kept[count:]
+            calls = [self._keep_call(message_id, "", companion.sent_fields) for message_id, companion in batch]
+            for (_, companion), call, answer in zip(batch, calls, self._call(calls), strict=True):
+                if isinstance(answer, StoreUnavailable):
+                    raise answer
+                self._note_kept(companion, call, answer, must_be_kept=False)
 
     def _keys(self, message_id: str) -> tuple[str, str]:
         return self.key(message_id), self.companion_key(message_id)

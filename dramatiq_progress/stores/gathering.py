@@ -82,6 +82,7 @@ class CompositeStore(StoreCalls):
         self._own_again([(each.place.id, each.owner, age) for each in contributions if each.is_listed])
         if failure is not None:
             raise failure
+        self._keep_sent(members)
         return told, changes
 
     def withdraw_all(self, members: Mapping[str, tuple[Change, str]]) -> None:

@@ -21,7 +21,7 @@ from dramatiq_progress.progress import (
 )
 from dramatiq_progress.titles import shown_title
 
-from .composites import WHOLE
+from .composites import IS_PIPELINE, WHOLE
 from .contributions import Counters
 from .durations import Estimate
 from .pace import QueuePlace
@@ -148,7 +148,7 @@ def decode(
         has_steps=has_steps,
         overall=overall,
         overall_rate=rate if has_steps else None,
-        step=_step(record.get("step"), overall, total),
+        step=_step(record.get("step"), overall, total) if counters is None else _stage(state, counters),
         attempt=int(record.get("attempt", "0")),
         retries_left=0 if state.is_final else _whole(record, "retries_left"),
         retry_in=_seconds_until(record.get("retry_at"), now) if state is State.RETRYING else None,
@@ -270,6 +270,14 @@ def _step(text: str | None, overall: float | None, total: Number | None) -> Step
     # Half a surrogate pair raises UnicodeEncodeError here, and not on a page.
     name.encode()
     return StepProgress.of(index, count, name, span=(begin, end), overall=overall, total=total)
+
+
+def _stage(state: State, counters: Counters) -> StepProgress | None:
+    """Return the stage that a pipeline is in, or was in last. None before the first, and for a group."""
+    if IS_PIPELINE not in counters.flags or state.is_pending or not counters.total:
+        return None
+    index = counters.ended + (0 if state.is_final else 1)
+    return StepProgress(min(max(1, index), counters.total), counters.total, "")
 
 
 def _whole(record: Mapping[str, str], name: str) -> int | None:

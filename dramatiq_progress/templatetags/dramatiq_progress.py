@@ -37,6 +37,7 @@ register = template.Library()
 #: Static files, resolved by Django's `static`, so that hashed names work.
 STYLESHEET = "dramatiq_progress/dramatiq-progress.css"
 COMPACT_STYLESHEET = "dramatiq_progress/dramatiq-progress-compact.css"
+SCHEDULES_STYLESHEET = "dramatiq_progress/dramatiq-progress-schedules.css"
 SCRIPT = "dramatiq_progress/dramatiq-progress.js"
 STREAM = "dramatiq_progress/dramatiq-progress-stream.js"
 RESULT = "dramatiq_progress/dramatiq-progress-result.js"
@@ -140,7 +141,7 @@ def _mine(content: SafeString) -> SafeString:
 def schedules(context: template.Context, *, staff_only: bool = True, **attributes: str | bool | None) -> SafeString:
     """Render ``{% dramatiq_progress_schedules %}``: a table of all schedules, for staff. Other users get nothing.
 
-    The tag reads the store when the page is rendered. The bars of the last runs are live.
+    The tag reads the store when the page is rendered. The bars of the last runs are live; a reload shows later runs.
 
     Parameters:
       staff_only: False for a page that only people may open who may see the schedules.
@@ -157,7 +158,8 @@ def schedules(context: template.Context, *, staff_only: bool = True, **attribute
     except StoreUnavailable:
         return schedules_table.wrapped(_not_now())
     attributes = {"compact": True, **attributes}
-    return schedules_table.table(statuses, live, lambda progress: _bar_of_page(context, progress, **attributes))
+    shown = schedules_table.table(statuses, live, lambda progress: _bar_of_page(context, progress, **attributes))
+    return _link(SCHEDULES_STYLESHEET, _nonce_of_page(context)) + shown
 
 
 def _request_of(context: template.Context, tag: str) -> HttpRequest:
@@ -186,7 +188,7 @@ def _bar_of_page(context: template.Context, message: MessageLike, **attributes: 
     if not _is_compact(attributes) or context.render_context.get(_IS_LINKED):
         return element
     context.render_context[_IS_LINKED] = True
-    return _compact_link(_nonce_of_page(context)) + element
+    return _link(COMPACT_STYLESHEET, _nonce_of_page(context)) + element
 
 
 def bar(
@@ -220,7 +222,7 @@ def bar(
       ImproperlyConfigured: The project's URLs don't include those of the package, or there is a button and no request.
     """
     element = _element(message, request, fallback=fallback, cancel=cancel, **attributes)
-    return _compact_link(_nonce_of_request(request)) + element if _is_compact(attributes) else element
+    return _link(COMPACT_STYLESHEET, _nonce_of_request(request)) + element if _is_compact(attributes) else element
 
 
 def _element(
@@ -274,8 +276,8 @@ def _is_compact(attributes: Mapping[str, object]) -> bool:
     return any(attributes.get(name) not in (None, False) for name in COMPACT_ATTRIBUTES)
 
 
-def _compact_link(nonce: object) -> SafeString:
-    return format_html('<link rel="stylesheet" href="{}"{}>', static(COMPACT_STYLESHEET), flatatt({"nonce": nonce}))
+def _link(stylesheet: str, nonce: object) -> SafeString:
+    return format_html('<link rel="stylesheet" href="{}"{}>', static(stylesheet), flatatt({"nonce": nonce}))
 
 
 def _source(request: HttpRequest | None, message_id: str) -> str:

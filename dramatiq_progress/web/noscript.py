@@ -20,10 +20,20 @@ from django.utils.timesince import TIME_STRINGS
 
 from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.permissions import readable
-from dramatiq_progress.progress import Number, Progress, State, StepProgress
+from dramatiq_progress.progress import Number, Parts, Progress, State, StepProgress, UsualTimes
 from dramatiq_progress.stores import get_store
 
-from .texts import REFRESH, REMAINING_SHORT, RETRY_SHORT, STEP_TEXTS, TEXTS, translate, translate_result
+from .texts import (
+    BEGINS_SHORT,
+    PARTS_TEXTS,
+    REFRESH,
+    REMAINING_SHORT,
+    RETRY_SHORT,
+    TEXTS,
+    USUALLY_SHORT,
+    translate,
+    translate_result,
+)
 
 #: Below a minute no number is shown, since nothing counts down here.
 MINUTE_SECONDS = 60
@@ -32,6 +42,8 @@ _PLACEHOLDER = re.compile(r"{(\w+)}")
 _END_PUNCTUATION = re.compile(r"[.…:]+$")
 #: The units of durations: Django's name, seconds per unit, and the duration from which the next one is used.
 _UNITS = (("minute", MINUTE_SECONDS, 5_400), ("hour", 3_600, 129_600), ("day", 86_400, math.inf))
+#: If nine of ten runs take up to this many times as long as half of them, one time says enough.
+NARROW_SPREAD = 3
 
 
 def reading(request: HttpRequest | None, message: str | Progress) -> Progress | None:
@@ -63,9 +75,9 @@ def markup(progress: Progress | None, *, label: str | None = None, name: str = "
         parts.append(format_html("<span>{}</span>", translate(TEXTS["waiting"])))
     else:
         attributes = {"data-state": progress.state.value}
-        if progress.eta and progress.eta < MINUTE_SECONDS:
+        if (exact := _without_short_times(progress)) != progress:
             # "less than a minute left" would be replaced by "about 10 seconds left" a moment later.
-            attributes["data-text"] = describe(replace(progress, eta=None))
+            attributes["data-text"] = describe(exact)
         parts.append(format_html("<span{}>{}</span>", flatatt(attributes), describe(progress)))
     if progress is None or not progress.complete:
         parts.append(format_html(' <a href="">{}</a>', translate(REFRESH)))
@@ -74,20 +86,50 @@ def markup(progress: Progress | None, *, label: str | None = None, name: str = "
 
 def describe(progress: Progress) -> str:
     """Return the text of a bar, in the same words as `describe` of dramatiq-progress.js."""
-    state = progress.state
-    position, length = progress.queue_position, progress.queue_length
-    if state is State.ENQUEUED and position is not None and length is not None:
-        return _format("position" if position > 1 else "first", position=position, length=length)
+    state, parts = progress.state, progress.parts
     if state is State.RETRYING:
         return _describe_retry(progress)
+    if progress.complete:
+        return _describe_outcome(progress)
+    position, length = progress.queue_position, progress.queue_length
     if state is State.RUNNING:
-        return _describe_run(progress)
-    is_failure = progress.complete and state is not State.DONE
-    return (is_failure and translate_result(progress.result)) or translate(TEXTS[state.value])
+        text = _describe_run(progress)
+        if parts is not None:
+            text = _with_failed(text, parts)
+        if progress.eta:
+            return _with_time("remaining", REMAINING_SHORT, text, progress.eta)
+    elif state is State.ENQUEUED and position is not None and length is not None:
+        text = _format("position" if position > 1 else "first", position=position, length=length)
+    else:
+        text = translate(TEXTS[state.value])
+    if progress.usual is None or progress.eta is not None:
+        return text
+    return _describe_usual(progress, progress.usual, text)
+
+
+def _describe_outcome(progress: Progress) -> str:
+    state, parts = progress.state, progress.parts
+    text = translate(TEXTS[state.value])
+    if state is State.DONE:
+        return text
+    text = translate_result(progress.result) or text
+    if parts is None or not parts.total:
+        return text
+    amount = _with_failed(_format("doneOf", done=parts.done, total=parts.total), parts)
+    if state is State.FAILED:
+        return amount
+    return _format("described", description=_END_PUNCTUATION.sub("", text), amount=amount)
+
+
+def _with_failed(text: str, parts: Parts) -> str:
+    return _format("failedOf", text=text, failed=parts.failed) if parts.failed else text
 
 
 def _describe_run(progress: Progress) -> str:
     current, total, step = progress.current, progress.total, progress.step
+    if step is not None and progress.parts is not None:
+        # The number of a pipeline's stage says how many have ended.
+        current, total = 0, None
     if total is not None:
         amount = _format("amount", current=current, total=total)
     else:
@@ -99,14 +141,40 @@ def _describe_run(progress: Progress) -> str:
     else:
         text = amount or description
     if step is not None:
-        text = _describe_step(step, text)
-    elif not text:
-        text = translate(TEXTS["running"])
-    if not progress.eta:
+        return _describe_step(step, text)
+    return text or translate(TEXTS["running"])
+
+
+def _describe_usual(progress: Progress, usual: UsualTimes, text: str) -> str:
+    run, most, wait = usual
+    if wait and (not run or (progress.queue_position or 0) > 1):
+        return _with_time("begins", BEGINS_SHORT, text, _rounded(wait))
+    if not run or not most:
         return text
-    if progress.eta < MINUTE_SECONDS:
-        return _fill(translate(REMAINING_SHORT), text=text)
-    return _format("remaining", text=text, time=_duration(progress.eta))
+    if progress.state is State.RUNNING and (progress.elapsed or 0) > most:
+        return _format("longer", text=text)
+    if most <= NARROW_SPREAD * run:
+        return _with_time("usually", USUALLY_SHORT, text, _rounded(run))
+    if most < MINUTE_SECONDS or _size_of(run) != _size_of(most):
+        return _with_time("usuallyMost", USUALLY_SHORT, text, _rounded(most))
+    least = round(_rounded(run) / _size_of(most))
+    return _format("usuallyRange", text=text, time=_duration(_rounded(most)), **{"from": least})
+
+
+def _with_time(name: str, short: str, text: str, seconds: float) -> str:
+    """Return a text with a time, or without its number if it is below a minute."""
+    if seconds < MINUTE_SECONDS:
+        return _fill(translate(short), text=text)
+    return _format(name, text=text, time=_duration(seconds))
+
+
+def _without_short_times(progress: Progress) -> Progress:
+    """Return what a bar shows until its first answer: without the times that are only exact there."""
+    if progress.eta and progress.eta < MINUTE_SECONDS:
+        return replace(progress, eta=None, usual=None)
+    if progress.usual is not None and any(each and each < MINUTE_SECONDS for each in progress.usual):
+        return replace(progress, usual=None)
+    return progress
 
 
 def _describe_step(step: StepProgress, text: str) -> str:
@@ -131,7 +199,7 @@ def _describe_wait(seconds: float) -> str:
 
 
 def _format(name: str, **values: Number | str) -> str:
-    return _fill(translate((TEXTS | STEP_TEXTS)[name]), **values)
+    return _fill(translate((TEXTS | PARTS_TEXTS)[name]), **values)
 
 
 def _fill(text: str, /, **values: Number | str) -> str:
@@ -142,6 +210,17 @@ def _fill(text: str, /, **values: Number | str) -> str:
 
 def _format_number(value: Number) -> str:
     return str(number_format(value, use_l10n=True, force_grouping=True))
+
+
+def _size_of(seconds: float) -> int:
+    """Return the size of the unit in which a duration is shown, in seconds; 1 below a minute."""
+    return 1 if seconds < MINUTE_SECONDS else next(size for _, size, limit in _UNITS if seconds < limit)
+
+
+def _rounded(seconds: float) -> int:
+    """Round a duration to its unit, up or down, as dramatiq-progress-parts.js does."""
+    size = _size_of(seconds)
+    return max(1, math.floor(seconds / size + 0.5)) * size
 
 
 def _duration(seconds: float) -> str:

@@ -47,7 +47,7 @@ def _row(status: ScheduleStatus, bar: Callable[[Progress], SafeString]) -> SafeS
         _outcome(status, bar),
     )
     name = format_html('<th scope="row">{}</th>', status.name)
-    # For pages that show a row as a block, where there is no place for headings.
+    # For narrow pages, which show a row as a block: dramatiq-progress-schedules.css.
     labels = map(_text, _COLUMNS[1:])
     return name + format_html_join("", '<td data-label="{}">{}</td>', zip(labels, cells, strict=True))
 
@@ -61,8 +61,12 @@ def _outcome(status: ScheduleStatus, bar: Callable[[Progress], SafeString]) -> S
 def _moment(moment: datetime | None) -> SafeString | str:
     if moment is None:
         return _NOTHING
-    text = f"{date_format(moment, 'SHORT_DATETIME_FORMAT')} {moment:%Z}"
-    return format_html('<time datetime="{}">{}</time>', moment.isoformat(), text)
+    # No format of Django's has seconds, which a schedule that is due each few seconds needs.
+    if moment.second:
+        text = f"{date_format(moment, 'SHORT_DATE_FORMAT')} {moment:%H:%M:%S}"
+    else:
+        text = date_format(moment, "SHORT_DATETIME_FORMAT")
+    return format_html('<time datetime="{}">{} {}</time>', moment.isoformat(), text, moment.strftime("%Z"))
 
 
 def _text(name: str) -> str:

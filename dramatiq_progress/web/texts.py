@@ -58,10 +58,17 @@ CANCEL_TEXTS = {
     "cancelFailed": "Couldn't reach the server. Try again.",
 }
 
-#: The texts of a message whose actor has steps.
-STEP_TEXTS = {
+#: `TEXTS` of dramatiq-progress-parts.js: the step, the members of a group or a pipeline, and the usual times.
+PARTS_TEXTS = {
     "step": "Step {index} of {count}",
     "stepped": "{step}. {text}",
+    "doneOf": "{done} of {total} done",
+    "failedOf": "{text}, {failed} failed",
+    "begins": "{text}, begins in about {time}",
+    "usually": "{text}, usually takes about {time}",
+    "usuallyRange": "{text}, usually takes {from} to {time}",
+    "usuallyMost": "{text}, usually takes up to {time}",
+    "longer": "{text}, longer than usual",
 }
 
 #: The table of the schedules, for staff.
@@ -83,7 +90,9 @@ REFRESH = "Refresh"
 REMAINING_SHORT = "{text}, less than a minute left"
 RETRY_SHORT = "This attempt failed. Retrying within a minute…"
 NOT_NOW = "Progress can't be shown right now."
-PAGE_TEXTS = (REFRESH, REMAINING_SHORT, RETRY_SHORT, NOT_NOW)
+BEGINS_SHORT = "{text}, begins within a minute"
+USUALLY_SHORT = "{text}, usually takes less than a minute"
+PAGE_TEXTS = (REFRESH, REMAINING_SHORT, RETRY_SHORT, BEGINS_SHORT, USUALLY_SHORT, NOT_NOW)
 
 #: Languages of Django that a browser's `Intl` accepts as a locale.
 _LOCALE = re.compile(r"[a-z]{2,3}(-[a-z]{4})?(-([a-z]{2}|\d{3}))?(-([a-z0-9]{5,8}|\d[a-z0-9]{3}))*", re.IGNORECASE)
@@ -107,7 +116,7 @@ def page_texts() -> dict[str, Any]:
     ``locale`` is set if there is a translation into the active language, so that numbers and times match the texts.
     """
     texts: dict[str, Any] = {
-        name: translate(text) for name, text in (TEXTS | CANCEL_TEXTS | STEP_TEXTS).items() if translate(text) != text
+        name: translate(text) for name, text in (TEXTS | CANCEL_TEXTS | PARTS_TEXTS).items() if translate(text) != text
     }
     results = [[text, translate(text)] for text in RESULTS if translate(text) != text]
     if results:

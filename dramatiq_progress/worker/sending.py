@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import starmap
 from typing import Any
 from uuid import uuid4
 
@@ -37,7 +38,7 @@ from .delivery import with_store
 from .enqueueing import BulkSend
 from .options import estimate_key_of, metadata_of, title_of
 from .recorder import get_recorder
-from .tracking import count_retries_left, is_cancellable, tracked_actor
+from .tracking import companion_of, count_retries_left, is_cancellable, name_of, tracked_actor
 from .validation import printable, to_number
 
 #: Weights are kept as whole numbers up to this one.
@@ -115,7 +116,7 @@ def send_recorded(job: Job, composition: Composition, delay: int | None) -> None
     plan = _Plan(current_owner(composition.id), delay)
     bound = plan.bind(job, composition, ())
     records = _Records(plan.owner, plan.contributions, plan.messages, plan.paths)
-    with_store(composition.id, records.write, defer=True)
+    with_store(composition.id, records.write, defer=True, size=plan.private_size)
     with BulkSend(plan.paths) as sending:
         try:
             bound.run(delay=delay)  # type: ignore[no-untyped-call]
@@ -142,6 +143,11 @@ class _Plan:
         self._delay = delay
         self._seen: set[str] = set()
 
+    @property
+    def private_size(self) -> int:
+        """About how many bytes the private data of the messages has."""
+        return sum(each.companion.size for each in self.messages if each.companion is not None)
+
     def bind(self, job: Job, composition: Composition, outer: Path) -> Job:
         """Return a copy of a group or a pipeline whose messages have their places.
 
@@ -156,12 +162,12 @@ class _Plan:
         if isinstance(job, dramatiq.pipeline) and not job.messages:
             raise ValueError("A pipeline has no message.")
         members: Sequence[AnyMember] = job.messages if isinstance(job, dramatiq.pipeline) else job.children
-        actors = [_actor_of(job.broker, message) for message in _messages_of(job)]
+        found = [(_actor_of(job.broker, message), message) for message in _messages_of(job)]
         callbacks = _callbacks_of(job)
         shares = composition.shares or [1] * len(members)
         counted = [share for member, share in zip(members, shares, strict=True) if not _is_empty(member)]
-        flags = composition.flags + (IS_CANCELLABLE if all(map(is_cancellable, actors)) else "")
-        names = {actor.actor_name for actor in actors}
+        flags = composition.flags + (IS_CANCELLABLE if all(starmap(is_cancellable, found)) else "")
+        names = set(starmap(name_of, found))
         place = Place(
             composition.next_id(),
             planned=len(counted) + len(callbacks),
@@ -219,22 +225,24 @@ class _Plan:
         if isinstance(job, dramatiq.pipeline):
             # As `dramatiq.pipeline.run` does.
             delay = max(delay or 0, message.options.get("delay") or 0) or None
+        companion = companion_of(actor, message)
         return NewMessage(
             message.message_id,
-            message.actor_name,
+            message.actor_name if companion is None else companion.name,
             q_name(message.queue_name),
             count_retries_left(job.broker, message, actor),
-            is_cancellable(actor),
+            is_cancellable(actor, message),
             owner,
             None if delay is None else delay / 1000,
             title_of(message),
             metadata_of(message),
             estimate_key_of(message, actor),
+            companion,
         )
 
 
 class _Records:
-    """The records of composites and of their messages. A deferred write of them holds no message.
+    """The records of composites and of their messages. A deferred write of them holds no message, but private data.
 
     Parameters:
       owner: The owner of all.

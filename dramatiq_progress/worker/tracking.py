@@ -15,7 +15,8 @@ from dramatiq_progress.stores.companion import Companion
 #: The option that marks actors declared with `progress_actor`.
 TRACKED_OPTION = "progress_actor"
 
-#: The option that says whether an actor's messages can be cancelled. None: the setting ``CANCELLABLE`` says.
+#: The option of a message, and of an actor for its messages, that says whether they can be cancelled. None: the setting
+#: ``CANCELLABLE`` says.
 CANCELLABLE_OPTION = "cancellable"
 
 #: The option that makes the private data of an actor's messages: a function from a message to its `Companion`.
@@ -40,9 +41,11 @@ def has_valid_id(message: AnyMessage) -> bool:
     return MESSAGE_ID.fullmatch(message.message_id) is not None
 
 
-def is_cancellable(actor: Actor[..., Any]) -> bool:
-    """Return whether an actor's messages can be cancelled: by its declaration, otherwise by the setting."""
-    declared = actor.options.get(CANCELLABLE_OPTION)
+def is_cancellable(actor: Actor[..., Any], message: AnyMessage | None = None) -> bool:
+    """Return whether a message can be cancelled: by its own option, its actor's, or the setting."""
+    declared = None if message is None else message.options.get(CANCELLABLE_OPTION)
+    if declared is None:
+        declared = actor.options.get(CANCELLABLE_OPTION)
     if declared is not None:
         return bool(declared)
     try:
@@ -56,6 +59,12 @@ def companion_of(actor: Actor[..., Any], message: AnyMessage) -> Companion | Non
     make = actor.options.get(COMPANION_OPTION)
     companion: Companion | None = None if make is None else make(message)
     return companion
+
+
+def name_of(actor: Actor[..., Any], message: AnyMessage) -> str:
+    """Return the name that a message's record has: its actor's, or that of its private data."""
+    companion = companion_of(actor, message)
+    return message.actor_name if companion is None else companion.name
 
 
 def count_retries(message: AnyMessage) -> int:

@@ -388,3 +388,15 @@ def _close(broker: dramatiq.Broker) -> None:
     broker.close()
     if isinstance(broker, RedisBroker):
         broker.client.close()
+
+
+def wrong_clock(offset: str) -> dict[str, str]:
+    """Return the environment of a process whose clock is wrong by this many seconds; its monotonic clock is right."""
+    servers.find_program("faketime")
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME": offset,
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "PYTHONPATH": str(Path(__file__).with_name("faketime")),
+    }

@@ -14,21 +14,14 @@ import pytest
 from dramatiq_progress import State
 from tests import servers
 from tests.faults import tasks
-from tests.faults.scene import Scene, SceneFactory
+from tests.faults.scene import Scene, SceneFactory, wrong_clock
 from tests.waiting import wait_until
 
 
 @pytest.fixture
 def an_hour_ahead() -> dict[str, str]:
     """The environment of a process whose clock is an hour ahead; its monotonic clock is unchanged."""
-    servers.find_program("faketime")
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    return {
-        "LD_PRELOAD": str(library),
-        "FAKETIME": "+3600",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "PYTHONPATH": str(Path(__file__).with_name("faketime")),
-    }
+    return wrong_clock("+3600")
 
 
 @pytest.mark.parametrize("scene", ["rabbitmq"], indirect=True)

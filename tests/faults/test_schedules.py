@@ -25,7 +25,7 @@ import pytest
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.schedules import ScheduleRecord, Schedules
 from tests import servers
-from tests.faults.scene import Scene, SceneFactory
+from tests.faults.scene import Scene, SceneFactory, wrong_clock
 from tests.store_server import Server
 from tests.waiting import wait_until
 
@@ -266,15 +266,3 @@ def test_the_broker_is_down_and_is_back(make_scene: SceneFactory, tmp_path: Path
 
 def logs(schedulers: Schedulers) -> str:
     return "\n".join(log.read_text() for log in schedulers.scene.folder.glob("scheduler-*.log"))
-
-
-def wrong_clock(offset: str) -> dict[str, str]:
-    """Return the environment of a process whose clock is wrong by this many seconds; its monotonic clock is right."""
-    servers.find_program("faketime")
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    return {
-        "LD_PRELOAD": str(library),
-        "FAKETIME": offset,
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "PYTHONPATH": str(Path(__file__).with_name("faketime")),
-    }

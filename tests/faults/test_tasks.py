@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,12 +16,14 @@ import dramatiq
 import pytest
 from django.tasks import TaskResultStatus, default_task_backend
 from django.tasks.exceptions import TaskResultDoesNotExist
+from django.utils import timezone
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
-from dramatiq_progress import State, StoreUnavailable, get_progress
+from dramatiq_progress import State, StoreUnavailable, get_progress, progress_pipeline
 from dramatiq_progress.middleware import ProgressMiddleware
 from tests import django_tasks as tasks
-from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
+from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory, wrong_clock
+from tests.servers import ROOT
 from tests.waiting import wait_until
 
 HEALING_SECONDS = 180.0
@@ -81,6 +85,23 @@ def test_a_task_whose_worker_was_killed_runs_again(here: Scene, tmp_path: Path) 
         ended = when(result, "SUCCESSFUL")
         assert (ended.return_value, ended.attempts, len(set(ended.worker_ids))) == ("waited", 2, 2)
         wait_until(lambda: finishes(here, result) == 1)
+
+
+def test_a_pipeline_of_tasks_whose_worker_was_killed_goes_on(here: Scene, tmp_path: Path) -> None:
+    go_on, written = tmp_path / "go-on", tmp_path / "written"
+    first, second = tasks.wait_for.message(str(go_on)), tasks.append.message(str(written))
+    job = progress_pipeline([first, second]).run()
+    with here.worker("-p", "1", "-t", "1") as worker:
+        wait_until(lambda: get_progress(first.message_id).state is State.RUNNING)  # type: ignore[union-attr]
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+    go_on.touch()
+    with here.worker("-p", "1", "-t", "1"):
+        wait_until(lambda: get_progress(job).state is State.DONE, timeout=HEALING_SECONDS)  # type: ignore[union-attr]
+        ended = default_task_backend.get_result(second.message_id)
+        assert (ended.status, ended.args, ended.attempts) == ("SUCCESSFUL", [str(written), "waited"], 1)
+        assert written.read_text() == "waited\n"
+        wait_until(lambda: finishes(here, ended) == 1)
 
 
 @pytest.mark.slow(30)
@@ -166,3 +187,22 @@ def test_workers_started_for_one_queue_take_its_bands(here: Scene, tmp_path: Pat
     with here.worker("-p", "1", "-t", "1", "-Q", "default"):
         for each in results:
             when(each, "SUCCESSFUL")
+
+
+def test_the_times_of_a_result_are_the_store_s_whatever_the_clocks_of_hosts_say(here: Scene) -> None:
+    environment = os.environ | here.environment | {"DJANGO_SETTINGS_MODULE": "tests.settings"}
+    before = timezone.now()
+    code = "import django; django.setup(); from tests import django_tasks as t; print(t.add.enqueue(1, 2).id)"
+    command = (sys.executable, "-c", code)
+    sent = subprocess.check_output(command, env=environment | wrong_clock("-3600"), cwd=ROOT, text=True)
+    with here.worker("-p", "1", "-t", "1", environment=wrong_clock("+3600")):
+
+        def ended() -> Any:
+            with suppress(StoreUnavailable, TaskResultDoesNotExist):
+                result = default_task_backend.get_result(sent.strip())
+                return result if result.is_finished else None
+
+        result = wait_until(ended, timeout=HEALING_SECONDS)
+    assert result.status is TaskResultStatus.SUCCESSFUL
+    times = [before, result.enqueued_at, result.started_at, result.finished_at, timezone.now()]
+    assert times == sorted(times)

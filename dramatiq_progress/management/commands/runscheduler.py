@@ -65,7 +65,10 @@ class Command(BaseCommand):
                 'DRAMATIQ_PROGRESS["OPTIONS"] to a Redis or Valkey server.'
             )
         if not any(each.enabled for each in schedules):
-            raise CommandError("There are no schedules. Declare one with @scheduled(…): see docs/schedules.md.")
+            raise CommandError(
+                'There are no schedules. Declare one with @scheduled(cron="0 3 * * *") above an actor or a task, or in '
+                'DRAMATIQ_PROGRESS["SCHEDULES"].'
+            )
         _show_logs(verbosity)
         runner = Runner(schedules, store)
 

@@ -15,12 +15,12 @@ export interface ProgressNumbers {
   description: string;
 }
 
-/** The step that the actor is in, or was in last. */
+/** The step that the actor is in, or was in last. Of a pipeline, its stage. */
 export interface StepNumbers {
   /** From 1. */
   index: number;
   count: number;
-  /** May be empty. */
+  /** May be empty, and is for a pipeline. */
   name: string;
   /** Of this step. */
   percent: number | null;
@@ -154,14 +154,21 @@ interface CancelTexts {
   cancelFailed: string;
 }
 
-/** Texts of a message with steps that override those of dramatiq-progress-parts.js. */
-interface StepTexts {
+/** Texts of steps, members and usual times that override those of dramatiq-progress-parts.js. */
+interface PartsTexts {
   step: string;
   stepped: string;
+  doneOf: string;
+  failedOf: string;
+  begins: string;
+  usually: string;
+  usuallyRange: string;
+  usuallyMost: string;
+  longer: string;
 }
 
 /** All texts; those of the other modules only if the page has set them. */
-type AllTexts = Texts & Partial<CancelTexts & StepTexts>;
+type AllTexts = Texts & Partial<CancelTexts & PartsTexts>;
 
 export const TEXTS: AllTexts;
 

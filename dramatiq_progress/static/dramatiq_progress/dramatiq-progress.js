@@ -130,15 +130,18 @@ function formatDuration(seconds, texts) {
   return formatNumber(Math.ceil(seconds / size), texts, { style: "unit", unit, unitDisplay: "long" });
 }
 
-/** dramatiq-progress-parts.js, from the first answer with a step on. */
+/** dramatiq-progress-parts.js, from the first answer on that needs it. */
 let partsModule;
 
-function describe({ state, queue_position: position, queue_length: length, eta, ...view }, texts) {
-  if (state === "enqueued" && position) return format(texts, position > 1 ? "position" : "first", { position, length });
-  if (state !== "running") return texts[state];
-  const hasStep = partsModule && view.step?.count;
-  const text = hasStep ? partsModule.describe(view, texts, format, describeAmount) : describeAmount(view, texts);
-  return eta > 0 ? format(texts, "remaining", { text, time: formatDuration(eta, texts) }) : text;
+/** `outcome` is the server's text for the user, at the end. */
+function describe(view, texts, outcome) {
+  const { state, queue_position: position, queue_length: length, eta } = view;
+  const isRunning = state === "running";
+  let text = outcome || texts[state];
+  if (isRunning) text = describeAmount(view, texts);
+  if (state === "enqueued" && position) text = format(texts, position > 1 ? "position" : "first", { position, length });
+  if (partsModule) text = partsModule.describe(view, texts, text, format, formatDuration, describeAmount);
+  return isRunning && eta > 0 ? format(texts, "remaining", { text, time: formatDuration(eta, texts) }) : text;
 }
 
 function describeAmount({ current, total, description }, texts, nothing = texts.running) {
@@ -163,8 +166,9 @@ function readRetryAfter({ headers }) {
 
 function repeat({ answer, receivedAt }, pollAfter) {
   const countDown = (seconds) => seconds && Math.max(0, seconds - (now() - receivedAt));
-  const { eta, retry_in, poll_after } = answer;
-  return { ...answer, eta: countDown(eta), retry_in: countDown(retry_in), poll_after: +pollAfter || poll_after };
+  const { eta, retry_in, elapsed, poll_after } = answer;
+  const clocks = { eta: countDown(eta), retry_in: countDown(retry_in), elapsed: elapsed + now() - receivedAt };
+  return { ...answer, ...clocks, poll_after: +pollAfter || poll_after };
 }
 
 class Poller {
@@ -426,7 +430,7 @@ const Bar = (Base) => class extends Base {
   #unwatch = () => {};
   #showOutcome;
   #isRunning = false;
-  #stepTried;
+  #partsTried;
   #src;
   #view = null;
   #shown;
@@ -465,7 +469,7 @@ const Bar = (Base) => class extends Base {
     this.stop();
     this.#isRunning = true;
     readTexts();
-    if (this.#src !== this.src) this.#view = this.#shown = this.#stepTried = null;
+    if (this.#src !== this.src) this.#view = this.#shown = this.#partsTried = null;
     if (this.#view?.finished) return;
     this.#src = this.src;
     this.notes = {};
@@ -484,7 +488,7 @@ const Bar = (Base) => class extends Base {
         if (etag) request.headers.set("If-None-Match", etag);
         return this.fetch(request);
       },
-      onAnswer: async (...values) => this.#receive(...values),
+      onAnswer: (...values) => this.#receive(...values),
       onTrouble: async (response) => this.#trouble(response),
     });
   }
@@ -504,7 +508,7 @@ const Bar = (Base) => class extends Base {
     return this.#isRunning && this.#view === view;
   }
 
-  #receive(answer, isGone, denied, response) {
+  async #receive(answer, isGone, denied, response) {
     this.notes.trouble = "";
     this.#offerCancel(answer);
     if (!answer) {
@@ -518,7 +522,12 @@ const Bar = (Base) => class extends Base {
     this.#shown = shown;
     this.#retryAt = now() + (view.retry_in ?? 0);
     if (view.finished) this.#unwatch();
-    this.#loadPartsModule(view);
+    const loading = this.#loadPartsModule(view);
+    // So that its text is drawn and announced once, unless the module is slow.
+    if (loading) await Promise.race([loading, new Promise((go) => later(PATIENCE_SECONDS, go))]);
+    // A bar that was stopped meanwhile starts over.
+    if (!this.#isRunning) this.#view = this.#shown = null;
+    if (this.#shown !== shown) return;
     this.#draw(view.state);
     if (isNew) this.#dispatch("progress", answer);
     if (view.finished && this.shows(view)) this.#finish(view, answer);
@@ -586,17 +595,19 @@ const Bar = (Base) => class extends Base {
     this.#showOutcome = (await import(this.#moduleUrl("result") + again)).showOutcome;
   }
 
-  /** After a failure, the next step tries it again: not each answer. */
-  #loadPartsModule({ state, step }) {
-    if (partsModule || state !== "running" || !step?.count || step.index === this.#stepTried) return;
+  /** After a failure, the next state or step tries it again: not each answer. */
+  #loadPartsModule({ state, finished, step, parts, usual }) {
+    const occasion = state + step?.index;
+    if (partsModule || occasion === this.#partsTried || !(parts ?? (!finished && (step?.count || usual)))) return;
     // The handler draws instead of the bar.
     if (this.option("onProgress")) return;
-    this.#stepTried = step.index;
+    this.#partsTried = occasion;
     const use = (module) => {
       partsModule = module;
-      if (this.#isRunning && this.state === "running") this.#draw(this.state);
+      const shown = this.#view;
+      if (this.#isRunning && shown?.state === this.state && !shown.finished) this.#draw(this.state);
     };
-    import(this.#moduleUrl("parts")).then(use, () => {});
+    return import(this.#moduleUrl("parts")).then(use, () => {});
   }
 
   #offerCancel(answer) {
@@ -609,7 +620,7 @@ const Bar = (Base) => class extends Base {
     const isDone = state === "done";
     if (!this.#dispatch(isDone ? state : "failed", answer) || !this.shows(view)) return;
     const why = new Map(texts.results).get(result) ?? (typeof result === "string" && result);
-    const text = (!isDone && why) || texts[state];
+    const text = describe(view, texts, !isDone && why);
     const handler = isDone ? "onSuccess" : state === "skipped" ? "onIgnored" : "onTaskError";
     if (!this.#callHandler(handler, isDone ? result : text)) this.#show(state, text, view);
     else if (!isDone) return;
@@ -755,16 +766,17 @@ export class DramatiqProgress extends Bar(HTMLElement) {
     const { percent = null, version, current, step } = view ?? {};
     const { style } = this.#fill;
     const smallest = Math.max(SMALLEST_TRANSITION_PERCENT, SMALLEST_TRANSITION_PERCENT_PER_BAR * DramatiqProgress.#count);
-    style.setProperty("--_move", Math.abs(percent - parseFloat(style.inlineSize)) < smallest ? "0s" : "");
+    style.setProperty("--_move", Math.abs(percent - this.#track.ariaValueNow) < smallest ? "0s" : "");
     super.draw(state, text, view);
     const isKnown = percent !== null;
     const share = isKnown ? formatNumber(Math.floor(percent) / 100, texts, { style: "percent" }) : "";
-    const isStopped = isKnown && view.finished && state !== "done" && !this.option("compact");
+    const isStopped = isKnown && percent < 100 && view.finished && state !== "done" && !this.option("compact");
     // Moves one step per report.
     const start = `${(((version ?? current) * 7) % 63) + 7}%`;
     style.insetInlineStart = isKnown || state !== "running" ? "" : start;
     write(this.#percent, isStopped ? format(texts, "stopped", { percent: share }) : share);
     this.#percent.hidden = !isKnown;
+    partsModule?.draw(this, view);
     this.#said = text;
     this.#drawName();
     if (this.option("pulse") && state === "running" && version > this.#version) {
@@ -804,7 +816,7 @@ export class DramatiqProgress extends Bar(HTMLElement) {
     const percent = trouble || cancel ? "" : this.#percent.textContent;
     // A result or a link may have replaced the text.
     const [, { textContent: text }] = this.elements;
-    this.#status.textContent = join(this.#name, percent, this.#said, text === this.#said ? "" : text);
+    write(this.#status, join(this.#name, percent, this.#said, text === this.#said ? "" : text));
   }
 }
 

@@ -3,7 +3,7 @@
 from .actors import progress_actor
 from .cancellation import Cancellation, CancelOutcome, acancel, cancel
 from .composition import progress_group, progress_pipeline
-from .errors import Cancelled, DramatiqProgressError, InvalidReport, StoreUnavailable, UserFacingError
+from .errors import Cancelled, DramatiqProgressError, Interrupted, InvalidReport, StoreUnavailable, UserFacingError
 from .links import progress_url
 from .owners import owned_by
 from .progress import Progress, State
@@ -16,6 +16,7 @@ __all__ = [
     "Cancellation",
     "Cancelled",
     "DramatiqProgressError",
+    "Interrupted",
     "InvalidReport",
     "Progress",
     "ProgressObserver",

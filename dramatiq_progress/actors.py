@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
@@ -18,12 +19,12 @@ from dramatiq.asyncio import get_event_loop_thread
 from .errors import UserFacingError
 from .middleware import ProgressMiddleware
 from .titles import declare_title
-from .worker.delivery import end_cancelled, note_exception, note_return, open_observer
+from .worker.delivery import end_cancelled, end_interrupted, note_exception, note_return, open_observer
 from .worker.injection import ObserverParameter, called_function
-from .worker.interruption import is_cancel
+from .worker.interruption import is_cancel, is_interruption
 from .worker.observer import ProgressObserver, current_observer, observing
 from .worker.options import ESTIMATE_KEY_OPTION, check_options, checked_estimate_key
-from .worker.tracking import CANCELLABLE_OPTION, TRACKED_OPTION
+from .worker.tracking import CANCELLABLE_OPTION, TRACKED_OPTION, YIELD_OPTION
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,6 +58,7 @@ def progress_actor(
     publish_result: bool = False,
     cancellable: bool | None = None,
     estimate_key: str | None = None,
+    yield_after: float | None = None,
     actor_class: Callable[..., Actor[Any, Any]] = Actor,
     actor_name: str | None = None,
     queue_name: str = "default",
@@ -71,6 +73,7 @@ def progress_actor(
     publish_result: bool = False,
     cancellable: bool | None = None,
     estimate_key: str | None = None,
+    yield_after: float | None = None,
     actor_name: str | None = None,
     broker: Broker | None = None,
     **options: Any,
@@ -92,6 +95,9 @@ def progress_actor(
       estimate_key: The kind of run, if the durations of its past runs aren't to be compared with: for instance a new
         version that is faster. A message may have its own, ``actor.send_with_options(estimate_key="large")``, if its
         input tells how long it will take. An actor has at most 20 of them.
+      yield_after: Seconds after which a loop of ``track(resume=…)`` makes room for other messages: between two items
+        the job ends, its message is sent again, and it goes on when its turn has come. No job then meets a time limit.
+        None: it runs to its end, or until the worker shuts down.
       publish_result: Whether the function's return value becomes the public result, as by
         `ProgressObserver.set_result`.
       actor_name: The actor's name. Defaults to the function's.
@@ -104,7 +110,7 @@ def progress_actor(
     Raises:
       ImproperlyConfigured: The broker has no `ProgressMiddleware`.
       TypeError: More than one parameter is annotated `ProgressObserver`, or the title or the estimate key isn't a text.
-      ValueError: The estimate key is empty or too long.
+      ValueError: The estimate key is empty or too long, or `yield_after` isn't a number above 0.
     """
 
     def decorate(fn: Callable[..., Any]) -> Actor[..., Any]:
@@ -115,6 +121,8 @@ def progress_actor(
             raise TypeError(f'{fn!r} has no name; give the actor one: actor_name="…".')
         settled: dict[str, Any] = {**options, "actor_name": name, "broker": chosen}
         settled |= {TRACKED_OPTION: True, CANCELLABLE_OPTION: cancellable}
+        if yield_after is not None:
+            settled[YIELD_OPTION] = _checked_yield(yield_after)
         settled[ESTIMATE_KEY_OPTION] = None if estimate_key is None else checked_estimate_key(estimate_key)
         # Known to Dramatiq only with its `Retries`. Without that, every exception is final.
         if "throws" in chosen.actor_options:
@@ -144,6 +152,12 @@ def _require_middleware(broker: Broker) -> None:
         )
 
 
+def _checked_yield(seconds: object) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ValueError(f"yield_after is {seconds!r}; it must be a number of seconds above 0.")
+    return seconds
+
+
 def _thrown(declared: Any) -> tuple[Any, ...]:
     """Return the exceptions after which an actor isn't retried: those that it declares, and `UserFacingError`."""
     if declared is None:
@@ -170,9 +184,15 @@ def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any
             if is_cancel(error):
                 end_cancelled(observer)
             note_exception(observer)
+            if is_interruption(error):
+                end_interrupted(observer)
             raise
         finally:
             note_return(observer)
+        if observer.is_interrupted:
+            # The actor has swallowed the exception, and its work isn't done all the same.
+            note_exception(observer)
+            end_interrupted(observer)
         if publish_result:
             observer.set_result(result)
         return result

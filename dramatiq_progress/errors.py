@@ -11,7 +11,7 @@
     ├── GivenUp                  a task was given up: each of its workers was killed
     └── TooManyStreams           a process or a client has as many streams as it may have (web/streams/limits.py)
 
-`Cancelled` is one of Dramatiq's interrupts, and therefore not an `Exception`.
+`Cancelled` and `Interrupted` are Dramatiq's interrupts, and therefore no `Exception`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,15 @@ class UserFacingError(DramatiqProgressError):
 
 class GivenUp(DramatiqProgressError):
     """The last error of a task that was given up after ``MAX_DELIVERIES``. Nothing raises it, as its workers died."""
+
+
+class Interrupted(Interrupt):
+    """Raised by a loop of ``track(resume=…)`` between two items, so that its job goes on in another worker or later.
+
+    When the worker shuts down, after ``yield_after`` seconds, or when the message was delivered to another worker. Not
+    an `Exception`, so that ``except Exception`` in an actor doesn't swallow it. The message is sent again, without
+    counting a retry.
+    """
 
 
 class Cancelled(Interrupt):

@@ -16,22 +16,24 @@ from dramatiq.worker import ConsumerThread, Worker, WorkerThread
 
 from .owners import begin_job, end_job, note_owner
 from .progress import State
-from .worker.delivery import Delivery, delivery_of, this_thread
+from .worker.delivery import Delivery, SendAgainFailed, delivery_of, this_thread
 from .worker.enqueueing import Send, forget_send, is_recorded, log_invalid_id, watch_sends
 from .worker.options import ESTIMATE_KEY_OPTION, estimate_key_of, metadata_of, title_of
 from .worker.parts import path_of
 from .worker.recorder import get_recorder
-from .worker.resuming import CURSOR_OPTION
+from .worker.resuming import CURSOR_OPTION, stop_fetching
 from .worker.tracking import (
     CANCELLABLE_OPTION,
     COMPANION_OPTION,
     TRACKED_OPTION,
+    YIELD_OPTION,
     AnyMessage,
     companion_of,
     count_retries_left,
     has_valid_id,
     is_cancellable,
     tracked_actor,
+    yield_after,
 )
 
 
@@ -55,7 +57,7 @@ class ProgressMiddleware(Middleware):
     @property
     def actor_options(self) -> set[str]:
         """The options that `progress_actor` sets."""
-        return {TRACKED_OPTION, CANCELLABLE_OPTION, COMPANION_OPTION, ESTIMATE_KEY_OPTION}
+        return {TRACKED_OPTION, CANCELLABLE_OPTION, COMPANION_OPTION, ESTIMATE_KEY_OPTION, YIELD_OPTION}
 
     def after_consumer_thread_boot(self, broker: Broker, thread: ConsumerThread) -> None:
         """Note that this thread moves delayed messages to their queues."""
@@ -121,7 +123,7 @@ class ProgressMiddleware(Middleware):
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         """Note the delivery. Its start is recorded when the actor is called, after all other middleware."""
-        self._end_processed()
+        self._end_processed(broker)
         begin_job(message)
         this_thread.delivery = self._begin(broker, message)
 
@@ -148,7 +150,12 @@ class ProgressMiddleware(Middleware):
     def before_ack(self, broker: Broker, message: MessageProxy) -> None:
         """Record the outcome of an acknowledged message."""
         if (delivery := self._end(message)) is not None:
-            delivery.finish_acked()
+            try:
+                delivery.finish_acked(broker)
+            except SendAgainFailed:
+                # Dramatiq calls this hook again, in some seconds.
+                this_thread.delivery = delivery
+                raise
 
     def before_nack(self, broker: Broker, message: MessageProxy) -> None:
         """Record the outcome of a rejected message."""
@@ -166,6 +173,11 @@ class ProgressMiddleware(Middleware):
         if (delivery := self._end(message)) is not None:
             delivery.finish_nacked()
 
+    def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        """Let the messages make room that can be gone on from in another worker."""
+        get_recorder().interrupt()
+        stop_fetching(worker)
+
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         """Write what is left."""
         get_recorder().stop()
@@ -180,6 +192,7 @@ class ProgressMiddleware(Middleware):
             cancellable=is_cancellable(actor, message),
             estimate_key=estimate_key_of(message, actor),
             companion=companion_of(actor, message),
+            yield_after=yield_after(actor),
         )
 
     def _ensure_delivery(self, broker: Broker, message: MessageProxy) -> Delivery | None:
@@ -188,12 +201,12 @@ class ProgressMiddleware(Middleware):
             this_thread.delivery = self._begin(broker, message)
         return this_thread.delivery
 
-    def _end_processed(self) -> None:
+    def _end_processed(self, broker: Broker) -> None:
         """Record the outcome of deliveries that the broker has neither acked nor nacked: it emits no such hooks."""
         while (delivery := this_thread.delivery) is not None and delivery.is_processed:
             this_thread.delivery = delivery.outer
             end_job(delivery.message)
-            delivery.finish_acked()
+            delivery.finish_acked(broker)
 
     def _end(self, message: MessageProxy) -> Delivery | None:
         end_job(message)

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import random
+import threading
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,12 +21,23 @@ from django.db import connection, models, transaction
 from django.db.models import Count
 from dramatiq import Message
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import AsyncIO, Middleware, Retries
+from dramatiq.middleware import AgeLimit, AsyncIO, Middleware, Pipelines, Retries
+from dramatiq.results import Results
+from dramatiq.results.backends import StubBackend
 
-from dramatiq_progress import InvalidReport, Progress, ProgressObserver, State, get_progress, progress_actor
+from dramatiq_progress import (
+    CancelOutcome,
+    Interrupted,
+    InvalidReport,
+    Progress,
+    ProgressObserver,
+    State,
+    progress_actor,
+)
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.worker.delivery import this_thread
 from dramatiq_progress.worker.resuming import CURSOR_OPTION, MAX_CURSOR_BYTES
 from tests.steps import when
 from tests.waiting import wait_until
@@ -281,8 +293,8 @@ def test_a_place_comes_from_the_message_if_the_store_was_emptied(site: Site, red
 def empty() -> None:
     """Remove every record."""
     store: Any = get_store()
-    for each in [key for key in store._servers.send([("KEYS", f"{store.prefix}*")])[0]]:
-        store._servers.send([("DEL", each)])
+    keys = store._servers.send([("KEYS", f"{store.prefix}*")])[0]
+    store._servers.send([("DEL", *keys)])
 
 
 def test_loops_that_a_deploy_puts_in_takes_out_or_renames_lose_no_item(site: Site) -> None:
@@ -382,6 +394,173 @@ def test_the_middleware_may_be_first_or_last(store: Store, position: int) -> Non
     assert ledger.done == list(range(50))
 
 
+# ---- Making room ----
+
+
+def test_a_job_makes_room_after_its_seconds_and_goes_on_when_its_turn_comes(site: Site) -> None:
+    order: list[Any] = []
+    go_on = threading.Event()
+
+    def long(progress_observer: ProgressObserver) -> str:
+        for item in progress_observer.track(range(6), resume=True):
+            order.append(item)
+            if item == 2:
+                # Until the recorder has seen that its time is over.
+                wait_until(lambda: progress_observer._interruption.yields)
+        return "all of it"
+
+    def short() -> None:
+        order.append("short")
+        go_on.set()
+
+    first = progress_actor(broker=site.broker, actor_name="long", yield_after=0.2, publish_result=True)(long).send()
+    second = progress_actor(broker=site.broker, actor_name="short")(short).send()
+    site.worker.start()
+    done = when(first, State.DONE)
+    when(second, State.DONE)
+    assert order == [0, 1, 2, "short", 3, 4, 5]
+    assert (done.attempt, done.current, done.result) == (2, 6, "all of it")
+
+
+def test_an_actor_that_swallows_the_interruption_goes_on_later_all_the_same(site: Site) -> None:
+    seen: list[Any] = []
+
+    def work(progress_observer: ProgressObserver) -> None:
+        try:
+            for item in progress_observer.track(range(4), resume="a"):
+                seen.append(item)
+                if len(seen) == 2:
+                    progress_observer.interrupt()
+            seen.append("a is over")
+        except Interrupted:
+            seen.append("swallowed")
+        for item in progress_observer.track(range(2), resume="b"):
+            seen.append(f"b{item}")
+
+    _, done = site.run(work)
+    assert seen == [0, 1, "swallowed", 2, 3, "a is over", "b0", "b1"]
+    assert done.attempt == 2
+
+
+def test_loops_that_cannot_be_gone_on_from_are_not_interrupted(site: Site) -> None:
+    seen: list[int] = []
+
+    def work(progress_observer: ProgressObserver) -> None:
+        progress_observer.interrupt()
+        seen.extend(progress_observer.track(range(4)))
+
+    _, done = site.run(work)
+    assert (seen, done.attempt) == ([0, 1, 2, 3], 1)
+
+
+def test_an_asynchronous_job_makes_room_too(site: Site) -> None:
+    seen: list[int] = []
+
+    async def numbers(cursor: int | None) -> AsyncIterator[tuple[int, int]]:
+        for number in range(cursor or 0, 5):
+            yield number, number + 1
+
+    async def work(progress_observer: ProgressObserver) -> None:
+        async for item in progress_observer.track(numbers, resume=True):
+            seen.append(item)
+            if len(seen) == 2:
+                progress_observer.interrupt()
+
+    _, done = site.run(work)
+    assert (seen, done.attempt) == ([0, 1, 2, 3, 4], 2)
+
+
+def test_making_room_counts_neither_as_retry_nor_as_death_nor_as_age(store: Store) -> None:
+    seen: list[int] = []
+    stamps: list[int] = []
+    retries = Retries(max_retries=1, min_backoff=1, max_backoff=1)
+    site = Site([AgeLimit(max_age=60_000), retries, ProgressMiddleware()])
+
+    def work(progress_observer: ProgressObserver) -> None:
+        stamps.append(this_thread.delivery.message.message_timestamp)  # type: ignore[union-attr]
+        for item in progress_observer.track(range(12), resume=True):
+            seen.append(item)
+            progress_observer.interrupt()
+
+    try:
+        _, done = site.run(work)
+    finally:
+        site.worker.stop()
+        site.broker.close()
+    assert (seen, done.attempt) == (list(range(12)), 13)
+    assert stamps == sorted(stamps) and stamps[-1] > stamps[0]
+
+
+def test_results_pipelines_and_groups_come_once_at_the_end(store: Store) -> None:
+    backend = StubBackend()
+    site = Site([Results(backend=backend), Pipelines(), ProgressMiddleware()])
+    got: list[Any] = []
+
+    def work(progress_observer: ProgressObserver) -> str:
+        for _ in progress_observer.track(range(3), resume=True):
+            progress_observer.interrupt()
+        return "end"
+
+    first = progress_actor(broker=site.broker, actor_name="first", store_results=True)(work)
+    then = progress_actor(broker=site.broker, actor_name="then")(lambda value: got.append(value))
+    try:
+        site.worker.start()
+        pipe = dramatiq.pipeline([first.message(), then.message()], broker=site.broker).run()
+        assert pipe.messages[0].get_result(backend=backend, block=True, timeout=60_000) == "end"
+        wait_until(lambda: got)
+        when(pipe.messages[1], State.DONE)
+    finally:
+        site.worker.stop()
+        site.broker.close()
+    assert got == ["end"]
+
+
+def test_a_cancel_that_comes_as_a_job_makes_room_ends_it(store: Store) -> None:
+    attempt = Attempt("m1", "work", "default")
+    store.start(attempt)
+    assert store.cancel("m1", force=True).outcome is CancelOutcome.REQUESTED
+    change = store.finish(attempt, state=State.ENQUEUED, yields=True, fields={"cursor": '[1,[],"",1,null]'})
+    assert (change.written, change.state) == (True, State.CANCELLED)
+
+
+def test_an_attempt_that_another_one_has_replaced_sends_nothing(store: Store, settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.01, "LOST_AFTER": 0.02}
+    old, new = (Attempt("m1", "work", "default") for _ in range(2))
+    store.start(old)
+    wait_until(lambda: store.read(["m1"])[0].state is State.LOST)  # type: ignore[union-attr]  # it exists
+    store.start(new)
+    assert not store.finish(old, state=State.ENQUEUED, yields=True)
+
+
+def test_a_job_whose_message_the_broker_does_not_take_is_tried_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dramatiq.worker.POST_PROCESS_MESSAGE_RETRY_DELAY_SECS", 0.01)
+    refused: list[int] = []
+    enqueue = site.broker.enqueue
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for _ in progress_observer.track(range(3), resume=True):
+            progress_observer.interrupt()
+
+    def refuse(message: Message[Any], **options: Any) -> Message[Any]:
+        if this_thread.is_worker and len(refused) < 3:
+            refused.append(1)
+            raise OSError("no connection")
+        return enqueue(message, **options)
+
+    monkeypatch.setattr(site.broker, "enqueue", refuse)
+    _, done = site.run(work)
+    assert len(refused) == 3
+    assert (done.attempt, done.current) == (4, 3)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), "5", True])
+def test_seconds_that_are_none_are_an_error(site: Site, seconds: Any) -> None:
+    with pytest.raises(ValueError, match="yield_after"):
+        progress_actor(broker=site.broker, actor_name="never", yield_after=seconds)(print)
+
+
 # ---- What can't be gone on from ----
 
 
@@ -473,7 +652,7 @@ def test_an_option_that_is_no_cursor_is_left_alone(site: Site, option: Any) -> N
 # ---- Querysets ----
 
 
-class Thing(models.Model):
+class Thing(models.Model):  # noqa: DJ008
     """One unique field of each kind."""
 
     uuid = models.UUIDField(unique=True, default=uuid.uuid4)
@@ -489,7 +668,7 @@ class Thing(models.Model):
         ordering = ("other",)
 
 
-class Cell(models.Model):
+class Cell(models.Model):  # noqa: DJ008
     """A composite key."""
 
     pk = models.CompositePrimaryKey("row", "column")
@@ -549,7 +728,7 @@ def test_a_queryset_goes_on_by_its_own_order(
     make, key = QUERYSETS[name]
     text, seen, total = "", [], 200
     for stop in [*(n for around in range(0, 200, 20) for n in (around - 1, around, around + 1)), 10**6]:
-        observer = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
+        observer = ProgressObserver()
         observer._go_on({"cursor": text} if text else {})
         for row in observer.track(make(), resume=True):
             if len(seen) >= stop:

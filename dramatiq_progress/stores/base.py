@@ -264,6 +264,7 @@ class Store(CompositeStore, ReadableStore):
         retry_in: float | None = None,
         started: bool = True,
         given_up: bool = False,
+        yields: bool = False,
         beside: Mapping[str, str] | None = None,
         age: float = 0.0,
         contribution: Contribution | None = None,
@@ -278,6 +279,8 @@ class Store(CompositeStore, ReadableStore):
             refused if the record is final, is missing, or belongs to a running delivery. One that started unknown to
             the store, with the number 0, is counted now.
           given_up: Whether the message was given up. Any attempt of it that turns out to be alive continues the record.
+          yields: Whether the attempt makes room, with the state ``enqueued``: the message is cancelled instead if that
+            was requested.
           contribution: What the composite of the message is told in the same round trip, whatever the outcome is.
           beside: The fields that an attempt with a companion stores beside the record.
         """
@@ -291,6 +294,7 @@ class Store(CompositeStore, ReadableStore):
             delay="" if retry_in is None else seconds(retry_in),
             started=flag(started),
             given_up=flag(given_up),
+            yields=flag(yields),
             min_attempt=str(attempt.min_attempt),
             lost_after=seconds(settings.lost_after),
             ttl=milliseconds(ttl),

@@ -94,6 +94,7 @@ class Finish(NamedTuple):
     delay: str
     started: str
     given_up: str
+    yields: str
     min_attempt: str
     lost_after: str
     ttl: str

@@ -230,7 +230,7 @@ def finish(
     if given.state in (State.ENQUEUED, State.DELAYED):
         record["enqueued_at"] = seconds(ended_at)
     delay = given.delay
-    if "cancel_requested" in record and given.state in (State.RETRYING, State.FAILED):
+    if "cancel_requested" in record and (given.yields == "1" or given.state in (State.RETRYING, State.FAILED)):
         _drop(record, ("result",))
         record["state"], delay = State.CANCELLED, ""
     if delay:

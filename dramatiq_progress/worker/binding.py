@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from dramatiq_progress.errors import Interrupted
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.outcomes import Start
@@ -57,6 +59,7 @@ class Binding:
         "delivery",
         "levels",
         "must_notify",
+        "yields_at",
     )
 
     def __init__(
@@ -90,6 +93,8 @@ class Binding:
         self.levels = Levels()
         # A reference to the delivery that it is bound to, for code that runs in the actor's context.
         self.delivery: weakref.ref[Any] | None = None
+        # When it is to make room, by `time.monotonic`.
+        self.yields_at = math.inf
         # Held during a late start, so that the attempt doesn't finish at the same time.
         self._starting = threading.Lock()
 
@@ -222,12 +227,34 @@ class Binding:
         # In this order: a report that turns it off in between sees the request.
         self.must_notify = True
 
+    def interrupt(self) -> None:
+        """End the loop that can be gone on from between two items, so that the job goes on elsewhere or later."""
+        self._interruption.yields = True
+        # In this order: as above.
+        self.must_notify = True
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether a loop has ended so: the message is to be sent again, whatever the actor makes of that."""
+        return self._interruption.has_yielded
+
+    def check_interruption(self) -> None:
+        """End a loop between two items, if it is to end.
+
+        Raises:
+          Interrupted: It is.
+        """
+        if self._interruption.yields:
+            self._interruption.has_yielded = True
+            raise Interrupted(f"Message {self.message_id} makes room, and goes on later.")
+
     def set_own_task(self) -> None:
         """Note that the actor is the current asyncio task."""
         self._interruption.set_own_task()
 
     def _update_must_notify(self) -> None:
-        self.must_notify = self._bound_attempt is not None or self._interruption.requested
+        asked = self._interruption
+        self.must_notify = self._bound_attempt is not None or asked.requested or asked.yields
 
     def note_change(self, *, may_cancel: bool = True) -> None:
         """Note that the values have changed without a report. Raises `Cancelled` as a report does, if it may."""
@@ -240,6 +267,10 @@ class Binding:
             return
         if self._interruption.requested:
             self._interruption.check(self.message_id)
+            get_recorder().notify(self)
+            return
+        if self._interruption.yields:
+            # The next loop sees it, unless this is turned off.
             get_recorder().notify(self)
             return
         try:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from dramatiq import MessageProxy
+from dramatiq import Broker, Message, MessageProxy
 from dramatiq.common import q_name
-from dramatiq.middleware import SkipMessage
+from dramatiq.errors import BrokerConnectionError
+from dramatiq.middleware import MiddlewareError, SkipMessage
 
 from dramatiq_progress.conf import configuration
 from dramatiq_progress.errors import StoreUnavailable, UserFacingError
@@ -30,12 +32,23 @@ from .observer import ProgressObserver, current_observer
 from .options import metadata_of, title_of
 from .parts import MemberEnd, path_of
 from .recorder import get_recorder
-from .resuming import CURSOR_OPTION, Cursor, brought_by
+from .resuming import CURSOR_OPTION, Cursor, brought_by, sending_again
 from .tracking import AnyMessage, count_retries
 from .validation import shown_text
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+
+class SendAgainFailed(MiddlewareError, BrokerConnectionError):
+    """The broker doesn't take a message that is to go on later.
+
+    Both: Dramatiq (2.2) passes on a `MiddlewareError` of a hook, and tries again after a `BrokerConnectionError`. After
+    any other error the message would be acknowledged, and be lost.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
 
 
 class Delivery:
@@ -47,6 +60,7 @@ class Delivery:
       cancellable: Whether it can be cancelled.
       estimate_key: The kind of runs that its duration is compared with.
       companion: Private data of the message, if it has any.
+      yield_after: Seconds after which it makes room for other messages.
 
     Attributes:
       attempt: The attempt as the store knows it.
@@ -61,6 +75,7 @@ class Delivery:
       is_processed: Whether the worker is done with the actor, and is about to acknowledge the message.
       next_round: The delay in seconds, or 0, if the actor has enqueued its own message again.
       exception: The exception that the actor raised.
+      again: The message as it is sent again, if the actor was interrupted to go on later.
     """
 
     def __init__(
@@ -71,8 +86,10 @@ class Delivery:
         cancellable: bool = False,
         estimate_key: str = "",
         companion: Companion | None = None,
+        yield_after: float = math.inf,
     ) -> None:
         self.message = message
+        self._yield_after = yield_after
         self.attempt = Attempt(
             message.message_id,
             message.actor_name if companion is None else companion.name,
@@ -104,6 +121,8 @@ class Delivery:
         self.is_processed = False
         self.next_round: float | None = None
         self.exception: BaseException | None = None
+        self.again: Message[Any] | None = None
+        self._has_made_room = False
 
     def open(self) -> ProgressObserver:
         """Record the start of the attempt, and return an observer bound to this delivery.
@@ -122,13 +141,20 @@ class Delivery:
         if start is not None:
             self.observer.apply_start(start)
         if not self.is_ignored:
+            self.observer.yields_at = self.attempt.started_at + self._yield_after
             get_recorder().open(self.observer)
         self.is_running = True
         return self.observer
 
-    def finish_acked(self) -> None:
-        """Record the outcome of a message that is acknowledged."""
-        if self.is_skipped:
+    def finish_acked(self, broker: Broker) -> None:
+        """Record the outcome of a message that is acknowledged.
+
+        Raises:
+          SendAgainFailed: The message is to go on later, and the broker doesn't take it.
+        """
+        if self.again is not None and not self.is_cancelled:
+            self._make_room(broker, self.again)
+        elif self.is_skipped:
             self.finish(State.CANCELLED if self.is_cancelled else State.SKIPPED)
         elif self.is_retried:
             return
@@ -144,15 +170,42 @@ class Delivery:
         """Record the outcome of a message that is rejected: it failed, or was skipped because it was too old."""
         self.finish(State.SKIPPED if self.is_skipped and not self.is_given_up else State.FAILED)
 
-    def finish(self, state: State, *, retry_in: float | None = None) -> None:
+    def _make_room(self, broker: Broker, again: Message[Any]) -> None:
+        # The record first, so that it waits before another worker has it. Only once, also if the broker fails then.
+        if not self._has_made_room:
+            change = self.finish(State.ENQUEUED, yields=True)
+            self._has_made_room = True
+            if change is not None and not (change.written and change.state is State.ENQUEUED):
+                # Another attempt does it, or it was cancelled in the meantime.
+                self.again = None
+                return
+        try:
+            with sending_again(again.message_id):
+                broker.enqueue(again)
+        except Exception as error:
+            raise SendAgainFailed(f"Message {again.message_id} could not be sent again: {error}") from error
+        logger.info("Message %s (%s) makes room, and goes on later.", again.message_id, again.actor_name)
+
+    def interrupt(self) -> None:
+        """Note that the actor was interrupted, and that the message is to be sent again."""
+        # Its age counts from now: `AgeLimit` is about the time that a message waits.
+        self.again = self.message.copy(message_timestamp=int(time.time() * 1000))
+        # This delivery only ends. `Results` would store None for it.
+        self.message.options["store_results"] = False
+
+    def finish(self, state: State, *, retry_in: float | None = None, yields: bool = False) -> Change | None:
         """Record the outcome of the attempt, with the values that it reported last.
 
         Parameters:
           state: A final state, or ``retrying``; ``enqueued`` or ``delayed`` if the actor enqueued its message again.
           retry_in: Seconds until the next attempt, or round, if there is one.
+          yields: Whether the attempt makes room.
+
+        Returns:
+          The store's answer; None if it is unavailable, and the outcome is written later.
         """
         if self.is_ignored:
-            return
+            return Change(written=False)
         fields: dict[str, str] = {}
         if self.observer is not None:
             self.observer.end()
@@ -185,6 +238,7 @@ class Delivery:
                 retry_in=retry_in,
                 started=has_started,
                 given_up=given_up,
+                yields=yields,
                 beside=beside,
                 age=age,
                 contribution=contribution,
@@ -199,6 +253,7 @@ class Delivery:
         change = with_store(attempt.message_id, write, defer=True, size=size)
         if companion is not None:
             companion.note_end(state, change)
+        return change
 
     def _start(self, store: Store, age: float) -> Start:
         start = store.start(self.attempt, age=age)
@@ -311,6 +366,17 @@ def note_exception(observer: ProgressObserver) -> None:
     if observer.resumption().has_moved and "retries" in options:
         # Only failures at the same place count.
         options["retries"] = 0
+
+
+def end_interrupted(observer: ProgressObserver) -> None:
+    """End the delivery that this observer is bound to, if any: a loop has made room.
+
+    Raises:
+      SkipMessage: Instead of `Interrupted`, which Dramatiq would log as an error and `Retries` would retry.
+    """
+    if (delivery := _delivery_to(observer)) is not None:
+        delivery.interrupt()
+        raise SkipMessage(f"Message {delivery.attempt.message_id} goes on later.")
 
 
 def note_return(observer: ProgressObserver) -> None:

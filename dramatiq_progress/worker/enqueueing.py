@@ -21,6 +21,7 @@ from dramatiq_progress.stores.companion import Companion
 from dramatiq_progress.stores.outcomes import Change
 
 from .delivery import with_store
+from .resuming import is_sent_again
 from .tracking import AnyMessage
 
 logger = logging.getLogger(__name__)
@@ -137,6 +138,8 @@ _bulk_send: ContextVar[BulkSend | None] = ContextVar("dramatiq_progress_bulk_sen
 
 def is_recorded(message: AnyMessage) -> bool:
     """Return whether a message that is about to be sent has been recorded with others."""
+    if is_sent_again(message):
+        return True
     bulk = _bulk_send.get()
     return bulk is not None and bulk.announce(message.message_id)
 

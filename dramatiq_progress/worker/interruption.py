@@ -1,4 +1,4 @@
-"""When a report raises `Cancelled`, after a cancel was requested."""
+"""When a report raises `Cancelled`, after a cancel was requested, and a loop `Interrupted`, to make room."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import Any
 
-from dramatiq_progress.errors import Cancelled
+from dramatiq_progress.errors import Cancelled, Interrupted
 
 
 class Interruption:
@@ -18,12 +18,15 @@ class Interruption:
 
     Attributes:
       requested: Whether a cancel was requested, as far as this process knows.
+      yields: Whether the next loop that can be gone on from is to end between two items.
+      has_yielded: Whether one has.
     """
 
-    __slots__ = ("_has_interrupted_actor", "_own_task", "_own_thread", "requested")
+    __slots__ = ("_has_interrupted_actor", "_own_task", "_own_thread", "has_yielded", "requested", "yields")
 
     def __init__(self) -> None:
         self.requested = False
+        self.yields = self.has_yielded = False
         self._own_thread = threading.get_ident()
         self._own_task: asyncio.Task[Any] | None = None
         self._has_interrupted_actor = False
@@ -57,9 +60,18 @@ class Interruption:
 
 def is_cancel(error: BaseException | None) -> bool:
     """Return whether an exception is `Cancelled`, or a group of nothing else (as `asyncio.TaskGroup` raises)."""
+    return _is_only(error, Cancelled)
+
+
+def is_interruption(error: BaseException | None) -> bool:
+    """Return whether an exception is `Interrupted`, or a group of nothing else."""
+    return _is_only(error, Interrupted)
+
+
+def _is_only(error: BaseException | None, kind: type[BaseException]) -> bool:
     if isinstance(error, BaseExceptionGroup):
-        return error.split(Cancelled)[1] is None
-    return isinstance(error, Cancelled)
+        return error.split(kind)[1] is None
+    return isinstance(error, kind)
 
 
 def _is_handling_cancel() -> bool:

@@ -118,7 +118,7 @@ def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generato
                 yield item
                 place.reached = level.current = done
                 if observer.must_notify:
-                    observer.note_change()
+                    _note_item(observer, place)
         else:
             found = entries(request.source, request.order, count, value, observer.resumption().check_value)
             for item, count, reached in found if request.batch is None else batches(found, request.batch):
@@ -205,6 +205,9 @@ def _place(observer: ProgressObserver, request: Request) -> Place | None:
     """Return the place that a loop begins at; None if an earlier attempt has done all of it."""
     if request.name is None:
         return Place("", 0)
+    if observer.is_interrupted:
+        # The actor has swallowed the exception, and begins its next loop.
+        observer.check_interruption()
     return observer.resumption().begin_loop(request.name)
 
 
@@ -226,7 +229,14 @@ def _pass(observer: ProgressObserver, level: Level, place: Place, count: int, re
     if reached is not None:
         place.reached = reached
     if observer.must_notify:
-        observer.note_change()
+        _note_item(observer, place)
+
+
+def _note_item(observer: ProgressObserver, place: Place) -> None:
+    """Note that an item is done, and end the loop here if it is to make room and can be gone on from."""
+    observer.note_change()
+    if observer.resumption().is_current(place):
+        observer.check_interruption()
 
 
 def _end(observer: ProgressObserver, request: Request, place: Place) -> None:

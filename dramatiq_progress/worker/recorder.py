@@ -59,10 +59,14 @@ class Recorder:
         self._is_blocked = False
         self._blocked_by: Health | None = None
         self._has_logged_error = False
+        self._makes_room = False
 
     def open(self, observer: Binding) -> None:
         """Send heartbeats for this observer's message from now on."""
         self._running.add(observer)
+        # In this order: one of the two sees the other.
+        if self._makes_room:
+            observer.interrupt()
         if observer.bound_attempt is not None and observer.bound_attempt.path:
             # The start of a member is contributed by the next flush.
             self.notify(observer)
@@ -71,6 +75,12 @@ class Recorder:
     def close(self, observer: Binding) -> None:
         """Stop the heartbeats of this observer's message. The caller writes what it still holds."""
         self._running.remove(observer)
+
+    def interrupt(self) -> None:
+        """Let all messages make room that can be gone on from, and those that start later: the worker shuts down."""
+        self._makes_room = True
+        for observer in self.observers():
+            observer.interrupt()
 
     def notify(self, observer: Binding) -> bool:
         """Note that an observer has new values. Costs at most one wake-up of the thread per flush interval.

@@ -9,10 +9,15 @@ shows, so that they belong to one moment.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from django.db import connections
+from dramatiq import Worker
+from dramatiq.brokers.redis import _RedisConsumer
+from dramatiq.common import q_name
 
 from dramatiq_progress.stores.transitions import KEPT_FIELDS
 
@@ -177,6 +182,10 @@ class Resumption:
         self._checks.ignore("resume", name or True, reason)
         return Place(name, 0)
 
+    def is_current(self, place: Place) -> bool:
+        """Return whether a place is stored."""
+        return self._place is place
+
     def end_loop(self, place: Place) -> None:
         """Note that all items of a loop are done."""
         # In this order: the recorder reads both at any moment.
@@ -223,6 +232,36 @@ def is_in_transaction() -> bool:
         for connection in connections.all(initialized_only=True)
         for block in connection.atomic_blocks
     )
+
+
+def stop_fetching(worker: Worker) -> None:
+    """Let a worker that shuts down fetch no more messages: it would hold those sent again until its last job ends.
+
+    On Redis: after 1.2 s instead of 10.7 s another worker goes on, beside a job of 14 s (Dramatiq 2.2). The attribute
+    isn't documented; the consumer of the delay queue goes on, and gives the heartbeats. RabbitMQ has no such way.
+    """
+    for thread in worker.consumers.values():
+        consumer = thread.consumer
+        if isinstance(consumer, _RedisConsumer) and q_name(consumer.queue_name) == consumer.queue_name:
+            consumer.prefetch = 0
+
+
+_again: ContextVar[str] = ContextVar("dramatiq_progress_again", default="")
+
+
+@contextmanager
+def sending_again(message_id: str) -> Iterator[None]:
+    """Send a message whose record says already that it waits."""
+    token = _again.set(message_id)
+    try:
+        yield
+    finally:
+        _again.reset(token)
+
+
+def is_sent_again(message: AnyMessage) -> bool:
+    """Return whether this context is sending a message again, to go on later."""
+    return message.message_id == _again.get()
 
 
 def brought_by(message: AnyMessage) -> Mapping[str, str]:

@@ -110,10 +110,18 @@ class RunningMessages:
         Raises:
           StoreUnreachable: The store gave no answer. What wasn't written is kept.
         """
+        self._make_room()
         self._retry_held()
         self._start_late(store)
         self._report(store, heartbeat_interval)
         self._parts.repair(store)
+
+    def _make_room(self) -> None:
+        """Interrupt the messages that have run for as long as they may at once."""
+        now = time.monotonic()
+        for observer in self.observers():
+            if observer.yields_at <= now:
+                observer.interrupt()
 
     def _start_late(self, store: Store) -> None:
         for observer in self.observers():
@@ -209,6 +217,8 @@ class RunningMessages:
             # Not confirmed: sent with each heartbeat until this attempt is the one that is shown.
             return
         if outcome == "superseded":
+            # Another attempt does the work now.
+            observer.interrupt()
             if observer.bound_attempt is not None:
                 logger.info(
                     "Message %s was redelivered to another worker; this worker's progress reports for it are ignored "

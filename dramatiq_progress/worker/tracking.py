@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -21,6 +22,9 @@ CANCELLABLE_OPTION = "cancellable"
 
 #: The option that makes the private data of an actor's messages: a function from a message to its `Companion`.
 COMPANION_OPTION = "progress_companion"
+
+#: The option that says after how many seconds a loop that can be gone on from makes room for other messages.
+YIELD_OPTION = "yield_after"
 
 AnyMessage = Message[Any] | MessageProxy
 
@@ -52,6 +56,12 @@ def is_cancellable(actor: Actor[..., Any], message: AnyMessage | None = None) ->
         return configuration().cancellable
     except ImproperlyConfigured:
         return False  # The message is sent and runs; recording it logs the error.
+
+
+def yield_after(actor: Actor[..., Any]) -> float:
+    """Return after how many seconds an actor's loops make room; infinity if they don't."""
+    declared = actor.options.get(YIELD_OPTION)
+    return math.inf if declared is None else float(declared)
 
 
 def companion_of(actor: Actor[..., Any], message: AnyMessage) -> Companion | None:

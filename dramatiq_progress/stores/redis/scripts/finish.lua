@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- An attempt finishes: in a final state, or in retrying. Accepted by a full store (allow-oom). A failed attempt of a
--- message whose cancel was requested isn't retried: it is cancelled.
+-- message whose cancel was requested isn't retried: it is cancelled. Nor does one go on later.
 --
 -- A success of any attempt that report.lua would show, or lets wait, ends the message. Any other end leaves a message on
 -- which another attempt is known to work as it is. Where nothing shows yet whether that attempt has died, the end is
@@ -79,7 +79,7 @@ redis.call('HSET', record, 'state', state, 'ended_at', moment(now - age), unpack
 if doubted then redis.call('HSET', record, 'doubted', doubted) end
 -- An actor that enqueued its own message again: this round has ended, and the next one waits.
 if UNFINISHED[state] and state ~= 'retrying' then redis.call('HSET', record, 'enqueued_at', moment(now - age)) end
-if before[6] and (state == 'retrying' or state == 'failed') then
+if before[6] and (state == 'retrying' or state == 'failed' or yields == '1') then
   redis.call('HDEL', record, 'result')
   redis.call('HSET', record, 'state', 'cancelled')
   state, delay = 'cancelled', ''

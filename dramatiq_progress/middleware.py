@@ -173,6 +173,10 @@ class ProgressMiddleware(Middleware):
         if (delivery := self._end(message)) is not None:
             delivery.finish_nacked()
 
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        """Note that messages may run."""
+        get_recorder().begin_work()
+
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         """Let the messages make room that can be gone on from in another worker."""
         get_recorder().interrupt()

@@ -555,6 +555,39 @@ def test_a_job_whose_message_the_broker_does_not_take_is_tried_again(
     assert (done.attempt, done.current) == (4, 3)
 
 
+def test_a_worker_that_shuts_down_ends_loops_and_the_next_one_goes_on(site: Site) -> None:
+    seen: list[int] = []
+    plain: list[int] = []
+    begun, end = threading.Event(), threading.Event()
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for item in progress_observer.track(itertools.count(), resume=True):
+            seen.append(item)
+            begun.set()
+            if end.is_set():
+                return
+            threading.Event().wait(0.005)
+
+    def other(progress_observer: ProgressObserver) -> None:
+        plain.extend(progress_observer.track(range(3)))
+
+    first = progress_actor(broker=site.broker, actor_name="endless")(work).send()
+    site.worker.start()
+    assert begun.wait(60)
+    site.worker.stop()
+    assert when(first, State.ENQUEUED).attempt == 1
+    done = len(seen)
+    # Its consumer may have fetched it again, and this broker has no way to give it back.
+    site.broker.queues["default"].put(first.encode())
+    site.worker = dramatiq.Worker(site.broker, worker_timeout=10, worker_threads=1)
+    site.worker.start()
+    wait_until(lambda: len(seen) > done + 20)
+    end.set()
+    assert when(first, State.DONE).attempt == 2
+    assert seen == list(range(len(seen)))
+    assert when(progress_actor(broker=site.broker, actor_name="plain")(other).send(), State.DONE) and plain == [0, 1, 2]
+
+
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), "5", True])
 def test_seconds_that_are_none_are_an_error(site: Site, seconds: Any) -> None:
     with pytest.raises(ValueError, match="yield_after"):

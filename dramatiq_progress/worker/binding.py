@@ -154,6 +154,8 @@ class Binding:
                 self._go_on(brought)
                 if self._resumption is None:
                     self._resumption = Resumption(self.checks, brought.get("cursor", ""))
+                if self._interruption.yields:
+                    self.must_notify = True
             return self._resumption
 
     def note_step(self, name: str) -> None:
@@ -230,8 +232,8 @@ class Binding:
     def interrupt(self) -> None:
         """End the loop that can be gone on from between two items, so that the job goes on elsewhere or later."""
         self._interruption.yields = True
-        # In this order: as above.
-        self.must_notify = True
+        # In this order: as above. A job without such loops reports as cheaply as before.
+        self.must_notify = self.must_notify or self._resumption is not None
 
     @property
     def is_interrupted(self) -> bool:
@@ -254,7 +256,8 @@ class Binding:
 
     def _update_must_notify(self) -> None:
         asked = self._interruption
-        self.must_notify = self._bound_attempt is not None or asked.requested or asked.yields
+        yields = asked.yields and self._resumption is not None
+        self.must_notify = self._bound_attempt is not None or asked.requested or yields
 
     def note_change(self, *, may_cancel: bool = True) -> None:
         """Note that the values have changed without a report. Raises `Cancelled` as a report does, if it may."""
@@ -269,8 +272,8 @@ class Binding:
             self._interruption.check(self.message_id)
             get_recorder().notify(self)
             return
-        if self._interruption.yields:
-            # The next loop sees it, unless this is turned off.
+        if self._interruption.yields and self._resumption is not None:
+            # The next item of a loop must see it.
             get_recorder().notify(self)
             return
         try:

@@ -48,7 +48,7 @@ class SendAgainFailed(MiddlewareError, BrokerConnectionError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message)  # type: ignore[no-untyped-call]  # Dramatiq's
 
 
 class Delivery:

@@ -76,6 +76,10 @@ class Recorder:
         """Stop the heartbeats of this observer's message. The caller writes what it still holds."""
         self._running.remove(observer)
 
+    def begin_work(self) -> None:
+        """Note that a worker starts in this process, which may have had another one before."""
+        self._makes_room = False
+
     def interrupt(self) -> None:
         """Let all messages make room that can be gone on from, and those that start later: the worker shuts down."""
         self._makes_room = True

@@ -32,9 +32,12 @@ from dramatiq_progress import (
     Progress,
     ProgressObserver,
     State,
+    get_progress,
     progress_actor,
+    progress_group,
 )
 from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.progress import Parts
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.worker.delivery import this_thread
@@ -513,6 +516,29 @@ def test_results_pipelines_and_groups_come_once_at_the_end(store: Store) -> None
         site.worker.stop()
         site.broker.close()
     assert got == ["end"]
+
+
+def test_a_member_of_a_group_that_makes_room_waits_and_is_counted_once(site: Site) -> None:
+    waiting: list[int] = []
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for item in progress_observer.track(range(4), resume=True):
+            if item == 1:
+                progress_observer.interrupt()
+
+    def look() -> None:
+        parts = get_progress(job).parts  # type: ignore[union-attr]
+        assert parts is not None
+        waiting.append(parts.waiting)
+
+    actor = progress_actor(broker=site.broker, actor_name="member")(work)
+    other = progress_actor(broker=site.broker, actor_name="look")(look)
+    job = progress_group([actor.message(), other.message(), actor.message()], broker=site.broker).run()
+    site.worker.start()
+    done = when(job, State.DONE)
+    assert done.parts == Parts(total=3, done=3)
+    # The first member, which had made room, and the third.
+    assert waiting == [2]
 
 
 def test_a_cancel_that_comes_as_a_job_makes_room_ends_it(store: Store) -> None:

@@ -526,9 +526,9 @@ def test_a_member_of_a_group_that_makes_room_waits_and_is_counted_once(site: Sit
                 progress_observer.interrupt()
 
     def look() -> None:
-        parts = get_progress(job).parts  # type: ignore[union-attr]
-        assert parts is not None
-        waiting.append(parts.waiting)
+        # Only this member runs.
+        wait_until(lambda: get_progress(job).parts.running == 1)  # type: ignore[union-attr]
+        waiting.append(get_progress(job).parts.waiting)  # type: ignore[union-attr]
 
     actor = progress_actor(broker=site.broker, actor_name="member")(work)
     other = progress_actor(broker=site.broker, actor_name="look")(look)

@@ -12,7 +12,7 @@ from dramatiq import Broker, Message
 
 from .progress import Number
 from .stores.composites import IS_FAIL_FAST, IS_PIPELINE
-from .worker.sending import AnyMember, Composition, cut, send_recorded, shares_of
+from .worker.sending import AnyMember, Composition, send_recorded, shares_of, texts_of
 
 __all__ = ["progress_group", "progress_pipeline"]
 
@@ -29,10 +29,12 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
       title: Its name for users, cut at 200 characters. Defaults to the actor's title, or the name in words.
       description: Plain text that says what the members do, such as "Resizing".
       weights: A number for each member that is proportional to the time that it takes. Default to 1.
-      fail_fast: Whether the first member that has failed, after its retries, cancels all others.
+      fail_fast: Whether the first member that has failed, after its retries, cancels all others. Those that run are
+        interrupted if their actors are cancellable, and otherwise run to their end.
       broker: The broker. Defaults to the global one.
 
     Raises:
+      TypeError: A name, title or description isn't a text.
       ValueError: Weights that are negative, not finite, all 0, or not one for each member.
     """
 
@@ -49,9 +51,9 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
     ) -> None:
         super().__init__(children, broker=broker)  # type: ignore[no-untyped-call]
         shares = shares_of(weights, len(self.children))
-        self.composition = Composition(
-            cut(name), cut(title), cut(description), IS_FAIL_FAST if fail_fast else "", shares
-        )
+        name, title, description = texts_of(name=name, title=title, description=description)
+        flags = IS_FAIL_FAST if fail_fast else ""
+        self.composition = Composition(name, title, description, flags, shares)
 
     @property
     def message_id(self) -> str:
@@ -66,7 +68,8 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
 
         Raises:
           ValueError: A message is there twice, or its actor isn't declared with `progress_actor`; a pipeline in it is
-            empty; or more than 16 groups and pipelines are inside each other. Nothing was sent.
+            empty; there isn't a weight for each member; or more than 16 groups and pipelines are inside each other.
+            Nothing was sent.
         """
         send_recorded(self, self.composition, delay)
         return self
@@ -86,6 +89,7 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
       broker: The broker. Defaults to the global one.
 
     Raises:
+      TypeError: A name, title or description isn't a text.
       ValueError: Weights that are negative, not finite, all 0, or not one for each message.
     """
 
@@ -101,7 +105,8 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
     ) -> None:
         super().__init__(children, broker=broker)
         shares = shares_of(weights, len(self.messages))
-        self.composition = Composition(cut(name), cut(title), cut(description), IS_PIPELINE, shares)
+        name, title, description = texts_of(name=name, title=title, description=description)
+        self.composition = Composition(name, title, description, IS_PIPELINE, shares)
 
     def __or__(self, other: Message[Any] | dramatiq.pipeline) -> progress_pipeline:
         """Return a pipeline with more messages at its end, of the weight 1."""

@@ -16,6 +16,7 @@ from dramatiq.worker import ConsumerThread, Worker, WorkerThread
 
 from .owners import begin_job, end_job, note_owner
 from .progress import State
+from .stores.composites import Contribution
 from .worker.delivery import Delivery, delivery_of, this_thread
 from .worker.enqueueing import Send, forget_send, is_recorded, log_invalid_id, watch_sends
 from .worker.options import ESTIMATE_KEY_OPTION, estimate_key_of, metadata_of, title_of
@@ -93,6 +94,7 @@ class ProgressMiddleware(Middleware):
                 delivery.finish(State.RETRYING, retry_in=seconds or 0.0)
             return
         companion = companion_of(actor, message)
+        path, due = path_of(message), this_thread.is_consumer and delay is None
         Send(
             message.message_id,
             actor=message.actor_name if companion is None else companion.name,
@@ -100,14 +102,16 @@ class ProgressMiddleware(Middleware):
             retries_left=count_retries_left(broker, message, actor),
             cancellable=is_cancellable(actor),
             delay=seconds,
-            due=this_thread.is_consumer and delay is None,
+            due=due,
             owner=owner,
             title=title_of(message),
             metadata=metadata_of(message),
             estimate_key=estimate_key_of(message, actor),
             # A member is shown by its composite.
-            is_listed=not path_of(message),
+            is_listed=not path,
             companion=companion,
+            # It is no longer delayed.
+            contribution=Contribution(path, owner, {}) if path and due else None,
         ).record()
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:

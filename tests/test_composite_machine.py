@@ -17,7 +17,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, preco
 
 from dramatiq_progress import CancelOutcome, State
 from dramatiq_progress.progress import Parts
-from dramatiq_progress.stores.composites import Contribution, Place, slot, waiting_slot
+from dramatiq_progress.stores.composites import Contribution, Place, as_unsent, slot, waiting_slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
 from tests.conftest import PATIENT
@@ -42,7 +42,7 @@ class Slot(NamedTuple):
         return 3 if self.state in ENDS else 2 if self.state in (State.RETRYING, State.ENQUEUED) else 1
 
     def may_follow(self, known: Slot, *, renews: bool) -> bool:
-        if known.state in ENDS and known.state is not State.FAILED:
+        if known.state in ENDS and known.state is not State.FAILED and known.attempt:
             return False
         is_newer = (self.attempt, self.stage) >= (known.attempt, known.stage) and self.attempt >= known.attempt
         return renews or (is_newer and not (self.attempt == known.attempt and known.stage == 3))
@@ -59,7 +59,7 @@ class Model(NamedTuple):
 
     slots: dict[str, Slot] = {}  # noqa: RUF012  # never changed
     state: State | None = None
-    #: None, or why it is to be cancelled: by a user, or because a member failed.
+    #: None, or why it is to be cancelled: by a user or an operator, or because a member failed.
     cancel: str | None = None
     has_begun: bool = False
 
@@ -74,8 +74,8 @@ class Model(NamedTuple):
         done = sum(WEIGHTS[name] * each.thousandths for name, each in self.slots.items())
         return done / whole / 1000 if whole else None
 
-    def settled(self, place: Place) -> Model:
-        """Return the record after something has changed in it."""
+    def settled(self, place: Place, *, is_delayed: bool = False) -> Model:
+        """Return the record after something has changed in it, or after another member has become due."""
         parts = self.parts(place)
         cancel = self.cancel or ("fail_fast" if parts.failed and "f" in place.flags else None)
         begun = self.has_begun or any(
@@ -88,13 +88,14 @@ class Model(NamedTuple):
         ended = parts.done + parts.failed + parts.cancelled + parts.skipped
         is_complete, is_idle = ended == parts.total, not (parts.running or parts.retrying)
         is_stuck = ended > parts.done and is_idle
-        rest_never_comes = "p" in place.flags or (place.callbacks and ended >= parts.total - place.callbacks)
+        rest_never_comes = "p" in place.flags or (place.callbacks and ended == parts.total - place.callbacks)
         if not (is_complete or (is_stuck and rest_never_comes) or (cancel and not parts.running)):
-            waiting = State.ENQUEUED if is_final or self.state is None else self.state
+            may_be_delayed = is_delayed and self.state in (None, State.DELAYED)
+            waiting = State.DELAYED if may_be_delayed else State.ENQUEUED
             return model._replace(state=State.RUNNING if begun else waiting)
         some_cancelled = parts.cancelled or (cancel and not is_complete)
         outcomes = {
-            State.CANCELLED: cancel == "user" and some_cancelled,
+            State.CANCELLED: cancel in ("user", "operator") and some_cancelled,
             State.FAILED: parts.failed,
             State.DONE: ended == parts.total == parts.done,
             State.SKIPPED: not some_cancelled,
@@ -129,13 +130,22 @@ class CompositeMachine(RuleBasedStateMachine):
         weight = sum(WEIGHTS.values()) if planned else 0
         self.place = Place(ID, planned, "work", flags, 1, weight, callbacks)
 
-    @rule(names=st.sets(members))
-    def gather(self, names: set[str]) -> None:
+    @rule(names=st.sets(members), is_delayed=st.booleans())
+    def gather(self, names: set[str], is_delayed: bool) -> None:
         """Members are about to be sent, or are recorded late. Those that are known stay as they are."""
         known = self.model.slots
         after = self.model._replace(slots={**dict.fromkeys(names, Slot()), **known})
         slots = {name: waiting_slot(WEIGHTS[name]) for name in sorted(names)}
-        self.write([Contribution((self.place,), "", slots)], after)
+        self.write([Contribution((self.place,), "", slots, is_delayed=is_delayed)], after)
+
+    @rule(name=members)
+    def cannot_send(self, name: str) -> None:
+        """The send of a member raised. The broker may have taken it."""
+        slots, unsent = dict(self.model.slots), Slot(State.CANCELLED)
+        if name not in slots or unsent.may_follow(slots[name], renews=False):
+            slots[name] = unsent
+        texts = {name: as_unsent(waiting_slot(WEIGHTS[name]))}
+        self.write([Contribution((self.place,), "", texts)], self.model._replace(slots=slots))
 
     @rule(
         target=contributed,
@@ -157,8 +167,8 @@ class CompositeMachine(RuleBasedStateMachine):
         self.tell(list({each[0]: each for each in made}.values()))
 
     @precondition(lambda self: self.model.state is not None)
-    @rule()
-    def cancel(self) -> None:
+    @rule(force=st.booleans())
+    def cancel(self, force: bool) -> None:
         """At once if no member runs; otherwise when none does any more."""
         model, parts = self.model, self.model.parts(self.place)
         assert model.state is not None
@@ -166,11 +176,11 @@ class CompositeMachine(RuleBasedStateMachine):
             outcome = CancelOutcome.CANCELLED if model.state is State.CANCELLED else CancelOutcome.FINISHED
         elif model.state is State.RUNNING and parts.running:
             outcome = CancelOutcome.REQUESTED
-            self.model = model._replace(cancel=model.cancel or "user")
+            self.model = model._replace(cancel="operator" if force else model.cancel or "user")
         else:
             outcome = CancelOutcome.CANCELLED
-            self.model = model._replace(cancel="user", state=State.CANCELLED)
-        assert [store.cancel(ID).outcome for store in self.stores] == [outcome] * 2
+            self.model = model._replace(cancel="operator" if force else "user", state=State.CANCELLED)
+        assert [store.cancel(ID, force=force).outcome for store in self.stores] == [outcome] * 2
         self.check()
 
     @rule(record=st.booleans(), slots=st.booleans())
@@ -200,12 +210,14 @@ class CompositeMachine(RuleBasedStateMachine):
         self.write([Contribution((self.place,), "", texts)], self.model._replace(slots=slots))
 
     def write(self, contributions: list[Contribution], after: Model) -> None:
-        before, self.model = self.model.state, after.settled(self.place)
+        is_delayed = any(each.is_delayed for each in contributions)
+        before, self.model = self.model.state, after.settled(self.place, is_delayed=is_delayed)
         for store in self.stores:
             [told] = store.tell(contributions)
             assert (told.previous, told.state) == (before, self.model.state)  # type: ignore[union-attr]
             assert told.running == self.model.parts(self.place).running  # type: ignore[union-attr]
             assert told.cancel_requested == bool(self.model.cancel)  # type: ignore[union-attr]
+            assert told.is_forced == (self.model.cancel == "operator")  # type: ignore[union-attr]
         self.check()
 
     def check(self) -> None:

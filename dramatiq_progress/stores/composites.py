@@ -47,6 +47,7 @@ class Place(NamedTuple):
       callbacks: Number of members that are sent only after all others have succeeded.
       description: Plain text that says what the members do.
       title: Its title; empty for its name in words.
+      owner: Keyed hash of the composite's owner; empty if it has none. None: that of the member.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Place(NamedTuple):
     callbacks: int = 0
     description: str = ""
     title: str = ""
+    owner: str | None = None
 
     def option(self) -> list[Any]:
         """Return the place as a message carries it, without trailing defaults."""
@@ -76,7 +78,8 @@ class Place(NamedTuple):
           TypeError, ValueError: It isn't one that this version of the package writes.
         """
         place = cls(*option)
-        texts, numbers = (place.name, place.flags, *place[7:]), (place.planned, *place[4:7])
+        texts = place.name, place.flags, place.description, place.title, place.owner or ""
+        numbers = place.planned, place.share, place.weight, place.callbacks
         if not isinstance(place.id, str) or MESSAGE_ID.fullmatch(place.id) is None:
             raise ValueError(f"{place.id!r:.80} is not an id")
         if not all(isinstance(text, str) for text in texts) or not FLAGS.issuperset(place.flags):
@@ -95,18 +98,27 @@ class Contribution(NamedTuple):
 
     Attributes:
       path: The composite, and those that it is a member of.
-      owner: Keyed hash of its owner; empty if it has none.
+      member_owner: Keyed hash of the members' owner; empty if they have none.
       slots: A slot for each member (see composite.lua), by the member's id.
+      delay: Seconds until the last of them is due. The record is kept for so much longer.
+      is_delayed: Whether all members that have been sent are delayed.
     """
 
     path: Path
-    owner: str
+    member_owner: str
     slots: Mapping[str, str]
+    delay: float = 0.0
+    is_delayed: bool = False
 
     @property
     def place(self) -> Place:
         """The composite."""
         return self.path[0]
+
+    @property
+    def owner(self) -> str:
+        """Keyed hash of the composite's owner; empty if it has none."""
+        return self.member_owner if self.place.owner is None else self.place.owner
 
     @property
     def is_listed(self) -> bool:
@@ -120,7 +132,8 @@ class Contribution(NamedTuple):
         # Its attempt is its version. It waits while none of its members runs.
         state = told.state if told.state.is_final else State.RUNNING if told.running else State.ENQUEUED
         text = slot(state, told.version, told.thousandths, self.path[1].share)
-        return Contribution(self.path[1:], self.owner, {self.place.id: text})
+        is_delayed = told.state is State.DELAYED
+        return Contribution(self.path[1:], self.member_owner, {self.place.id: text}, self.delay, is_delayed)
 
 
 class Told(NamedTuple):
@@ -131,6 +144,7 @@ class Told(NamedTuple):
       state: The state now; None if another version of this package has written it.
       version: The record's version.
       cancel_requested: Whether its members are to be cancelled.
+      is_forced: Whether also those whose actors aren't cancellable.
       born: Text that changes when the record was made again, and lacks what was contributed before.
       running: Number of members that run.
       thousandths: What is done of the whole, rounded down.
@@ -140,6 +154,7 @@ class Told(NamedTuple):
     state: State | None
     version: int
     cancel_requested: bool
+    is_forced: bool
     born: str
     running: int
     thousandths: int
@@ -161,6 +176,11 @@ def slot(state: State, attempt: int, thousandths: int, share: int, *, renews: bo
 def waiting_slot(share: int) -> str:
     """Return the slot of a member that is about to be sent."""
     return slot(State.ENQUEUED, 0, 0, share)
+
+
+def as_unsent(text: str) -> str:
+    """Return the slot of a member that was about to be sent, and probably wasn't."""
+    return text.replace(SLOT_STATES[State.ENQUEUED], SLOT_STATES[State.CANCELLED], 1)
 
 
 def read_path(option: Any) -> Path:

@@ -51,7 +51,7 @@ class _Slot(NamedTuple):
         return _RANK[self.state] == 3
 
     def may_follow(self, known: _Slot) -> bool:
-        if known.has_ended and known.state != "f":
+        if known.has_ended and known.state != "f" and known.attempt:
             return False
         if self.renews or self.attempt > known.attempt:
             return True
@@ -170,17 +170,25 @@ def part(record: Record, members: Members, now: float, given: encoding.Part, slo
         record.pop("ended_at", None)
     record.setdefault("version", str(counters.born))
     version = increment_version(record) if is_changed else int(record["version"])
-    answer = (before or "", after, version, int("cancel_requested" in record), counters.born, counters.r)
+    answer = (before or "", after, version, _cancel_of(record), counters.born, counters.r)
     done = counters.share // max(counters.whole, 1)
     is_over = _is_final(after) and not is_awaited
     ttl = given.finished_ttl if is_over else given.ttl
     return Outcome((*answer, done), ttl, changed=is_changed, only_later=not is_over)
 
 
+def text_after(known: str | None, text: str) -> str:
+    """Return the slot of a member that had another one: an end before any report has what was reported before."""
+    slot, before = _Slot.parse(text), _Slot.parse(known)
+    if slot is None or before is None or slot.thousandths or not slot.has_ended:
+        return text
+    return slot._replace(thousandths=before.thousandths).text() + ("!" if slot.renews else "")
+
+
 def peek(record: Record) -> tuple[int, str, int]:
     """See peek.lua."""
     born = record.get("parts", "").partition(" ")[0]
-    return int("cancel_requested" in record), born, int(record.get("version", "0"))
+    return _cancel_of(record), born, int(record.get("version", "0"))
 
 
 def _load(record: Record, members: Members, now: float, given: encoding.Part) -> Counters:
@@ -245,19 +253,23 @@ def _outcome(record: Record, counters: Counters, initial: str) -> tuple[str, boo
     has_stopped = (
         counters.ended > counters.d
         and not (counters.r or counters.t)
-        and ("p" in counters.flags or 0 < counters.callbacks >= counters.total - counters.ended)
+        and ("p" in counters.flags or (counters.callbacks and counters.ended == counters.total - counters.callbacks))
     )
     is_over = not is_missing or has_stopped or (cancel_requested and not counters.r)
     if not is_over:
         if "started_at" in record:
             return State.RUNNING, True
-        return (before or initial) if not _is_final(before) else State.ENQUEUED, True
+        return initial if before in (None, State.DELAYED) else State.ENQUEUED, True
     is_cancelled = counters.c > 0 or bool(cancel_requested and is_missing)
-    if is_cancelled and (not counters.f or cancel_requested == "1"):
+    if is_cancelled and (not counters.f or cancel_requested not in (None, "fail_fast")):
         return State.CANCELLED, is_missing and not has_stopped
     if counters.f:
         return State.FAILED, bool(cancel_requested) and is_missing
     return State.SKIPPED if counters.s else State.DONE, False
+
+
+def _cancel_of(record: Record) -> int:
+    return {None: 0, "forced": 2}.get(record.get("cancel_requested"), 1)
 
 
 def _is_final(state: str | None) -> bool:

@@ -69,6 +69,7 @@ class Peek(NamedTuple):
     """The identity of a composite's record: see `Told`. An empty `born` if there is none."""
 
     cancel_requested: bool
+    is_forced: bool
     born: str
     version: int
 

@@ -162,7 +162,9 @@ class Delivery:
         # Not `self`: a deferred write must not keep the arguments and the exception of the job alive.
         attempt = self.attempt
         given_up = self.is_given_up
-        end = MemberEnd(attempt, state, fraction=self.observer.levels.fraction if self.observer is not None else None)
+        end = MemberEnd(
+            attempt, state, fraction=None if self.observer is None else self.observer.levels.fraction, retry_in=retry_in
+        )
         companion = attempt.companion
         beside = {} if companion is None else companion.outcome(state)
 

@@ -18,9 +18,11 @@ from dramatiq import Broker, Message
 from dramatiq_progress.signals import send_state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.companion import Companion
+from dramatiq_progress.stores.composites import Contribution
 from dramatiq_progress.stores.outcomes import Change
 
 from .delivery import with_store
+from .recorder import get_recorder
 from .tracking import AnyMessage
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ class Send:
       message_id: The message's id.
       due: Whether the consumer's thread moves it from its delay queue.
       companion: Private data of the message, if it has any.
+      contribution: What its composite is told with it.
       **options: Further arguments of `Store.enqueue`.
     """
 
@@ -44,6 +47,7 @@ class Send:
         owner: str,
         due: bool,
         companion: Companion | None = None,
+        contribution: Contribution | None = None,
         **options: Any,
     ) -> None:
         self.message_id = message_id
@@ -51,6 +55,7 @@ class Send:
         self.owner = owner
         self.due = due
         self._companion = companion
+        self._contribution = contribution
         self._options = options
         self._change: Change | None = None
         self._has_failed = False
@@ -86,11 +91,14 @@ class Send:
             owner=self.owner,
             due=self.due,
             companion=self._companion,
+            contribution=self._contribution,
             age=age,
             **self._options,
         )
         if self._change.written:
             send_state_changed(store, self.message_id, self._change.previous, late=bool(age))
+        if self._contribution is not None and self._change.told is not None:
+            get_recorder().parts.note_sent(store, self._contribution, self._change.told, age=age)
 
 
 class _Thread(threading.local):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -40,11 +41,13 @@ class MemberEnd:
       attempt: The attempt.
       state: Its outcome, as the worker knows it.
       fraction: The fraction of its work that was done. None if unknown.
+      retry_in: Seconds until the next attempt, or round, if there is one.
     """
 
     attempt: Attempt
     state: State
     fraction: float | None
+    retry_in: float | None = None
 
     def expected(self) -> Contribution | None:
         """Return the contribution that can be sent together with the outcome; None if the answer must be awaited.
@@ -70,7 +73,7 @@ class MemberEnd:
         attempt = self.attempt
         renews = attempt.renews or not attempt.number
         text = slot(state, number, _thousandths(self.fraction), attempt.path[0].share, renews=renews)
-        return Contribution(attempt.path, attempt.owner, {attempt.message_id: text})
+        return Contribution(attempt.path, attempt.owner, {attempt.message_id: text}, self.retry_in or 0.0)
 
 
 class Parts:
@@ -118,7 +121,8 @@ class Parts:
         """
         [progress] = store.read([attempt.message_id])
         if progress is not None and progress.complete:
-            end = MemberEnd(attempt, progress.state, None)
+            # An attempt before may have reported something.
+            end = MemberEnd(attempt, progress.state, None if progress.percent is None else progress.percent / 100)
             change = Change(False, state=progress.state, attempt=progress.attempt)
             self.contribute_end(store, end, change, None, age=age)
 
@@ -131,6 +135,12 @@ class Parts:
         _, errors = self._settle(store, contributions, store.tell(contributions, age=age), keeps=True, age=age)
         if errors:
             raise errors[0]
+
+    def note_sent(
+        self, store: Store, contribution: Contribution, answer: Told | StoreUnavailable, *, age: float
+    ) -> None:
+        """Note the answer to what was contributed with the record of a message that is being sent."""
+        self._settle(store, [contribution], [answer], keeps=False, age=age)
 
     # ---- In the recorder's thread ----
 
@@ -158,8 +168,8 @@ class Parts:
 
     def settle_reports(
         self, store: Store, contributions: Sequence[Contribution], answers: Sequence[Told | StoreUnavailable]
-    ) -> set[str]:
-        """Note the answers to what `collect` returned. Return the ids of composites that are to be cancelled.
+    ) -> dict[str, bool]:
+        """Note the answers to what `collect` returned. Return the composites that are to be cancelled: see `_settle`.
 
         Raises:
           StoreUnreachable: The store gave no answer.
@@ -213,13 +223,14 @@ class Parts:
         keeps: bool,
         age: float = 0.0,
         late: bool = False,
-    ) -> tuple[set[str], list[StoreUnavailable]]:
+    ) -> tuple[dict[str, bool], list[StoreUnavailable]]:
         """Note the answers of composites, and contribute to those that they are members of.
 
         Returns:
-          The ids of composites that are to be cancelled, and the errors.
+          The ids of composites that are to be cancelled, each with whether also those members are whose actors aren't
+          cancellable; and the errors.
         """
-        cancelled: set[str] = set()
+        cancelled: dict[str, bool] = {}
         errors: list[StoreUnavailable] = []
         # The composites that have contributed to another one.
         inner: dict[str, tuple[Contribution, Told]] = {}
@@ -237,9 +248,9 @@ class Parts:
                 if told.state is not told.previous:
                     send_state_changed(store, composite, told.previous, state=told.state, late=late or bool(age))
                 if told.cancel_requested:
-                    cancelled.add(composite)
+                    cancelled[composite] = told.is_forced
                     members = [inner[each] for each in contribution.slots if each in inner]
-                    for each in self._cancel(store, members, late=late or bool(age)):
+                    for each in self._cancel(store, members, force=told.is_forced, late=late or bool(age)):
                         following[each.place.id] = each
                 if (outward := contribution.outward(told)) is not None:
                     inner[composite] = contribution, told
@@ -252,14 +263,15 @@ class Parts:
         return cancelled, errors
 
     def _cancel(
-        self, store: Store, members: Iterable[tuple[Contribution, Told]], *, late: bool
+        self, store: Store, members: Iterable[tuple[Contribution, Told]], *, force: bool, late: bool
     ) -> Iterable[Contribution]:
         """Cancel composites whose own composite is to be cancelled. Yield contributions that find out their states."""
         for contribution, told in members:
-            if told.cancel_requested or told.state is None or told.state.is_final:
+            is_known = told.cancel_requested and told.is_forced >= force
+            if is_known or told.state is None or told.state.is_final:
                 continue
             try:
-                answer = store.cancel(contribution.place.id, force=True)
+                answer = store.cancel(contribution.place.id, force=force, is_inherited=True)
             except StoreUnavailable:
                 continue  # The next contribution of a member tries again.
             if answer.outcome is CancelOutcome.CANCELLED and answer.previous is not State.CANCELLED:
@@ -301,4 +313,5 @@ def path_of(message: AnyMessage) -> Path:
 
 
 def _thousandths(fraction: float | None) -> int:
-    return int((fraction or 0.0) * WHOLE)
+    # Rounded first, as a percentage is: a fraction may be too small by some rounding errors.
+    return math.floor(round((fraction or 0.0) * WHOLE, 2))

@@ -10,11 +10,12 @@ from typing import Any
 from uuid import uuid4
 
 import dramatiq
+from django.utils.functional import Promise
 from dramatiq import Actor, Broker, Message
 from dramatiq.common import q_name
 
 from dramatiq_progress.owners import OWNER_OPTION, carried_by, current_owner
-from dramatiq_progress.progress import Number, State, message_id_of
+from dramatiq_progress.progress import Number, message_id_of
 from dramatiq_progress.signals import send_states_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.calls import NewMessage
@@ -27,7 +28,7 @@ from dramatiq_progress.stores.composites import (
     Path,
     Place,
     Told,
-    slot,
+    as_unsent,
     waiting_slot,
 )
 from dramatiq_progress.stores.gathering import pieces_of
@@ -38,10 +39,14 @@ from .enqueueing import BulkSend
 from .options import estimate_key_of, metadata_of, title_of
 from .recorder import get_recorder
 from .tracking import count_retries_left, is_cancellable, tracked_actor
-from .validation import printable, to_number
+from .validation import printable, show, to_number
 
 #: Weights are kept as whole numbers up to this one.
 LARGEST_SHARE = 1_000
+#: About the bytes in memory of a message whose record waits for the store, without its texts, and of a slot.
+MEMBER_BYTES = 300
+SLOT_BYTES = 100
+
 #: Longer names and descriptions are cut: each message carries them.
 MAX_TEXT_CHARACTERS = 200
 
@@ -61,6 +66,7 @@ class Composition:
       flags: See `Place.flags`.
       shares: The weight of each member; None if all are equal.
       id: The id of its progress.
+      has_run: Whether it was sent under this id.
     """
 
     name: str = ""
@@ -69,14 +75,7 @@ class Composition:
     flags: str = ""
     shares: Sequence[int] | None = None
     id: str = field(default_factory=lambda: str(uuid4()))
-    _has_run: bool = False
-
-    def next_id(self) -> str:
-        """Return the id for a run: each has a bar of its own."""
-        if self._has_run:
-            self.id = str(uuid4())
-        self._has_run = True
-        return self.id
+    has_run: bool = False
 
 
 def shares_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequence[int] | None:
@@ -114,13 +113,18 @@ def send_recorded(job: Job, composition: Composition, delay: int | None) -> None
     """
     plan = _Plan(current_owner(composition.id), delay)
     bound = plan.bind(job, composition, ())
-    records = _Records(plan.owner, plan.contributions, plan.messages, plan.paths)
-    with_store(composition.id, records.write, defer=True)
-    with BulkSend(plan.paths) as sending:
+    known_ids = plan.assign_ids()
+    records = _Records(plan.contributions, plan.messages)
+    with_store(composition.id, records.write, defer=True, size=records.size)
+    with BulkSend(each.id for each in plan.messages) as sending:
         try:
             bound.run(delay=delay)  # type: ignore[no-untyped-call]
         except BaseException:
             records.withdraw(sending.unsent)
+            if len(sending.unsent) == len(plan.messages):
+                # Nothing was sent, so that this wasn't a run.
+                for each, known in known_ids:
+                    each.id, each.has_run = known
             raise
 
 
@@ -131,16 +135,16 @@ class _Plan:
       owner: The owner of all.
       contributions: The composites, with a slot for each member.
       messages: The messages that are sent now; others of a pipeline follow.
-      paths: Their composites, by their ids.
     """
 
     def __init__(self, owner: str, delay: int | None) -> None:
         self.owner = owner
         self.contributions: list[Contribution] = []
         self.messages: list[NewMessage] = []
-        self.paths: dict[str, Path] = {}
         self._delay = delay
         self._seen: set[str] = set()
+        # The ids that compositions get: each run has a bar of its own.
+        self._ids: list[tuple[Composition, str]] = []
 
     def bind(self, job: Job, composition: Composition, outer: Path) -> Job:
         """Return a copy of a group or a pipeline whose messages have their places.
@@ -156,14 +160,16 @@ class _Plan:
         if isinstance(job, dramatiq.pipeline) and not job.messages:
             raise ValueError("A pipeline has no message.")
         members: Sequence[AnyMember] = job.messages if isinstance(job, dramatiq.pipeline) else job.children
+        shares = [1] * len(members) if composition.shares is None else composition.shares
+        if len(shares) != len(members):
+            raise ValueError(f"There are {len(shares)} weights for {len(members)} members. Give one for each of them.")
         actors = [_actor_of(job.broker, message) for message in _messages_of(job)]
         callbacks = _callbacks_of(job)
-        shares = composition.shares or [1] * len(members)
         counted = [share for member, share in zip(members, shares, strict=True) if not _is_empty(member)]
         flags = composition.flags + (IS_CANCELLABLE if all(map(is_cancellable, actors)) else "")
         names = {actor.actor_name for actor in actors}
         place = Place(
-            composition.next_id(),
+            self._next_id(composition),
             planned=len(counted) + len(callbacks),
             name=composition.name or (names.pop() if len(names) == 1 else type(job).__name__.removeprefix("progress_")),
             flags=flags,
@@ -173,8 +179,8 @@ class _Plan:
             title=composition.title,
         )
         slots: dict[str, str] = {}
-        contribution = Contribution((place, *outer), self.owner, slots)
-        self.contributions.append(contribution)
+        first_message, first_composite = len(self.messages), len(self.contributions)
+        self.contributions.append(Contribution((place, *outer), self.owner, slots))
         bound: list[AnyMember] = []
         for index, (member, share) in enumerate(zip(members, shares, strict=True)):
             path = (place._replace(share=share), *outer)
@@ -183,10 +189,11 @@ class _Plan:
                 bound.append(self._bind_message(job, member, path, is_sent_now=is_sent_now))
                 slots[member.message_id] = waiting_slot(share)
             else:
-                inner = _composition_of(member)
-                bound.append(self.bind(member, inner, path))
+                index_of_inner = len(self.contributions)
+                bound.append(self.bind(member, _composition_of(member), path))
                 if not _is_empty(member):
-                    slots[inner.id] = waiting_slot(share)
+                    slots[self.contributions[index_of_inner].place.id] = waiting_slot(share)
+        self._note_delay(job, first_composite, self.messages[first_message:])
         if isinstance(job, dramatiq.pipeline):
             return dramatiq.pipeline(bound, broker=job.broker)  # type: ignore[arg-type]
         made = dramatiq.group(bound, broker=job.broker)  # type: ignore[no-untyped-call]
@@ -205,13 +212,40 @@ class _Plan:
             )
         self._seen.add(message.message_id)
         owner = carried_by(message) or self.owner
+        if not self.owner or owner != self.owner:
+            # Also a later member of a pipeline, which inherits the owner of the one before.
+            path = tuple(each if each.owner is not None else each._replace(owner=self.owner) for each in path)
         options: dict[str, Any] = {PATH_OPTION: [place.option() for place in path]}
         if owner:
             options[OWNER_OPTION] = owner
         if is_sent_now:
-            self.paths[message.message_id] = path
             self.messages.append(self._new_message(job, message, owner))
         return message.copy(options=options)
+
+    def assign_ids(self) -> list[tuple[Composition, tuple[str, bool]]]:
+        """Give compositions the ids of this run. Return their ids before, and whether those have run."""
+        known = [(each, (each.id, each.has_run)) for each, _ in self._ids]
+        for each, made in self._ids:
+            each.id, each.has_run = made, True
+        return known
+
+    def _next_id(self, composition: Composition) -> str:
+        made = str(uuid4()) if composition.has_run else composition.id
+        self._ids.append((composition, made))
+        return made
+
+    def _note_delay(self, job: Job, index: int, messages: Sequence[NewMessage]) -> None:
+        """Note in the contribution of a composite when its members are due.
+
+        Parameters:
+          messages: Those of its messages that are sent now, at any depth.
+        """
+        inner = self.contributions[index + 1 :]
+        longest = max([*(each.delay or 0.0 for each in messages), *(each.delay for each in inner)], default=0.0)
+        if isinstance(job, dramatiq.pipeline):
+            longest += sum(each.options.get("delay") or 0 for each in job.messages[1:]) / 1000
+        is_delayed = bool(messages) and all(each.delay is not None for each in messages)
+        self.contributions[index] = self.contributions[index]._replace(delay=longest, is_delayed=is_delayed)
 
     def _new_message(self, job: Job, message: Message[Any], owner: str) -> NewMessage:
         actor = _actor_of(job.broker, message)
@@ -237,23 +271,18 @@ class _Records:
     """The records of composites and of their messages. A deferred write of them holds no message.
 
     Parameters:
-      owner: The owner of all.
       contributions: The composites, with a slot for each member.
       messages: The messages that are sent now.
-      paths: Their composites, by their ids.
+
+    Attributes:
+      size: Bytes that they take in memory.
     """
 
-    def __init__(
-        self,
-        owner: str,
-        contributions: list[Contribution],
-        messages: list[NewMessage],
-        paths: dict[str, Path],
-    ) -> None:
-        self._owner = owner
+    def __init__(self, contributions: list[Contribution], messages: list[NewMessage]) -> None:
         self._contributions = contributions
         self._messages = messages
-        self._paths = paths
+        self.size = sum(MEMBER_BYTES + len(each.title) + len(each.metadata) for each in messages)
+        self.size += sum(SLOT_BYTES * len(each.slots) for each in contributions)
         self._told: dict[str, Told] = {}
         self._changes: dict[str, Change] = {}
 
@@ -283,19 +312,16 @@ class _Records:
                 for contribution, told in composites:
                     store.withdraw_composite(contribution, told)
             else:
-                get_recorder().parts.contribute(store, self._cancelled(unsent), age=age)
+                get_recorder().parts.contribute(store, list(self._cancelled(unsent)), age=age)
 
-        with_store(next(iter(unsent), ""), write, defer=True)
+        with_store(next(iter(unsent), ""), write, defer=True, size=self.size)
 
-    def _cancelled(self, unsent: Collection[str]) -> list[Contribution]:
-        """Return the contributions that count members as cancelled, since their messages will never be sent."""
-        found: dict[str, Contribution] = {}
-        for message_id in unsent:
-            path = self._paths[message_id]
-            known = found.get(path[0].id, Contribution(path, self._owner, {}))
-            text = slot(State.CANCELLED, 0, 0, path[0].share)
-            found[path[0].id] = known._replace(slots={**known.slots, message_id: text})
-        return [piece for each in found.values() for piece in pieces_of(each)]
+    def _cancelled(self, unsent: Collection[str]) -> Iterator[Contribution]:
+        """Yield the contributions that count members as cancelled, since their messages will never be sent."""
+        for contribution in self._contributions:
+            slots = {member: as_unsent(text) for member, text in contribution.slots.items() if member in unsent}
+            if slots:
+                yield from pieces_of(contribution._replace(slots=slots))
 
 
 def _composition_of(job: Job) -> Composition:
@@ -346,9 +372,15 @@ def _actor_of(broker: Broker, message: Message[Any]) -> Actor[..., Any]:
     )
 
 
-def cut(text: object) -> str:
-    """Return a text of a composition as the page receives it; empty for None.
+def texts_of(**given: object) -> list[str]:
+    """Return texts of a composition as the page receives them; empty for None.
 
     A lazy translation is in the language of the sender.
+
+    Raises:
+      TypeError: One isn't a text.
     """
-    return printable(("" if text is None else str(text)).strip()[:MAX_TEXT_CHARACTERS])
+    for name, text in given.items():
+        if not isinstance(text, str | Promise | None):
+            raise TypeError(f"{name}={show(text)} isn't a text. Pass a string, as in {name}=str(value).")
+    return [printable(("" if text is None else str(text)).strip()[:MAX_TEXT_CHARACTERS]) for text in given.values()]

@@ -3,11 +3,12 @@
 -- is idempotent, and a member may go from failed to running.
 --
 -- A slot follows its member's record. Writes of an older attempt are refused, every end but `failed` is final, and
--- nothing of the same attempt follows its end. The mark `!` means that the member's record has just been made for this
--- attempt, as after a loss: its number may be lower than that in the slot.
+-- nothing of the same attempt follows its end. The end of an attempt 0 is of a message that was never started, as far as
+-- its sender knows: the broker may have taken it before the connection was lost. The mark `!` means that the member's
+-- record has just been made for this attempt, as after a loss: its number may be lower than that in the slot.
 --
--- KEYS: record, members. Returns {the state before, state, version, whether a cancel was requested (0, 1), born, number
--- of running members, thousandths}.
+-- KEYS: record, members. Returns {the state before, state, version, whether a cancel was requested (0, 1; 2 if by an
+-- operator), born, number of running members, thousandths}.
 local record, members = KEYS[1], KEYS[2]
 
 -- The states of a slot. w with an attempt: a member that waits again; or a composite, none of whose members runs.
@@ -106,7 +107,7 @@ local function contribute(id, text)
   is_alive = true
   local known = parse(redis.call('HGET', members, id))
   if known then
-    if RANK[known.state] == 3 and known.state ~= 'f' then return end
+    if RANK[known.state] == 3 and known.state ~= 'f' and known.attempt > 0 then return end
     local is_older = slot.attempt < known.attempt or slot.attempt == known.attempt
       and (RANK[known.state] == 3 or RANK[slot.state] < RANK[known.state])
     if is_older and not slot.fresh then return end
@@ -153,15 +154,19 @@ local function outcome()
   -- A cancelled composite stays so, also if a member turns out to be alive that was taken for lost.
   if cancel_requested and FINAL[before] then return before, is_missing end
   local is_idle = counters.r == 0 and counters.t == 0
-  -- The stages of a pipeline that come after a bad end are never sent, and neither are callbacks.
+  -- The stages of a pipeline that come after a bad end are never sent, and neither are callbacks. If one of those has
+  -- ended too, all of them were sent.
   local has_stopped = ended > counters.d and is_idle
-    and (has_flag('p') or counters.callbacks > 0 and ended >= total - counters.callbacks)
+    and (has_flag('p') or counters.callbacks > 0 and ended == total - counters.callbacks)
   local is_over = not is_missing or has_stopped or cancel_requested and counters.r == 0
   if not is_over then
-    return started_at and 'running' or not before and state or FINAL[before] and 'enqueued' or before, true
+    return started_at and 'running' or (not before or before == 'delayed') and state or 'enqueued', true
   end
   local is_cancelled = counters.c > 0 or cancel_requested and is_missing
-  if is_cancelled and (counters.f == 0 or cancel_requested == '1') then return 'cancelled', is_missing and not has_stopped end
+  local is_by_person = cancel_requested and cancel_requested ~= 'fail_fast'
+  if is_cancelled and (counters.f == 0 or is_by_person) then
+    return 'cancelled', is_missing and not has_stopped
+  end
   if counters.f > 0 then return 'failed', cancel_requested and is_missing end
   return counters.s > 0 and 'skipped' or 'done', false
 end
@@ -188,5 +193,6 @@ for _, key in ipairs({record, members}) do
   end
 end
 local whole = math.max(counters.planned_weight, counters.weight - counters.late) + counters.late
-return {before or '', after, version, cancel_requested and 1 or 0, counters.born, counters.r,
+return {before or '', after, version, cancel_requested == 'forced' and 2 or cancel_requested and 1 or 0,
+  counters.born, counters.r,
   math.floor(counters.share / math.max(whole, 1))}

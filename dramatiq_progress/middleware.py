@@ -17,7 +17,7 @@ from dramatiq.worker import ConsumerThread, Worker, WorkerThread
 from .owners import begin_job, end_job, note_owner
 from .progress import State
 from .stores.composites import Contribution
-from .worker.delivery import Delivery, delivery_of, this_thread
+from .worker.delivery import Delivery, current_delivery, delivery_of, this_thread
 from .worker.enqueueing import Send, forget_send, is_recorded, log_invalid_id, watch_sends
 from .worker.options import ESTIMATE_KEY_OPTION, estimate_key_of, metadata_of, title_of
 from .worker.parts import path_of
@@ -94,7 +94,14 @@ class ProgressMiddleware(Middleware):
                 delivery.finish(State.RETRYING, retry_in=seconds or 0.0)
             return
         companion = companion_of(actor, message)
-        path, due = path_of(message), this_thread.is_consumer and delay is None
+        due = this_thread.is_consumer and delay is None
+        path, children, contribution = path_of(message), None, None
+        if path and due:
+            # Its composite is no longer delayed.
+            contribution = Contribution(path, owner, {})
+        elif not path and (sender := current_delivery()) is not None and sender.children.path:
+            children = sender.children
+            contribution = children.adopt(message, owner, cancellable=is_cancellable(actor), delay=seconds)
         Send(
             message.message_id,
             actor=message.actor_name if companion is None else companion.name,
@@ -108,10 +115,10 @@ class ProgressMiddleware(Middleware):
             metadata=metadata_of(message),
             estimate_key=estimate_key_of(message, actor),
             # A member is shown by its composite.
-            is_listed=not path,
+            is_listed=not path and children is None,
             companion=companion,
-            # It is no longer delayed.
-            contribution=Contribution(path, owner, {}) if path and due else None,
+            contribution=contribution,
+            children=children,
         ).record()
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:

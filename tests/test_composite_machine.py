@@ -17,14 +17,15 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, preco
 
 from dramatiq_progress import CancelOutcome, State
 from dramatiq_progress.progress import Parts
-from dramatiq_progress.stores.composites import Contribution, Place, as_unsent, slot, waiting_slot
+from dramatiq_progress.stores.composites import UNSENT, Contribution, Place, as_unsent, slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
 from tests.conftest import PATIENT
 
 ID = "g1"
-#: The weight of each member.
-WEIGHTS = {"a": 1, "b": 2, "c": 5}
+#: The weight of each member; the last one is sent by another member.
+WEIGHTS = {"a": 1, "b": 2, "c": 5, "d": 3}
+CHILD = "d"
 ENDS = (State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED)
 DAY_SECONDS = 24 * 3600.0
 
@@ -62,15 +63,31 @@ class Model(NamedTuple):
     #: None, or why it is to be cancelled: by a user or an operator, or because a member failed.
     cancel: str | None = None
     has_begun: bool = False
+    is_closed: bool = False
+
+    @property
+    def others(self) -> dict[str, Slot]:
+        """The slots of members that no other member has sent."""
+        return {name: each for name, each in self.slots.items() if name != CHILD}
+
+    def is_open(self, place: Place) -> bool:
+        return "o" in place.flags and not self.is_closed
+
+    def is_growing(self, place: Place) -> bool:
+        """Whether it isn't known how many members there will be."""
+        over = [each for each in self.others.values() if each.state in ENDS]
+        is_awaited = "w" in place.flags and len(over) < max(place.planned, len(self.others))
+        return self.state not in ENDS and (self.is_open(place) or is_awaited)
 
     def parts(self, place: Place) -> Parts:
         counts = {state.value: sum(each.state is state for each in self.slots.values()) for state in ENDS}
-        total = max(place.planned, len(self.slots))
+        total = max(place.planned, len(self.others)) + (CHILD in self.slots)
         active = {state.value: sum(each.state is state for each in self.slots.values()) for state in ACTIVE}
         return Parts(total=total, waiting=total - sum(counts.values()) - sum(active.values()), **counts, **active)
 
     def fraction(self, place: Place) -> float | None:
-        whole = max(place.weight or place.planned, sum(WEIGHTS[each] for each in self.slots))
+        whole = max(place.weight or place.planned, sum(WEIGHTS[each] for each in self.others))
+        whole += WEIGHTS[CHILD] * (CHILD in self.slots)
         done = sum(WEIGHTS[name] * each.thousandths for name, each in self.slots.items())
         return done / whole / 1000 if whole else None
 
@@ -86,10 +103,19 @@ class Model(NamedTuple):
         if cancel and is_final:
             return model
         ended = parts.done + parts.failed + parts.cancelled + parts.skipped
-        is_complete, is_idle = ended == parts.total, not (parts.running or parts.retrying)
-        is_stuck = ended > parts.done and is_idle
-        rest_never_comes = "p" in place.flags or (place.callbacks and ended == parts.total - place.callbacks)
-        if not (is_complete or (is_stuck and rest_never_comes) or (cancel and not parts.running)):
+        is_complete = ended == parts.total and not self.is_open(place)
+        is_idle = not (parts.running or parts.retrying)
+        bad = [each for each in self.others.values() if each.state in ENDS and each.state is not State.DONE]
+        over = sum(each.state in ENDS for each in self.others.values())
+        # The others have ended, not all of them well, and no callback has.
+        no_callbacks = (
+            place.callbacks
+            and ended == parts.total - place.callbacks
+            and over == max(place.planned, len(self.others)) - place.callbacks
+            and bad
+        )
+        rest_never_comes = no_callbacks or ("p" in place.flags and ended > parts.done)
+        if not (is_complete or (is_idle and rest_never_comes) or (cancel and not parts.running)):
             may_be_delayed = is_delayed and self.state in (None, State.DELAYED)
             waiting = State.DELAYED if may_be_delayed else State.ENQUEUED
             return model._replace(state=State.RUNNING if begun else waiting)
@@ -97,7 +123,7 @@ class Model(NamedTuple):
         outcomes = {
             State.CANCELLED: cancel in ("user", "operator") and some_cancelled,
             State.FAILED: parts.failed,
-            State.DONE: ended == parts.total == parts.done,
+            State.DONE: is_complete and parts.total == parts.done,
             State.SKIPPED: not some_cancelled,
         }
         return model._replace(state=next((state for state, holds in outcomes.items() if holds), State.CANCELLED))
@@ -107,6 +133,10 @@ ACTIVE = (State.RUNNING, State.RETRYING)
 members = st.sampled_from(sorted(WEIGHTS))
 states = st.sampled_from([State.RUNNING, State.RUNNING, State.RETRYING, State.ENQUEUED, *ENDS])
 thousandths = st.sampled_from([0, 1, 400, 999, 1000])
+
+
+def waiting_text(name: str) -> str:
+    return slot(*Slot(), WEIGHTS[name], is_child=name == CHILD)
 
 
 class CompositeMachine(RuleBasedStateMachine):
@@ -124,10 +154,13 @@ class CompositeMachine(RuleBasedStateMachine):
         self.version = 0
 
     @initialize(
-        planned=st.sampled_from([0, 3, 3]), flags=st.sampled_from(["c", "cp", "cf"]), callbacks=st.sampled_from([0, 1])
+        planned=st.sampled_from([0, 3, 3]),
+        flags=st.sampled_from(["c", "cp", "cf", "cw", "co", "cow"]),
+        callbacks=st.sampled_from([0, 1]),
     )
     def plan(self, planned: int, flags: str, callbacks: int) -> None:
-        weight = sum(WEIGHTS.values()) if planned else 0
+        planned = 0 if "o" in flags else planned
+        weight = sum(WEIGHTS.values()) - WEIGHTS[CHILD] if planned else 0
         self.place = Place(ID, planned, "work", flags, 1, weight, callbacks)
 
     @rule(names=st.sets(members), is_delayed=st.booleans())
@@ -135,7 +168,7 @@ class CompositeMachine(RuleBasedStateMachine):
         """Members are about to be sent, or are recorded late. Those that are known stay as they are."""
         known = self.model.slots
         after = self.model._replace(slots={**dict.fromkeys(names, Slot()), **known})
-        slots = {name: waiting_slot(WEIGHTS[name]) for name in sorted(names)}
+        slots = {name: waiting_text(name) for name in sorted(names)}
         self.write([Contribution((self.place,), "", slots, is_delayed=is_delayed)], after)
 
     @rule(name=members)
@@ -144,8 +177,23 @@ class CompositeMachine(RuleBasedStateMachine):
         slots, unsent = dict(self.model.slots), Slot(State.CANCELLED)
         if name not in slots or unsent.may_follow(slots[name], renews=False):
             slots[name] = unsent
-        texts = {name: as_unsent(waiting_slot(WEIGHTS[name]))}
+        texts = {name: as_unsent(waiting_text(name))}
         self.write([Contribution((self.place,), "", texts)], self.model._replace(slots=slots))
+
+    @rule(name=members)
+    def forget_unsent(self, name: str) -> None:
+        """The send of a member raised, whose composite is open or which another member was to send."""
+        slots = {each: known for each, known in self.model.slots.items() if each != name or known != Slot()}
+        self.write([Contribution((self.place,), "", {name: UNSENT})], self.model._replace(slots=slots))
+
+    @precondition(lambda self: "o" in self.place.flags)
+    @rule(count=st.integers(0, 3))
+    def close(self, count: int) -> None:
+        """No more members are added; the process that closes it has added this many."""
+        place = self.place._replace(flags=self.place.flags + "x", planned=count)
+        self.place = self.place._replace(planned=max(self.place.planned, count))
+        closing = Contribution((place,), "", {}, is_delayed=True)
+        self.write([closing], self.model._replace(is_closed=True))
 
     @rule(
         target=contributed,
@@ -206,7 +254,7 @@ class CompositeMachine(RuleBasedStateMachine):
             known = slots.get(name)
             if known is None or new.may_follow(known, renews=renews):
                 slots[name] = new.counted(known or Slot())
-            texts[name] = slot(new.state, new.attempt, new.thousandths, WEIGHTS[name], renews=renews)
+            texts[name] = slot(*new, WEIGHTS[name], is_child=name == CHILD, renews=renews)
         self.write([Contribution((self.place,), "", texts)], self.model._replace(slots=slots))
 
     def write(self, contributions: list[Contribution], after: Model) -> None:
@@ -217,12 +265,14 @@ class CompositeMachine(RuleBasedStateMachine):
             assert (told.previous, told.state) == (before, self.model.state)  # type: ignore[union-attr]
             assert told.running == self.model.parts(self.place).running  # type: ignore[union-attr]
             assert told.cancel_requested == bool(self.model.cancel)  # type: ignore[union-attr]
+            assert told.thousandths == int((self.model.fraction(self.place) or 0) * 1000 + 1e-9)  # type: ignore[union-attr]
             assert told.is_forced == (self.model.cancel == "operator")  # type: ignore[union-attr]
         self.check()
 
     def check(self) -> None:
         """Both stores agree with the model, and every key has a TTL."""
-        parts, fraction = self.model.parts(self.place), self.model.fraction(self.place)
+        parts, is_growing = self.model.parts(self.place), self.model.is_growing(self.place)
+        fraction = None if is_growing else self.model.fraction(self.place)
         ended = parts.done + parts.failed + parts.cancelled + parts.skipped
         for store in self.stores:
             [seen] = store.read([ID])
@@ -230,7 +280,8 @@ class CompositeMachine(RuleBasedStateMachine):
                 assert seen is None
                 continue
             assert seen is not None
-            assert (seen.state, seen.parts, seen.current, seen.total) == (self.model.state, parts, ended, parts.total)
+            total = None if is_growing else parts.total
+            assert (seen.state, seen.parts, seen.current, seen.total) == (self.model.state, parts, ended, total)
             assert seen.overall == pytest.approx(fraction)
             assert seen.cancel_requested == bool(self.model.cancel)
         assert all(self.client.ttl(key) > 0 for key in self.client.keys(self.pattern))

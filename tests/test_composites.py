@@ -16,7 +16,7 @@ from dramatiq_progress.progress import Parts
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.calls import NewMessage
-from dramatiq_progress.stores.composites import Contribution, Place, Told, as_unsent, slot, waiting_slot
+from dramatiq_progress.stores.composites import UNSENT, Contribution, Place, Told, as_unsent, slot, waiting_slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
 from tests.store_server import Server
@@ -54,6 +54,12 @@ class Group:
 
     def ends(self, state: State, *names: str, attempt: int = 1) -> Told:
         return self.tell(**{name: slot(state, attempt, 0, 1) for name in names})
+
+    def close(self, planned: int) -> Told:
+        place = self.place._replace(flags=self.place.flags + "x", planned=planned)
+        [told] = self.store.tell([Contribution((place,), "", {}, is_delayed=True)])
+        assert isinstance(told, Told), told
+        return told
 
     def read(self) -> Progress:
         [progress] = self.store.read(["g1"])
@@ -183,6 +189,80 @@ def test_a_composite_has_its_own_owner_also_after_a_loss(store: Store) -> None:
     assert store.owned(["ann"]) == [] and store.owned(["bob"]) == ["g2"]
 
 
+CHILD = Place("g1", 1, "resize", "cw+")
+
+
+def test_the_number_of_members_is_unknown_while_one_may_send_others(store: Store) -> None:
+    group = Group(store, planned=1, flags="cw")
+    group.gather("root")
+    group.runs("root")
+    store.tell([Contribution((CHILD,), "", {"a": CHILD.waiting_slot(), "b": CHILD.waiting_slot()})])
+    group.tell(a=CHILD.slot(State.DONE, 1, 1000))
+    seen = group.read()
+    assert (seen.current, seen.total, seen.percent, seen.eta) == (1, None, None, None)
+    assert seen.parts is not None and (seen.parts.total, seen.parts.running, seen.parts.waiting) == (3, 1, 1)
+    assert group.ends(State.DONE, "root").state is State.RUNNING
+    assert (group.read().total, group.read().percent) == (3, 66.6)
+    assert group.tell(b=CHILD.slot(State.DONE, 1, 1000)).state is State.DONE
+
+
+def test_a_message_that_could_not_be_sent_is_no_member(store: Store) -> None:
+    group = Group(store, planned=1, flags="cw")
+    for text in (CHILD.waiting_slot(), UNSENT, UNSENT):
+        group.tell(root=slot(State.RUNNING, 1, 0, 1), a=text)
+    assert group.read().parts.total == 1  # type: ignore[union-attr]
+    group.tell(a=CHILD.slot(State.RUNNING, 1, 0))
+    group.tell(a=UNSENT)
+    assert group.read().parts.running == 2, "it was sent after all"  # type: ignore[union-attr]
+
+
+def test_children_have_the_weight_of_their_sender(store: Store) -> None:
+    group = Group(store, planned=2, weight=8, flags="cw")
+    child = CHILD._replace(share=5)
+    group.tell(a=slot(State.DONE, 1, 0, 5), b=slot(State.DONE, 1, 0, 3), c=child.slot(State.RUNNING, 1, 400))
+    assert group.read().percent == 76.9  # 10 of 13
+
+
+def test_callbacks_come_also_if_a_child_ends_badly(store: Store) -> None:
+    """Dramatiq counts the members that it knows."""
+    group = Group(store, planned=2, callbacks=1, flags="w")
+    group.tell(root=slot(State.DONE, 1, 0, 1), a=CHILD.slot(State.FAILED, 1, 0))
+    assert group.read().state is State.RUNNING
+    assert group.ends(State.DONE, "callback").state is State.FAILED
+
+
+def test_an_open_composite_does_not_end_before_it_is_closed(store: Store) -> None:
+    group = Group(store, planned=0, flags="co")
+    assert group.gather().state is State.ENQUEUED
+    group.gather("a")
+    group.ends(State.DONE, "a")
+    seen = group.read()
+    assert (seen.state, seen.current, seen.total, seen.percent) == (State.RUNNING, 1, None, None)
+    assert group.close(2).state is State.RUNNING
+    assert (group.read().total, group.read().percent) == (2, 50.0)
+    group.gather("b")
+    assert group.ends(State.DONE, "b").state is State.DONE
+
+
+def test_an_open_composite_without_members_is_done_when_it_is_closed(store: Store) -> None:
+    group = Group(store, planned=0, flags="co")
+    group.gather()
+    assert group.close(0).state is State.DONE
+
+
+def test_a_delayed_composite_stays_so_when_it_is_closed(store: Store) -> None:
+    group = Group(store, planned=0, flags="co")
+    group.gather("a", is_delayed=True)
+    assert group.close(1).state is State.DELAYED
+
+
+def test_a_composite_can_be_read_as_its_members_carry_it(store: Store) -> None:
+    place = Place("g1", 0, "nightly", "co", description="Working", title="Night", owner="ann")
+    store.gather([Contribution((place,), "", {})], [])
+    assert store.read_place("g1") == place._replace(flags="co")
+    assert store.read_place("g2") is None
+
+
 def test_a_composite_is_lost_when_its_running_members_are_silent(group: Group) -> None:
     group.runs("a")
     version = group.read().version
@@ -279,6 +359,10 @@ def test_only_an_operator_cancels_members_whose_actors_are_not_cancellable(store
 def test_a_composite_can_be_cancelled_if_all_its_actors_can(store: Store) -> None:
     group = Group(store, flags="")
     group.gather("a")
+    assert store.cancel("g1").outcome is CancelOutcome.NOT_CANCELLABLE
+    # Also when others are added that can.
+    group.place = group.place._replace(flags="c")
+    group.gather("b")
     assert store.cancel("g1").outcome is CancelOutcome.NOT_CANCELLABLE
     assert store.cancel("g1", force=True).outcome is CancelOutcome.CANCELLED
 

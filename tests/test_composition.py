@@ -271,6 +271,143 @@ def test_async_members_move_the_bar(site: Site) -> None:
     assert when(job, State.DONE).current == 3
 
 
+# What members send
+
+
+def send_all(site: Site) -> dramatiq.Actor[..., Any]:
+    """Return an actor that sends what it is told to."""
+    more = progress_actor(broker=site.broker, actor_name="deeper")(lambda: site.work.send("deep"))
+    none = progress_actor(broker=site.broker, actor_name="cannot")(lambda *_: None)
+
+    def send(what: str) -> None:
+        if what == "messages":
+            site.work.send(1)
+            more.send()
+        elif what == "a pipeline":
+            dramatiq.pipeline([site.work.message(1), site.work.message()], broker=site.broker).run()
+        elif what == "a group":
+            dramatiq.group([site.work.message(1), site.work.message(2)], broker=site.broker).run()  # type: ignore[no-untyped-call]
+        elif what == "what can't be sent":
+            with pytest.raises(TypeError):
+                none.send(object())
+        else:
+            pipe = progress_pipeline([site.work.message(1), site.work.message()], name="inner", broker=site.broker)
+            progress_group([pipe, site.work.message(), more.message()], broker=site.broker).run()
+
+    return progress_actor(broker=site.broker, actor_name="send")(send)
+
+
+@pytest.mark.parametrize(
+    "what, total",
+    [("messages", 4), ("a pipeline", 3), ("a group", 3), ("what can't be sent", 1), ("a group with a bar", 3)],
+)
+def test_what_members_send_is_a_member_at_any_depth(site: Site, what: str, total: int) -> None:
+    root = send_all(site).message(what)
+    job = progress_group([root], with_children=True, broker=site.broker).run()
+    assert (read(job).total, read(job).parts and read(job).parts.total) == (None, 1)  # type: ignore[union-attr]
+    site.start()
+    done = when(job, State.DONE)
+    assert (done.current, done.total, done.percent) == (total, total, 100.0)
+
+
+def test_what_async_actors_send_is_a_member_too(site: Site) -> None:
+    @progress_actor(broker=site.broker)
+    async def inner() -> None:
+        site.work.send(2)
+
+    @progress_actor(broker=site.broker)
+    async def outer() -> None:
+        site.work.send(1)
+        inner.send()
+
+    job = progress_group([outer.message()], with_children=True, broker=site.broker).run()
+    site.start()
+    assert when(job, State.DONE).current == 4
+
+
+def test_a_group_waits_for_what_its_members_have_sent(site: Site) -> None:
+    @progress_actor(broker=site.broker)
+    def send() -> None:
+        site.wait.send()
+
+    inner = progress_group([send.message()], broker=site.broker)
+    job = progress_group([inner], with_children=True, broker=site.broker).run()
+    site.start()
+    when(inner, State.DONE)
+    wait_until(lambda: read(job).percent == 75.0)
+    assert (read(job).state, read(job).current, read(job).total) == (State.RUNNING, 1, 2)
+    site.open.set()
+    when(job, State.DONE)
+
+
+def test_a_child_that_is_not_cancellable_is_not_skipped(site: Site) -> None:
+    """A member that is cancelled may send a message that cleans up."""
+
+    @progress_actor(broker=site.broker, cancellable=True)
+    def reserve(progress_observer: ProgressObserver) -> None:
+        try:
+            site._wait(progress_observer)
+        finally:
+            site.work.send("clean up")
+
+    job = progress_group([reserve.message(), site.wait.message()], with_children=True, broker=site.broker).run()
+    assert read(job).can_cancel
+    site.start()
+    assert site.begun.acquire(timeout=60) and site.begun.acquire(timeout=60)
+    assert cancel(job)
+    wait_until(lambda: site.calls == ["work ('clean up',)"])
+    when(job, State.CANCELLED)
+    wait_until(lambda: read(job).parts.done == 1)  # type: ignore[union-attr]
+    assert not read(job).cancellable
+
+
+# Open groups
+
+
+def test_members_are_added_to_an_open_group_until_it_is_closed(site: Site, admin_user: Any) -> None:
+    with owned_by(admin_user):
+        job = progress_group([], name="nightly", title="Night", open=True, broker=site.broker).run()
+    job.add([site.work.message(1)])
+    site.start()
+    wait_until(lambda: read(job).current == 1)
+    assert (read(job).state, read(job).total, len(job)) == (State.RUNNING, None, 1)
+    other = progress_group.of(job.message_id, broker=site.broker).add([site.work.message(2), site.work.message(3)])
+    wait_until(lambda: read(job).current == 3)
+    job.close()
+    job.close()
+    done = when(job, State.DONE)
+    assert (done.actor, done.title, done.total, done.owner != "") == ("nightly", "Night", 3, True)
+    assert (read(other.children[0]).owner, read(other).id) == ("", job.message_id)
+
+
+def test_an_open_group_that_another_process_closes(site: Site) -> None:
+    job = progress_group([site.work.message()], open=True, broker=site.broker).run()
+    progress_group.of(read(job), broker=site.broker).close()
+    assert read(job).total == 1
+    site.start()
+    when(job, State.DONE)
+
+
+def test_wrong_uses_of_open_groups_are_refused(site: Site) -> None:
+    closed = progress_group([], open=True, broker=site.broker).run()
+    closed.close()
+    for job, message in (
+        (progress_group([], broker=site.broker).run(), "isn't open"),
+        (progress_group([], open=True, broker=site.broker), "hasn't been sent"),
+        (closed, "is closed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            job.add([site.work.message()])
+    with pytest.raises(ValueError, match="has no weights"):
+        progress_group([], open=True, weights=[], broker=site.broker)
+    with pytest.raises(ValueError, match="can't be a member"):
+        progress_group([progress_group([], open=True, broker=site.broker)], broker=site.broker).run()
+    job = progress_group([site.work.message()], open=True, broker=site.broker)
+    job.add_completion_callback(site.work.message())
+    with pytest.raises(ValueError, match="has no completion callbacks"):
+        job.run()
+
+
 # What is sent
 
 
@@ -498,6 +635,19 @@ def test_a_group_that_could_not_be_sent_can_be_run_again(failing: Any) -> None:
     job.run()
     assert (job.message_id, inner.message_id) == ids
     assert (read(job).state, read(job).total) == (State.ENQUEUED, 2)
+
+
+def test_an_open_group_forgets_what_could_not_be_sent(failing: Any) -> None:
+    broker, actor = failing
+    job = progress_group([], open=True, broker=broker).run()
+    inner = progress_group([actor.message()], broker=broker)
+    with pytest.raises(ConnectionError):
+        job.add([inner, actor.message()])
+    assert (read(job).parts.total, get_progress(inner), len(job)) == (0, None, 0)  # type: ignore[union-attr]
+    broker.capacity = 1
+    with pytest.raises(ConnectionError):
+        job.add([actor.message(), actor.message()])
+    assert read(job).parts.total == 1  # type: ignore[union-attr]
 
 
 def test_a_member_whose_send_raised_although_the_broker_took_it(failing: Any) -> None:

@@ -21,6 +21,7 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.composites import PATH_OPTION, Contribution, Place, Told, slot
 from dramatiq_progress.worker import deferred
 from dramatiq_progress.worker.ledger import COMPOSITES_LIMIT, Ledger
+from tests.store_server import Server
 from tests.waiting import wait_until
 
 
@@ -241,6 +242,28 @@ def test_a_member_that_was_cancelled_counts_with_its_last_report_after_a_loss(
         assert seen is not None and seen.percent == 45.0
         evict(client, store, "*")
         wait_until(lambda: parts("g1").cancelled == 1)
+
+
+def test_the_end_of_a_member_brings_along_what_the_store_refused(
+    gate: Gate, broker: StubBroker, server: Server, settings: Any
+) -> None:
+    """A full store refuses new members, and takes ends."""
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"OPTIONS": {"url": server.url}}
+    broker.declare_queue("unserved")
+
+    def send() -> None:
+        server.ask("CONFIG", "SET", "maxmemory", "1")
+        for _ in range(2):
+            broker.enqueue(gate.quick.message().copy(queue_name="unserved"))
+        inner = gate.quick.message().copy(queue_name="unserved") | gate.quick.message()
+        progress_group([inner], broker=broker).run()
+
+    root = progress_actor(broker=broker, actor_name="send")(send)
+    job = progress_group([progress_group([root.message()])], with_children=True).run()
+    wait_until(lambda: parts(job).done == 1)
+    found = get_progress(job)
+    assert found is not None and (found.state, found.total) == (State.RUNNING, 4)
+    server.ask("CONFIG", "SET", "maxmemory", "0")
 
 
 def test_the_ledger_keeps_the_last_report_of_a_member_that_is_cancelled_before_it_runs_again() -> None:

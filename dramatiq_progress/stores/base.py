@@ -204,8 +204,9 @@ class Store(CompositeStore, ReadableStore):
             attempt.shown_at = sent_at
             attempt.renews = not previous
         # A composite that can't be read cancels its members at a later report.
-        is_unwanted = any(peek_of(each).cancel_requested for each in peeks if not isinstance(each, StoreUnavailable))
-        return Start("run", int(deliveries), title, metadata, state_of(previous), bool(is_shown), is_unwanted)
+        found = [peek_of(each) for each in peeks if not isinstance(each, StoreUnavailable)]
+        cancels = any(each.cancel_requested for each in found), any(each.is_forced for each in found)
+        return Start("run", int(deliveries), title, metadata, state_of(previous), bool(is_shown), *cancels)
 
     def report(
         self, reports: Sequence[tuple[Attempt, Mapping[str, str]]]

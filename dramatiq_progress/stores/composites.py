@@ -27,7 +27,14 @@ PATH_OPTION = "progress_part"
 IS_PIPELINE = "p"
 IS_FAIL_FAST = "f"
 IS_CANCELLABLE = "c"
-FLAGS = frozenset(IS_PIPELINE + IS_FAIL_FAST + IS_CANCELLABLE)
+WITH_CHILDREN = "w"  #: the messages that its members send are members too
+IS_OPEN = "o"  #: members are added until it is closed
+IS_CLOSED = "x"
+IS_CHILD = "+"  #: another member has sent this one
+FLAGS = frozenset(IS_PIPELINE + IS_FAIL_FAST + IS_CANCELLABLE + WITH_CHILDREN + IS_OPEN + IS_CLOSED + IS_CHILD)
+
+#: In place of a slot: the message could not be sent.
+UNSENT = "-"
 
 #: The most composites inside each other that a message is a member of, and the largest number in a place.
 MAX_LEVELS = 16
@@ -60,6 +67,14 @@ class Place(NamedTuple):
     description: str = ""
     title: str = ""
     owner: str | None = None
+
+    def slot(self, state: State, attempt: int, thousandths: int, *, renews: bool = False) -> str:
+        """Return the member's slot: see `slot`."""
+        return slot(state, attempt, thousandths, self.share, is_child=IS_CHILD in self.flags, renews=renews)
+
+    def waiting_slot(self) -> str:
+        """Return the member's slot when it is about to be sent."""
+        return self.slot(State.ENQUEUED, 0, 0)
 
     def option(self) -> list[Any]:
         """Return the place as a message carries it, without trailing defaults."""
@@ -100,7 +115,7 @@ class Contribution(NamedTuple):
       path: The composite, and those that it is a member of.
       member_owner: Keyed hash of the members' owner; empty if they have none.
       slots: A slot for each member (see composite.lua), by the member's id.
-      delay: Seconds until the last of them is due. The record is kept for so much longer.
+      delay: Seconds until the last of them is due, by which the record is kept longer.
       is_delayed: Whether all members that have been sent are delayed.
     """
 
@@ -131,7 +146,7 @@ class Contribution(NamedTuple):
             return None
         # Its attempt is its version. It waits while none of its members runs.
         state = told.state if told.state.is_final else State.RUNNING if told.running else State.ENQUEUED
-        text = slot(state, told.version, told.thousandths, self.path[1].share)
+        text = self.path[1].slot(state, told.version, told.thousandths)
         is_delayed = told.state is State.DELAYED
         return Contribution(self.path[1:], self.member_owner, {self.place.id: text}, self.delay, is_delayed)
 
@@ -160,7 +175,9 @@ class Told(NamedTuple):
     thousandths: int
 
 
-def slot(state: State, attempt: int, thousandths: int, share: int, *, renews: bool = False) -> str:
+def slot(
+    state: State, attempt: int, thousandths: int, share: int, *, is_child: bool = False, renews: bool = False
+) -> str:
     """Return a member's slot.
 
     Parameters:
@@ -168,9 +185,10 @@ def slot(state: State, attempt: int, thousandths: int, share: int, *, renews: bo
       attempt: The number of its attempt; 0 before the first.
       thousandths: What is done of its work. A success and a failure count as all of it.
       share: Its weight.
+      is_child: Whether another member has sent it.
       renews: Whether its record has just been made for this attempt.
     """
-    return f"{SLOT_STATES[state]} {attempt}:{thousandths}:{share}{'!' if renews else ''}"
+    return f"{SLOT_STATES[state]} {attempt}:{thousandths}:{share}{'+' if is_child else ''}{'!' if renews else ''}"
 
 
 def waiting_slot(share: int) -> str:
@@ -181,6 +199,33 @@ def waiting_slot(share: int) -> str:
 def as_unsent(text: str) -> str:
     """Return the slot of a member that was about to be sent, and probably wasn't."""
     return text.replace(SLOT_STATES[State.ENQUEUED], SLOT_STATES[State.CANCELLED], 1)
+
+
+def path_of_children(path: Path, owner: str) -> Path:
+    """Return the composites of the messages that a member sends. None unless one of its own is `WITH_CHILDREN`.
+
+    Parameters:
+      path: The member's own.
+      owner: Keyed hash of the member's owner; empty if it has none.
+    """
+    for index, place in enumerate(path):
+        if WITH_CHILDREN in place.flags:
+            first = place if IS_CHILD in place.flags else place._replace(flags=place.flags + IS_CHILD)
+            # The messages may have another owner.
+            return tuple(
+                each if each.owner is not None else each._replace(owner=owner) for each in (first, *path[index + 1 :])
+            )
+    return ()
+
+
+def not_cancellable(path: Path) -> Path:
+    """Return the same composites with the note that they can't be cancelled."""
+    return tuple(place._replace(flags=place.flags.replace(IS_CANCELLABLE, "")) for place in path)
+
+
+def is_child(path: Path) -> bool:
+    """Return whether another member has sent a member, or one that it is a part of."""
+    return any(IS_CHILD in place.flags for place in path)
 
 
 def read_path(option: Any) -> Path:

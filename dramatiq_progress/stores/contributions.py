@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from dramatiq_progress.progress import FINAL_STATES, State
 
 from . import encoding
+from .composites import IS_CLOSED, IS_OPEN, UNSENT, WITH_CHILDREN
 from .encoding import seconds
 from .transitions import Outcome, Record, describe, increment_version, is_foreign
 
@@ -76,7 +77,9 @@ class Counters:
     share: int = 0
     weight: int = 0
     late: int = 0
+    late_weight: int = 0
     over: int = 0
+    bad: int = 0
     moved: float = 0.0
     spent: float = 0.0
     samples: int = 0
@@ -115,14 +118,29 @@ class Counters:
         return self.w + self.r + self.t + self.ended
 
     @property
+    def others(self) -> int:
+        """Number of members that weren't sent by other members."""
+        return max(self.planned, self.known - self.late)
+
+    @property
     def total(self) -> int:
         """Number of members."""
-        return max(self.planned, self.known - self.late) + self.late
+        return self.others + self.late
+
+    @property
+    def is_open(self) -> bool:
+        """Whether members are to be added."""
+        return IS_OPEN in self.flags and IS_CLOSED not in self.flags
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether more members are expected: it is open, or a member that may send others hasn't ended."""
+        return self.is_open or (WITH_CHILDREN in self.flags and self.over < self.others)
 
     @property
     def whole(self) -> int:
         """The sum of the weights of all members."""
-        return max(self.planned_weight, self.weight - self.late) + self.late
+        return max(self.planned_weight, self.weight - self.late_weight) + self.late_weight
 
     def count(self, slot: _Slot, sign: int) -> None:
         setattr(self, slot.state, getattr(self, slot.state) + sign)
@@ -130,8 +148,10 @@ class Counters:
         self.weight += sign * slot.share
         if slot.late:
             self.late += sign
+            self.late_weight += sign * slot.share
         elif slot.has_ended:
             self.over += sign
+            self.bad += sign * (slot.state != "d")
 
 
 def part(record: Record, members: Members, now: float, given: encoding.Part, slots: dict[str, str]) -> Outcome:
@@ -144,7 +164,13 @@ def part(record: Record, members: Members, now: float, given: encoding.Part, slo
     counters.planned = max(counters.planned, int(given.planned))
     counters.planned_weight = max(counters.planned_weight, int(given.weight))
     counters.callbacks = max(counters.callbacks, int(given.callbacks))
-    describe(record, given.cancellable, given.owner)
+    if IS_CLOSED in given.flags and IS_CLOSED not in counters.flags:
+        counters.flags += IS_CLOSED
+    if given.cancellable == "1":
+        record.setdefault("cancellable", "1")
+    else:
+        record["cancellable"] = "0"
+    describe(record, "", given.owner)
     share_before, has_run = counters.share, counters.r > 0
     is_alive = False
     for member, text in slots.items():
@@ -202,7 +228,7 @@ def _load(record: Record, members: Members, now: float, given: encoding.Part) ->
         record["enqueued_at"] = seconds(now - float(given.age))
         record |= {field: text for field in ("title", "description") if (text := getattr(given, field))}
     counters.born = max(counters.born + 1, math.floor(now * 1000))
-    for name in ("w", "r", "t", "d", "f", "c", "s", "share", "weight", "late", "over"):
+    for name in ("w", "r", "t", "d", "f", "c", "s", "share", "weight", "late", "late_weight", "over", "bad"):
         setattr(counters, name, 0)
     for member, text in list(members.items()):
         if (slot := _Slot.parse(text)) is None:
@@ -215,6 +241,11 @@ def _load(record: Record, members: Members, now: float, given: encoding.Part) ->
 def _contribute(record: Record, counters: Counters, members: Members, member: str, text: str) -> bool:
     """Replace a member's slot, unless the known one is newer. Return whether the member has ever begun."""
     slot, known = _Slot.parse(text), _Slot.parse(members.get(member))
+    if text == UNSENT:
+        if known is not None and known.state == "w" and not known.attempt:
+            counters.count(known, -1)
+            del members[member]
+        return False
     if slot is None:
         raise ValueError(f"{text!r} isn't a slot")
     if slot.state == "w" and not slot.attempt:
@@ -247,14 +278,17 @@ def _estimate(counters: Counters, moved: int, now: float, started_at: float) -> 
 def _outcome(record: Record, counters: Counters, initial: str) -> tuple[str, bool]:
     """Return the state, and whether members are still to come."""
     before, cancel_requested = record.get("state"), record.get("cancel_requested")
-    is_missing = counters.ended < counters.total
+    is_missing = counters.ended < counters.total or counters.is_open
     if cancel_requested and before is not None and _is_final(before):
         return before, is_missing
-    has_stopped = (
-        counters.ended > counters.d
-        and not (counters.r or counters.t)
-        and ("p" in counters.flags or (counters.callbacks and counters.ended == counters.total - counters.callbacks))
+    without_callbacks = (
+        counters.callbacks > 0
+        and counters.ended == counters.total - counters.callbacks
+        and counters.over == counters.others - counters.callbacks
+        and counters.bad > 0
     )
+    is_idle = not (counters.r or counters.t)
+    has_stopped = is_idle and (without_callbacks or ("p" in counters.flags and counters.ended > counters.d))
     is_over = not is_missing or has_stopped or (cancel_requested and not counters.r)
     if not is_over:
         if "started_at" in record:

@@ -12,7 +12,7 @@ from dramatiq_progress.progress import State
 
 from . import encoding
 from .calls import NO_PURGE_SECONDS, NewMessage, StoreCalls, state_of
-from .composites import IS_CANCELLABLE, Contribution, Told
+from .composites import IS_CANCELLABLE, IS_CHILD, Contribution, Told
 from .encoding import Call, flag, flat, milliseconds, seconds
 from .health import NodeUnreachable
 from .outcomes import Change, Peek
@@ -136,7 +136,7 @@ class CompositeStore(StoreCalls):
             planned=str(place.planned),
             weight=str(place.weight or place.planned),
             callbacks=str(place.callbacks),
-            flags=place.flags,
+            flags=place.flags.replace(IS_CHILD, ""),
             ttl=milliseconds(settings.unfinished_ttl + contribution.delay),
             finished_ttl=milliseconds(settings.finished_ttl),
             age=seconds(age),

@@ -15,11 +15,12 @@ from dramatiq_progress.progress import State
 from dramatiq_progress.signals import send_state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.stores.composites import PATH_OPTION, WHOLE, Contribution, Path, Told, read_path, slot
+from dramatiq_progress.stores.composites import PATH_OPTION, WHOLE, Contribution, Path, Told, read_path
 from dramatiq_progress.stores.gathering import pieces_of
 from dramatiq_progress.stores.health import NodeUnreachable
 from dramatiq_progress.stores.outcomes import CancelOutcome, Change
 
+from .children import Children
 from .deferred import Refusals
 from .ledger import Ledger
 from .tracking import AnyMessage
@@ -42,12 +43,14 @@ class MemberEnd:
       state: Its outcome, as the worker knows it.
       fraction: The fraction of its work that was done. None if unknown.
       retry_in: Seconds until the next attempt, or round, if there is one.
+      children: The messages that it has sent.
     """
 
     attempt: Attempt
     state: State
     fraction: float | None
     retry_in: float | None = None
+    children: Children | None = None
 
     def expected(self) -> Contribution | None:
         """Return the contribution that can be sent together with the outcome; None if the answer must be awaited.
@@ -57,6 +60,8 @@ class MemberEnd:
         """
         age = time.monotonic() - self.attempt.shown_at
         if not self.attempt.path or self.state is not State.DONE or age >= configuration().lost_after:
+            return None
+        if self.children:
             return None
         return self._contribution(self.state, self.attempt.number)
 
@@ -72,7 +77,7 @@ class MemberEnd:
     def _contribution(self, state: State, number: int) -> Contribution:
         attempt = self.attempt
         renews = attempt.renews or not attempt.number
-        text = slot(state, number, _thousandths(self.fraction), attempt.path[0].share, renews=renews)
+        text = attempt.path[0].slot(state, number, _thousandths(self.fraction), renews=renews)
         return Contribution(attempt.path, attempt.owner, {attempt.message_id: text}, self.retry_in or 0.0)
 
 
@@ -103,6 +108,8 @@ class Parts:
         Raises:
           StoreUnavailable: A composite doesn't know it. Try again: everything here is idempotent.
         """
+        if end.children:
+            self.contribute(store, list(end.children.contributions()), age=age)
         if contribution is not None and change.told is not None:
             answers = [change.told]
         elif (contribution := end.recorded(change)) is not None:
@@ -158,8 +165,7 @@ class Parts:
             if not attempt.is_shown or self._is_refused(attempt.path):
                 continue
             fraction = observer.levels.fraction
-            share = attempt.path[0].share
-            text = slot(State.RUNNING, attempt.number, _thousandths(fraction), share, renews=attempt.renews)
+            text = attempt.path[0].slot(State.RUNNING, attempt.number, _thousandths(fraction), renews=attempt.renews)
             if beating or text != attempt.slot:
                 known = found.get(attempt.path[0].id, Contribution(attempt.path, attempt.owner, {}))
                 found[known.place.id] = known._replace(slots={**known.slots, attempt.message_id: text})

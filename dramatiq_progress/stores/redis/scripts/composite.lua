@@ -5,7 +5,8 @@
 -- A slot follows its member's record. Writes of an older attempt are refused, every end but `failed` is final, and
 -- nothing of the same attempt follows its end. The end of an attempt 0 is of a message that was never started, as far as
 -- its sender knows: the broker may have taken it before the connection was lost. The mark `!` means that the member's
--- record has just been made for this attempt, as after a loss: its number may be lower than that in the slot.
+-- record has just been made for this attempt, as after a loss: its number may be lower than that in the slot. The mark
+-- `+` means that another member has sent it. A slot `-` removes one whose message could not be sent.
 --
 -- KEYS: record, members. Returns {the state before, state, version, whether a cancel was requested (0, 1; 2 if by an
 -- operator), born, number of running members, thousandths}.
@@ -18,9 +19,10 @@ local RANK = {r = 1, w = 2, t = 2, d = 3, f = 3, c = 3, s = 3}
 local IS_WHOLE = {d = true, f = true}
 
 -- The numbers in the field `parts`; the flags follow. w to s: the slots of each state. share: the sum of weight x
--- thousandths. late: the members that other members have added. over: those of the others that have ended.
+-- thousandths. late and late_weight: the members that other members have sent. over: those of the others that have ended;
+-- bad: without success.
 local COUNTERS = {'born', 'planned', 'planned_weight', 'callbacks', 'w', 'r', 't', 'd', 'f', 'c', 's', 'share', 'weight',
-  'late', 'over', 'moved', 'spent', 'samples', 'moved_at'}
+  'late', 'late_weight', 'over', 'bad', 'moved', 'spent', 'samples', 'moved_at'}
 
 -- For the speed, older contributions count for less than a third. In long runs, those older than this part of the run.
 local MEMORY_SECONDS, MEMORY_PART = 10, 0.15
@@ -48,9 +50,10 @@ local function count(slot, sign)
   counters.share = counters.share + sign * slot.weight * slot.thousandths
   counters.weight = counters.weight + sign * slot.weight
   if slot.late then
-    counters.late = counters.late + sign
+    counters.late, counters.late_weight = counters.late + sign, counters.late_weight + sign * slot.weight
   elseif RANK[slot.state] == 3 then
     counters.over = counters.over + sign
+    if slot.state ~= 'd' then counters.bad = counters.bad + sign end
   end
 end
 
@@ -81,7 +84,8 @@ end
 -- Each of the two keys may be evicted alone. With a new `born`, processes contribute the ends that they remember again.
 if not parts or count_slots() ~= redis.call('HLEN', members) then
   counters.born = math.max(counters.born + 1, math.floor(now * 1000))
-  for _, name in ipairs({'w', 'r', 't', 'd', 'f', 'c', 's', 'share', 'weight', 'late', 'over'}) do counters[name] = 0 end
+  for _, name in ipairs({'w', 'r', 't', 'd', 'f', 'c', 's', 'share', 'weight', 'late', 'late_weight', 'over',
+    'bad'}) do counters[name] = 0 end
   local known = redis.call('HGETALL', members)
   for j = 1, #known, 2 do
     local slot = parse(known[j + 1])
@@ -91,13 +95,24 @@ end
 counters.planned = math.max(counters.planned, planned)
 counters.planned_weight = math.max(counters.planned_weight, weight)
 counters.callbacks = math.max(counters.callbacks, callbacks)
-describe(record, cancellable, owner)
+if string.find(flags, 'x', 1, true) and not has_flag('x') then counters.flags = counters.flags .. 'x' end
+-- It can be cancelled while the actors of all its members can.
+redis.call(cancellable == '1' and 'HSETNX' or 'HSET', record, 'cancellable', cancellable)
+describe(record, '', owner)
 
 local share_before, has_run = counters.share, counters.r > 0
 local is_alive = false
 
 -- Returns whether the slot of a member has changed.
 local function contribute(id, text)
+  if text == '-' then
+    local unsent = parse(redis.call('HGET', members, id))
+    if unsent and unsent.state == 'w' and unsent.attempt == 0 then
+      count(unsent, -1)
+      redis.call('HDEL', members, id)
+    end
+    return
+  end
   local slot = parse(text)
   if slot.state == 'w' and slot.attempt == 0 then
     -- Only its place: it may have started already.
@@ -148,16 +163,17 @@ end
 
 -- Returns the state, and whether members are still to come.
 local function outcome()
-  local total = math.max(counters.planned, count_slots() - counters.late) + counters.late
-  local ended = count_ended()
-  local is_missing = ended < total
+  local others = math.max(counters.planned, count_slots() - counters.late)
+  local total, ended = others + counters.late, count_ended()
+  local is_missing = ended < total or has_flag('o') and not has_flag('x')
   -- A cancelled composite stays so, also if a member turns out to be alive that was taken for lost.
   if cancel_requested and FINAL[before] then return before, is_missing end
   local is_idle = counters.r == 0 and counters.t == 0
   -- The stages of a pipeline that come after a bad end are never sent, and neither are callbacks. If one of those has
   -- ended too, all of them were sent.
-  local has_stopped = ended > counters.d and is_idle
-    and (has_flag('p') or counters.callbacks > 0 and ended == total - counters.callbacks)
+  local without_callbacks = counters.callbacks > 0 and ended == total - counters.callbacks
+    and counters.over == others - counters.callbacks and counters.bad > 0
+  local has_stopped = is_idle and (has_flag('p') and ended > counters.d or without_callbacks)
   local is_over = not is_missing or has_stopped or cancel_requested and counters.r == 0
   if not is_over then
     return started_at and 'running' or (not before or before == 'delayed') and state or 'enqueued', true
@@ -192,7 +208,7 @@ for _, key in ipairs({record, members}) do
     redis.call('PEXPIRE', key, ttl, 'NX')
   end
 end
-local whole = math.max(counters.planned_weight, counters.weight - counters.late) + counters.late
+local whole = math.max(counters.planned_weight, counters.weight - counters.late_weight) + counters.late_weight
 return {before or '', after, version, cancel_requested == 'forced' and 2 or cancel_requested and 1 or 0,
   counters.born, counters.r,
   math.floor(counters.share / math.max(whole, 1))}

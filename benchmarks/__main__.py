@@ -27,6 +27,7 @@ QUESTIONS = (
     "record_bytes",
     "import_time",
     "schedules",
+    "composites",
     "streams_load",
 )
 PACKAGES = (

@@ -98,7 +98,7 @@ def test_the_actor_and_the_template_of_the_readme_work(
 
 @pytest.fixture
 def shop(broker: StubBroker, memory_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """What the code of docs/groups.md and docs/pipelines.md uses, and a worker."""
+    """Provide the names that the code of docs/groups.md and docs/pipelines.md uses, and run a worker."""
     monkeypatch.setattr("dramatiq.broker.global_broker", broker)
     broker.add_middleware(Pipelines())
 

@@ -28,8 +28,8 @@ local COUNTERS = {'born', 'planned', 'planned_weight', 'callbacks', 'w', 'r', 't
 local MEMORY_SECONDS, MEMORY_PART = 10, 0.15
 
 local now = clock()
-local before, parts, version, cancel_requested, started_at = unpack(redis.call('HMGET', record, 'state', 'parts',
-  'version', 'cancel_requested', 'started_at'))
+local before, parts, version, cancel_requested, started_at, known_cancellable, known_owner = unpack(redis.call('HMGET',
+  record, 'state', 'parts', 'version', 'cancel_requested', 'started_at', 'cancellable', 'owner'))
 if is_foreign(before) then return {before, before, 0, 0, '', 0, 0} end
 -- Values that only another program writes. No error below must leave the members without a TTL.
 version = version and #version <= 15 and string.match(version, '^%d+$') or nil
@@ -69,12 +69,14 @@ local function has_flag(flag)
   return string.find(counters.flags, flag, 1, true)
 end
 
-local i = 0
-for text in string.gmatch(parts or '', '%S+') do
-  i = i + 1
-  counters[COUNTERS[i] or 'flags'] = COUNTERS[i] and tonumber(text) or text
+local values = {string.match(parts or '', '^' .. string.rep('(%S+) ', #COUNTERS) .. '(%S*)$')}
+for i, name in ipairs(COUNTERS) do counters[name] = tonumber(values[i] or 0) or 0 end
+counters.flags = values[#COUNTERS + 1] or ''
+-- Fields and values, which are written at the end in one command.
+local changes = {}
+local function change(field, value)
+  changes[#changes + 1], changes[#changes + 2] = field, value
 end
-for _, name in ipairs(COUNTERS) do counters[name] = counters[name] or 0 end
 if not parts then
   counters.flags = flags
   redis.call('HSET', record, 'actor', name, 'queue', '', 'retries_left', 'null', 'enqueued_at', moment(now - age))
@@ -97,8 +99,8 @@ counters.planned_weight = math.max(counters.planned_weight, weight)
 counters.callbacks = math.max(counters.callbacks, callbacks)
 if string.find(flags, 'x', 1, true) and not has_flag('x') then counters.flags = counters.flags .. 'x' end
 -- It can be cancelled while the actors of all its members can.
-redis.call(cancellable == '1' and 'HSETNX' or 'HSET', record, 'cancellable', cancellable)
-describe(record, '', owner)
+if not known_cancellable or known_cancellable == '1' and cancellable == '0' then change('cancellable', cancellable) end
+if owner ~= '' and not known_owner then change('owner', owner) end
 
 local share_before, has_run = counters.share, counters.r > 0
 local is_alive = false
@@ -145,7 +147,7 @@ if counters.f > 0 and has_flag('f') and not cancel_requested then
 end
 if not started_at and (count_slots() > counters.w or counters.share > 0) then
   started_at = now - age
-  redis.call('HSET', record, 'started_at', moment(started_at))
+  change('started_at', moment(started_at))
 end
 local has_moved = counters.share > share_before
 -- A long time in which no member ran says nothing about the speed.
@@ -158,7 +160,7 @@ if has_moved then
   counters.moved = counters.moved * fading + counters.share - share_before
   counters.spent = counters.spent * fading + spent
   counters.samples, counters.moved_at = counters.samples + 1, now
-  redis.call('HSET', record, 'reported_at', moment(now))
+  change('reported_at', moment(now))
 end
 
 -- Returns the state, and whether members are still to come.
@@ -189,22 +191,27 @@ end
 
 local after, is_awaited = outcome()
 local numbers = {}
-for j, name in ipairs(COUNTERS) do numbers[j] = string.format('%.14g', counters[name]) end
+for j, name in ipairs(COUNTERS) do numbers[j] = counters[name] end
 numbers[#numbers + 1] = counters.flags
-local text = table.concat(numbers, ' ')
+local text = string.format(string.rep('%.14g ', #COUNTERS) .. '%s', unpack(numbers))
 local is_changed = after ~= before or text ~= parts
-if is_changed then redis.call('HSET', record, 'state', after, 'parts', text) end
-if is_alive or after == 'running' then redis.call('HSET', record, 'heartbeat', moment(now)) end
-if FINAL[after] and not FINAL[before] then redis.call('HSET', record, 'ended_at', moment(now - age)) end
-if FINAL[before] and not FINAL[after] then redis.call('HDEL', record, 'ended_at') end
 -- As the attempt of a member, the version of a composite must not be below that of one that was lost.
-if not version then redis.call('HSET', record, 'version', counters.born) end
-version = is_changed and changed(record) or version
+version = string.format('%.0f', (version or counters.born) + (is_changed and 1 or 0))
+if is_changed then
+  change('state', after)
+  change('parts', text)
+  change('version', version)
+end
+if is_alive or after == 'running' then change('heartbeat', moment(now)) end
+if FINAL[after] and not FINAL[before] then change('ended_at', moment(now - age)) end
+if FINAL[before] and not FINAL[after] then redis.call('HDEL', record, 'ended_at') end
+if #changes > 0 then redis.call('HSET', record, unpack(changes)) end
+-- As changed() of prelude.lua does.
+if is_changed then redis.pcall('PUBLISH', record, '') end
 for _, key in ipairs({record, members}) do
   if FINAL[after] and not is_awaited then
     redis.call('PEXPIRE', key, finished_ttl)
-  else
-    redis.call('PEXPIRE', key, ttl, 'GT')
+  elseif redis.call('PEXPIRE', key, ttl, 'GT') == 0 then
     redis.call('PEXPIRE', key, ttl, 'NX')
   end
 end

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dramatiq_progress.progress import FINAL_STATES, State
 
@@ -93,15 +93,12 @@ class Counters:
         Raises:
           ValueError: It isn't what composite.lua writes.
         """
-        numbers = text.split(" ")
-        flags = numbers.pop() if len(numbers) == len(fields(cls)) else ""
-        values: dict[str, Any] = {
-            each.name: (float if each.type == "float" else int)(number)
-            for each, number in zip(fields(cls)[:-1], numbers, strict=True)
-        }
-        if not all(0 <= value < math.inf for value in values.values()):
+        *numbers, flags = text.split(" ")
+        values = [convert(number) for convert, number in zip(_KINDS, numbers, strict=True)]
+        if not all(0 <= value < math.inf for value in values):
             raise ValueError(f"{text:.200} are no counters")
-        return cls(**values, flags=flags)
+        # Read at each poll: not by name.
+        return cls(*values, flags)  # type: ignore[call-arg, arg-type]
 
     def text(self) -> str:
         *numbers, flags = asdict(self).values()
@@ -152,6 +149,10 @@ class Counters:
         elif slot.has_ended:
             self.over += sign
             self.bad += sign * (slot.state != "d")
+
+
+#: The kind of each number of `Counters`.
+_KINDS = [float if each.type == "float" else int for each in fields(Counters)[:-1]]
 
 
 def part(record: Record, members: Members, now: float, given: encoding.Part, slots: dict[str, str]) -> Outcome:

@@ -108,6 +108,9 @@ class Plan:
         self._seen: set[str] = set()
         # The ids that compositions get: each run has a bar of its own.
         self._ids: list[tuple[Composition, str]] = []
+        # The path of the message before, which the next one usually has too, and how it carries it.
+        self._last_path: Path = ()
+        self._last_option: list[Any] = []
 
     def bind(self, job: Job, composition: Composition, outer: Path) -> Job:
         """Return a copy of a group or a pipeline whose messages have their places.
@@ -144,14 +147,16 @@ class Plan:
             callbacks=len(callbacks),
             description=composition.description,
             title=composition.title,
-            owner=(self.owner if composition.owner is None else composition.owner) if is_open else None,
+            owner=self._owner_of(composition),
         )
         slots: dict[str, str] = {}
         first_message, first_composite = len(self.messages), len(self.contributions)
         self.contributions.append(Contribution((place, *outer), self.owner, slots))
         bound: list[AnyMember] = []
+        # Most members have the same.
+        paths: dict[int, Path] = {}
         for index, (member, share) in enumerate(zip(members, shares, strict=True)):
-            path = (place._replace(share=share), *outer)
+            path = paths.get(share) or paths.setdefault(share, (place._replace(share=share), *outer))
             if isinstance(member, Message):
                 is_sent_now = isinstance(job, dramatiq.group) or not index
                 bound.append(self._bind_message(job, member, path, is_sent_now=is_sent_now))
@@ -180,10 +185,11 @@ class Plan:
             )
         self._seen.add(message.message_id)
         owner = carried_by(message) or self.owner
-        if not self.owner or owner != self.owner:
-            # Also a later member of a pipeline, which inherits the owner of the one before.
+        if owner != self.owner:
             path = tuple(each if each.owner is not None else each._replace(owner=self.owner) for each in path)
-        options: dict[str, Any] = {PATH_OPTION: [place.option() for place in path]}
+        if path is not self._last_path:
+            self._last_path, self._last_option = path, [place.option() for place in path]
+        options: dict[str, Any] = {PATH_OPTION: self._last_option}
         if owner:
             options[OWNER_OPTION] = owner
         if is_sent_now:
@@ -196,6 +202,12 @@ class Plan:
         for each, made in self._ids:
             each.id, each.has_run = made, True
         return known
+
+    def _owner_of(self, composition: Composition) -> str | None:
+        """Return `Place.owner`. A member may have an owner although its composite has none, or another one."""
+        if IS_OPEN in composition.flags:
+            return self.owner if composition.owner is None else composition.owner
+        return None if self.owner else ""
 
     def _next_id(self, composition: Composition) -> str:
         made = str(uuid4()) if composition.has_run else composition.id
@@ -216,7 +228,7 @@ class Plan:
         self.contributions[index] = self.contributions[index]._replace(delay=longest, is_delayed=is_delayed)
 
     def _new_message(self, job: Job, message: Message[Any], owner: str) -> NewMessage:
-        actor = _actor_of(job.broker, message)
+        actor = job.broker.actors[message.actor_name]
         delay = self._delay
         if isinstance(job, dramatiq.pipeline):
             # As `dramatiq.pipeline.run` does.

@@ -206,6 +206,18 @@ def test_the_number_of_members_is_unknown_while_one_may_send_others(store: Store
     assert group.tell(b=CHILD.slot(State.DONE, 1, 1000)).state is State.DONE
 
 
+def test_a_child_is_added_with_its_record(store: Store) -> None:
+    group = Group(store, planned=1, flags="cw")
+    group.runs("root")
+    added = Contribution((CHILD,), "ann", {"a": CHILD.waiting_slot()})
+    options: Any = {"actor": "work", "queue": "default", "retries_left": 3, "owner": "ann", "is_listed": False}
+    change = store.enqueue("a", contribution=added, **options)
+    assert change.written and isinstance(change.told, Told) and change.told.running == 1
+    assert group.read().parts.waiting == 1  # type: ignore[union-attr]
+    [child] = store.read(["a"])
+    assert child is not None and child.state is State.ENQUEUED
+
+
 def test_a_message_that_could_not_be_sent_is_no_member(store: Store) -> None:
     group = Group(store, planned=1, flags="cw")
     for text in (CHILD.waiting_slot(), UNSENT, UNSENT):

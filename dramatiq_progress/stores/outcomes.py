@@ -29,6 +29,7 @@ class Start(NamedTuple):
       previous: The state before. None if there was no record, or if the start has changed nothing.
       is_shown: Whether the record shows this attempt now. It doesn't while the attempt before is alive.
       is_unwanted: Whether a composite that the message is a member of is to be cancelled.
+      is_forced: Whether an operator cancels it.
     """
 
     verdict: Literal["run", "ignored", "cancelled"]
@@ -38,6 +39,7 @@ class Start(NamedTuple):
     previous: State | None = None
     is_shown: bool = False
     is_unwanted: bool = False
+    is_forced: bool = False
 
 
 class Change(NamedTuple):
@@ -69,6 +71,7 @@ class Peek(NamedTuple):
     """The identity of a composite's record: see `Told`. An empty `born` if there is none."""
 
     cancel_requested: bool
+    is_forced: bool
     born: str
     version: int
 

@@ -28,6 +28,7 @@ QUESTIONS = (
     "import_time",
     "schedules",
     "django_tasks",
+    "composites",
     "streams_load",
 )
 PACKAGES = (

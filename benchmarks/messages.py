@@ -20,7 +20,7 @@ from benchmarks.measuring import Row, compare, report, store
 from benchmarks.processes import cpu_seconds, process
 
 #: By kind of sender. Celery takes longer for each message.
-MESSAGES = {"plain": 4_000, "progress": 4_000, "least": 4_000, "celery": 1_000}
+MESSAGES = {"plain": 4_000, "progress": 4_000, "least": 4_000, "group": 4_000, "celery": 1_000}
 THREADS = 8
 POLL_SECONDS = 0.005
 PATIENCE_SECONDS = 120

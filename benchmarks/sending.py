@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 def main() -> None:
     kind, messages = sys.argv[1], int(sys.argv[2])
+    if kind == "group":
+        return send_group(messages)
     send = sender(kind)
     send()  # imports and connections of the first one don't count
     began, cpu_began = time.perf_counter(), time.process_time()
@@ -17,6 +19,17 @@ def main() -> None:
         send()
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     print(json.dumps({"per_second": (messages - 1) / seconds, "cpu": cpu / (messages - 1) * 1e6}))
+
+
+def send_group(count: int) -> None:
+    import django
+
+    django.setup()
+    from benchmarks.tasks import actor
+    from dramatiq_progress import progress_group
+
+    progress_group([actor.message() for _ in range(count)]).run()
+    print("{}")
 
 
 def sender(kind: str) -> Callable[[], object]:

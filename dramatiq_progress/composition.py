@@ -10,9 +10,10 @@ import dramatiq
 from django.utils.functional import Promise
 from dramatiq import Broker, Message
 
-from .progress import Number
-from .stores.composites import IS_FAIL_FAST, IS_PIPELINE
-from .worker.sending import AnyMember, Composition, cut, send_recorded, shares_of
+from .progress import MessageLike, Number, message_id_of
+from .stores.composites import IS_FAIL_FAST, IS_OPEN, IS_PIPELINE, WITH_CHILDREN
+from .worker.planning import AnyMember, Composition, is_empty, shares_of, texts_of
+from .worker.sending import close, find, send_more, send_recorded
 
 __all__ = ["progress_group", "progress_pipeline"]
 
@@ -29,11 +30,16 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
       title: Its name for users, cut at 200 characters. Defaults to the actor's title, or the name in words.
       description: Plain text that says what the members do, such as "Resizing".
       weights: A number for each member that is proportional to the time that it takes. Default to 1.
-      fail_fast: Whether the first member that has failed, after its retries, cancels all others.
+      fail_fast: Whether the first member that has failed, after its retries, cancels all others. Those that run are
+        interrupted if their actors are cancellable, and otherwise run to their end.
+      with_children: Whether the tracked messages that its members send are members too, and those that these send. The
+        number of members is unknown until the first ones have ended.
+      open: Whether members are added with `add`, until `close`. The number of members is unknown until then.
       broker: The broker. Defaults to the global one.
 
     Raises:
-      ValueError: Weights that are negative, not finite, all 0, or not one for each member.
+      TypeError: A name, title or description isn't a text.
+      ValueError: Weights that are negative, not finite, all 0, or not one for each member; or an open group has any.
     """
 
     def __init__(
@@ -45,13 +51,19 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         description: str = "",
         weights: Iterable[Number | Decimal] | None = None,
         fail_fast: bool = False,
+        with_children: bool = False,
+        open: bool = False,
         broker: Broker | None = None,
     ) -> None:
         super().__init__(children, broker=broker)  # type: ignore[no-untyped-call]
+        if open and weights is not None:
+            raise ValueError("An open group has no weights: those of members that are added aren't known.")
         shares = shares_of(weights, len(self.children))
-        self.composition = Composition(
-            cut(name), cut(title), cut(description), IS_FAIL_FAST if fail_fast else "", shares
-        )
+        name, title, description = texts_of(name=name, title=title, description=description)
+        flags = IS_FAIL_FAST * fail_fast + WITH_CHILDREN * with_children + IS_OPEN * open
+        self.composition = Composition(name, title, description, flags, shares)
+        # Whether `of` has made it, and whether `close` was called since the last `run`.
+        self._is_found = self._is_closed = False
 
     @property
     def message_id(self) -> str:
@@ -66,10 +78,72 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
 
         Raises:
           ValueError: A message is there twice, or its actor isn't declared with `progress_actor`; a pipeline in it is
-            empty; or more than 16 groups and pipelines are inside each other. Nothing was sent.
+            empty; there isn't a weight for each member; or more than 16 groups and pipelines are inside each other.
+            Nothing was sent. Or it is open, and has completion callbacks or is in another group.
         """
-        send_recorded(self, self.composition, delay)
+        composition = self.composition
+        if IS_OPEN in composition.flags:
+            if self.completion_callbacks:
+                raise ValueError(
+                    "An open group has no completion callbacks: Dramatiq sends them before others are added."
+                )
+            composition.owner, self._is_closed = None, False
+        send_recorded(self, composition, delay)
         return self
+
+    @classmethod
+    def of(cls, message: MessageLike, *, broker: Broker | None = None) -> progress_group:
+        """Return an open group that another process has run, to `add` members or to `close` it.
+
+        Parameters:
+          message: Its `message_id`, or its `Progress`.
+          broker: The broker. Defaults to the global one.
+
+        Raises:
+          ValueError: The value is no id that a group can have.
+        """
+        made = cls([], open=True, broker=broker)
+        made.composition.id, made.composition.has_run = message_id_of(message), True
+        made._is_found = True
+        return made
+
+    def add(self, children: Iterable[AnyMember], *, delay: int | None = None) -> progress_group:
+        """Record and send more members of an open group.
+
+        Parameters:
+          children: The members, as for a new group.
+          delay: Milliseconds by which they are delayed.
+
+        Raises:
+          ValueError: It isn't open, hasn't been run or is closed; or the members are refused, as by `run`.
+        """
+        self._check_open()
+        more = dramatiq.group(children, broker=self.broker)  # type: ignore[no-untyped-call]
+        send_more(more, self.composition, delay)
+        self.children += more.children
+        return self
+
+    def close(self) -> None:
+        """Note that no more members will be added: the group ends with the last one. Idempotent.
+
+        Raises:
+          ValueError: It isn't open, or hasn't been run.
+        """
+        if not self._is_closed:
+            self._check_open()
+            self._is_closed = True
+            close(self.composition, 0 if self._is_found else sum(not is_empty(each) for each in self.children))
+
+    def _check_open(self) -> None:
+        composition = self.composition
+        if IS_OPEN not in composition.flags:
+            raise ValueError("The group isn't open. Make it with open=True, or pass all members to it.")
+        if not composition.has_run:
+            raise ValueError("The group hasn't been sent. Call run() first.")
+        if self._is_closed:
+            raise ValueError("The group is closed: its end may have been shown already.")
+        if self._is_found and composition.owner is None:
+            find(composition)
 
 
 class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq's
@@ -86,6 +160,7 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
       broker: The broker. Defaults to the global one.
 
     Raises:
+      TypeError: A name, title or description isn't a text.
       ValueError: Weights that are negative, not finite, all 0, or not one for each message.
     """
 
@@ -101,7 +176,8 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
     ) -> None:
         super().__init__(children, broker=broker)
         shares = shares_of(weights, len(self.messages))
-        self.composition = Composition(cut(name), cut(title), cut(description), IS_PIPELINE, shares)
+        name, title, description = texts_of(name=name, title=title, description=description)
+        self.composition = Composition(name, title, description, IS_PIPELINE, shares)
 
     def __or__(self, other: Message[Any] | dramatiq.pipeline) -> progress_pipeline:
         """Return a pipeline with more messages at its end, of the weight 1."""

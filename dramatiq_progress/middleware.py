@@ -16,7 +16,8 @@ from dramatiq.worker import ConsumerThread, Worker, WorkerThread
 
 from .owners import begin_job, end_job, note_owner
 from .progress import State
-from .worker.delivery import Delivery, SendAgainFailed, delivery_of, this_thread
+from .stores.composites import Contribution
+from .worker.delivery import Delivery, SendAgainFailed, current_delivery, delivery_of, this_thread
 from .worker.enqueueing import Send, forget_send, is_recorded, log_invalid_id, watch_sends
 from .worker.options import ESTIMATE_KEY_OPTION, estimate_key_of, metadata_of, title_of
 from .worker.parts import path_of
@@ -97,6 +98,14 @@ class ProgressMiddleware(Middleware):
                 delivery.finish(State.RETRYING, retry_in=seconds or 0.0)
             return
         companion = companion_of(actor, message)
+        due = this_thread.is_consumer and delay is None
+        path, children, contribution = path_of(message), None, None
+        if path and due:
+            # Its composite is no longer delayed.
+            contribution = Contribution(path, owner, {})
+        elif not path and (sender := current_delivery()) is not None and sender.children.path:
+            children = sender.children
+            contribution = children.adopt(message, owner, cancellable=is_cancellable(actor, message), delay=seconds)
         Send(
             message.message_id,
             actor=message.actor_name if companion is None else companion.name,
@@ -104,14 +113,16 @@ class ProgressMiddleware(Middleware):
             retries_left=count_retries_left(broker, message, actor),
             cancellable=is_cancellable(actor, message),
             delay=seconds,
-            due=this_thread.is_consumer and delay is None,
+            due=due,
             owner=owner,
             title=title_of(message),
             metadata=metadata_of(message),
             estimate_key=estimate_key_of(message, actor),
             # A member is shown by its composite.
-            is_listed=not path_of(message),
+            is_listed=not path and children is None,
             companion=companion,
+            contribution=contribution,
+            children=children,
         ).record()
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:

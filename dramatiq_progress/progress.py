@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
@@ -130,6 +130,10 @@ class Parts:
     failed: int
     cancelled: int
     skipped: int
+
+
+#: The names of its numbers, in order.
+_PARTS = [each.name for each in fields(Parts)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,7 +293,8 @@ class Progress:
             "can_cancel": may_cancel and self.can_cancel,
             "title": self.title,
             "step": None if self.step is None else asdict(self.step),
-            "parts": None if self.parts is None else asdict(self.parts),
+            # Not asdict(), which takes ten times as long.
+            "parts": None if self.parts is None else {name: getattr(self.parts, name) for name in _PARTS},
             "usual": None if self.usual is None else self.usual._asdict(),
             "metadata": self.metadata,
             "version": self.version,

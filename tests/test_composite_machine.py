@@ -17,14 +17,15 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, preco
 
 from dramatiq_progress import CancelOutcome, State
 from dramatiq_progress.progress import Parts
-from dramatiq_progress.stores.composites import Contribution, Place, slot, waiting_slot
+from dramatiq_progress.stores.composites import UNSENT, Contribution, Place, as_unsent, slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
 from tests.conftest import PATIENT
 
 ID = "g1"
-#: The weight of each member.
-WEIGHTS = {"a": 1, "b": 2, "c": 5}
+#: The weight of each member; the last one is sent by another member.
+WEIGHTS = {"a": 1, "b": 2, "c": 5, "d": 3}
+CHILD = "d"
 ENDS = (State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED)
 DAY_SECONDS = 24 * 3600.0
 
@@ -42,7 +43,7 @@ class Slot(NamedTuple):
         return 3 if self.state in ENDS else 2 if self.state in (State.RETRYING, State.ENQUEUED) else 1
 
     def may_follow(self, known: Slot, *, renews: bool) -> bool:
-        if known.state in ENDS and known.state is not State.FAILED:
+        if known.state in ENDS and known.state is not State.FAILED and known.attempt:
             return False
         is_newer = (self.attempt, self.stage) >= (known.attempt, known.stage) and self.attempt >= known.attempt
         return renews or (is_newer and not (self.attempt == known.attempt and known.stage == 3))
@@ -59,23 +60,39 @@ class Model(NamedTuple):
 
     slots: dict[str, Slot] = {}  # noqa: RUF012  # never changed
     state: State | None = None
-    #: None, or why it is to be cancelled: by a user, or because a member failed.
+    #: None, or why it is to be cancelled: by a user or an operator, or because a member failed.
     cancel: str | None = None
     has_begun: bool = False
+    is_closed: bool = False
+
+    @property
+    def others(self) -> dict[str, Slot]:
+        """The slots of members that no other member has sent."""
+        return {name: each for name, each in self.slots.items() if name != CHILD}
+
+    def is_open(self, place: Place) -> bool:
+        return "o" in place.flags and not self.is_closed
+
+    def is_growing(self, place: Place) -> bool:
+        """Whether it isn't known how many members there will be."""
+        over = [each for each in self.others.values() if each.state in ENDS]
+        is_awaited = "w" in place.flags and len(over) < max(place.planned, len(self.others))
+        return self.state not in ENDS and (self.is_open(place) or is_awaited)
 
     def parts(self, place: Place) -> Parts:
         counts = {state.value: sum(each.state is state for each in self.slots.values()) for state in ENDS}
-        total = max(place.planned, len(self.slots))
+        total = max(place.planned, len(self.others)) + (CHILD in self.slots)
         active = {state.value: sum(each.state is state for each in self.slots.values()) for state in ACTIVE}
         return Parts(total=total, waiting=total - sum(counts.values()) - sum(active.values()), **counts, **active)
 
     def fraction(self, place: Place) -> float | None:
-        whole = max(place.weight or place.planned, sum(WEIGHTS[each] for each in self.slots))
+        whole = max(place.weight or place.planned, sum(WEIGHTS[each] for each in self.others))
+        whole += WEIGHTS[CHILD] * (CHILD in self.slots)
         done = sum(WEIGHTS[name] * each.thousandths for name, each in self.slots.items())
         return done / whole / 1000 if whole else None
 
-    def settled(self, place: Place) -> Model:
-        """Return the record after something has changed in it."""
+    def settled(self, place: Place, *, is_delayed: bool = False) -> Model:
+        """Return the record after something has changed in it, or after another member has become due."""
         parts = self.parts(place)
         cancel = self.cancel or ("fail_fast" if parts.failed and "f" in place.flags else None)
         begun = self.has_begun or any(
@@ -86,17 +103,27 @@ class Model(NamedTuple):
         if cancel and is_final:
             return model
         ended = parts.done + parts.failed + parts.cancelled + parts.skipped
-        is_complete, is_idle = ended == parts.total, not (parts.running or parts.retrying)
-        is_stuck = ended > parts.done and is_idle
-        rest_never_comes = "p" in place.flags or (place.callbacks and ended >= parts.total - place.callbacks)
-        if not (is_complete or (is_stuck and rest_never_comes) or (cancel and not parts.running)):
-            waiting = State.ENQUEUED if is_final or self.state is None else self.state
+        is_complete = ended == parts.total and not self.is_open(place)
+        is_idle = not (parts.running or parts.retrying)
+        bad = [each for each in self.others.values() if each.state in ENDS and each.state is not State.DONE]
+        over = sum(each.state in ENDS for each in self.others.values())
+        # The others have ended, not all of them well, and no callback has.
+        no_callbacks = (
+            place.callbacks
+            and ended == parts.total - place.callbacks
+            and over == max(place.planned, len(self.others)) - place.callbacks
+            and bad
+        )
+        rest_never_comes = no_callbacks or ("p" in place.flags and ended > parts.done)
+        if not (is_complete or (is_idle and rest_never_comes) or (cancel and not parts.running)):
+            may_be_delayed = is_delayed and self.state in (None, State.DELAYED)
+            waiting = State.DELAYED if may_be_delayed else State.ENQUEUED
             return model._replace(state=State.RUNNING if begun else waiting)
         some_cancelled = parts.cancelled or (cancel and not is_complete)
         outcomes = {
-            State.CANCELLED: cancel == "user" and some_cancelled,
+            State.CANCELLED: cancel in ("user", "operator") and some_cancelled,
             State.FAILED: parts.failed,
-            State.DONE: ended == parts.total == parts.done,
+            State.DONE: is_complete and parts.total == parts.done,
             State.SKIPPED: not some_cancelled,
         }
         return model._replace(state=next((state for state, holds in outcomes.items() if holds), State.CANCELLED))
@@ -106,6 +133,10 @@ ACTIVE = (State.RUNNING, State.RETRYING)
 members = st.sampled_from(sorted(WEIGHTS))
 states = st.sampled_from([State.RUNNING, State.RUNNING, State.RETRYING, State.ENQUEUED, *ENDS])
 thousandths = st.sampled_from([0, 1, 400, 999, 1000])
+
+
+def waiting_text(name: str) -> str:
+    return slot(*Slot(), WEIGHTS[name], is_child=name == CHILD)
 
 
 class CompositeMachine(RuleBasedStateMachine):
@@ -123,19 +154,46 @@ class CompositeMachine(RuleBasedStateMachine):
         self.version = 0
 
     @initialize(
-        planned=st.sampled_from([0, 3, 3]), flags=st.sampled_from(["c", "cp", "cf"]), callbacks=st.sampled_from([0, 1])
+        planned=st.sampled_from([0, 3, 3]),
+        flags=st.sampled_from(["c", "cp", "cf", "cw", "co", "cow"]),
+        callbacks=st.sampled_from([0, 1]),
     )
     def plan(self, planned: int, flags: str, callbacks: int) -> None:
-        weight = sum(WEIGHTS.values()) if planned else 0
+        planned = 0 if "o" in flags else planned
+        weight = sum(WEIGHTS.values()) - WEIGHTS[CHILD] if planned else 0
         self.place = Place(ID, planned, "work", flags, 1, weight, callbacks)
 
-    @rule(names=st.sets(members))
-    def gather(self, names: set[str]) -> None:
+    @rule(names=st.sets(members), is_delayed=st.booleans())
+    def gather(self, names: set[str], is_delayed: bool) -> None:
         """Members are about to be sent, or are recorded late. Those that are known stay as they are."""
         known = self.model.slots
         after = self.model._replace(slots={**dict.fromkeys(names, Slot()), **known})
-        slots = {name: waiting_slot(WEIGHTS[name]) for name in sorted(names)}
-        self.write([Contribution((self.place,), "", slots)], after)
+        slots = {name: waiting_text(name) for name in sorted(names)}
+        self.write([Contribution((self.place,), "", slots, is_delayed=is_delayed)], after)
+
+    @rule(name=members)
+    def cannot_send(self, name: str) -> None:
+        """The send of a member raised. The broker may have taken it."""
+        slots, unsent = dict(self.model.slots), Slot(State.CANCELLED)
+        if name not in slots or unsent.may_follow(slots[name], renews=False):
+            slots[name] = unsent
+        texts = {name: as_unsent(waiting_text(name))}
+        self.write([Contribution((self.place,), "", texts)], self.model._replace(slots=slots))
+
+    @rule(name=members)
+    def forget_unsent(self, name: str) -> None:
+        """The send of a member raised, whose composite is open or which another member was to send."""
+        slots = {each: known for each, known in self.model.slots.items() if each != name or known != Slot()}
+        self.write([Contribution((self.place,), "", {name: UNSENT})], self.model._replace(slots=slots))
+
+    @precondition(lambda self: "o" in self.place.flags)
+    @rule(count=st.integers(0, 3))
+    def close(self, count: int) -> None:
+        """No more members are added; the process that closes it has added this many."""
+        place = self.place._replace(flags=self.place.flags + "x", planned=count)
+        self.place = self.place._replace(planned=max(self.place.planned, count))
+        closing = Contribution((place,), "", {}, is_delayed=True)
+        self.write([closing], self.model._replace(is_closed=True))
 
     @rule(
         target=contributed,
@@ -157,8 +215,8 @@ class CompositeMachine(RuleBasedStateMachine):
         self.tell(list({each[0]: each for each in made}.values()))
 
     @precondition(lambda self: self.model.state is not None)
-    @rule()
-    def cancel(self) -> None:
+    @rule(force=st.booleans())
+    def cancel(self, force: bool) -> None:
         """At once if no member runs; otherwise when none does any more."""
         model, parts = self.model, self.model.parts(self.place)
         assert model.state is not None
@@ -166,11 +224,11 @@ class CompositeMachine(RuleBasedStateMachine):
             outcome = CancelOutcome.CANCELLED if model.state is State.CANCELLED else CancelOutcome.FINISHED
         elif model.state is State.RUNNING and parts.running:
             outcome = CancelOutcome.REQUESTED
-            self.model = model._replace(cancel=model.cancel or "user")
+            self.model = model._replace(cancel="operator" if force else model.cancel or "user")
         else:
             outcome = CancelOutcome.CANCELLED
-            self.model = model._replace(cancel="user", state=State.CANCELLED)
-        assert [store.cancel(ID).outcome for store in self.stores] == [outcome] * 2
+            self.model = model._replace(cancel="operator" if force else "user", state=State.CANCELLED)
+        assert [store.cancel(ID, force=force).outcome for store in self.stores] == [outcome] * 2
         self.check()
 
     @rule(record=st.booleans(), slots=st.booleans())
@@ -196,21 +254,25 @@ class CompositeMachine(RuleBasedStateMachine):
             known = slots.get(name)
             if known is None or new.may_follow(known, renews=renews):
                 slots[name] = new.counted(known or Slot())
-            texts[name] = slot(new.state, new.attempt, new.thousandths, WEIGHTS[name], renews=renews)
+            texts[name] = slot(*new, WEIGHTS[name], is_child=name == CHILD, renews=renews)
         self.write([Contribution((self.place,), "", texts)], self.model._replace(slots=slots))
 
     def write(self, contributions: list[Contribution], after: Model) -> None:
-        before, self.model = self.model.state, after.settled(self.place)
+        is_delayed = any(each.is_delayed for each in contributions)
+        before, self.model = self.model.state, after.settled(self.place, is_delayed=is_delayed)
         for store in self.stores:
             [told] = store.tell(contributions)
             assert (told.previous, told.state) == (before, self.model.state)  # type: ignore[union-attr]
             assert told.running == self.model.parts(self.place).running  # type: ignore[union-attr]
             assert told.cancel_requested == bool(self.model.cancel)  # type: ignore[union-attr]
+            assert told.thousandths == int((self.model.fraction(self.place) or 0) * 1000 + 1e-9)  # type: ignore[union-attr]
+            assert told.is_forced == (self.model.cancel == "operator")  # type: ignore[union-attr]
         self.check()
 
     def check(self) -> None:
         """Both stores agree with the model, and every key has a TTL."""
-        parts, fraction = self.model.parts(self.place), self.model.fraction(self.place)
+        parts, is_growing = self.model.parts(self.place), self.model.is_growing(self.place)
+        fraction = None if is_growing else self.model.fraction(self.place)
         ended = parts.done + parts.failed + parts.cancelled + parts.skipped
         for store in self.stores:
             [seen] = store.read([ID])
@@ -218,7 +280,8 @@ class CompositeMachine(RuleBasedStateMachine):
                 assert seen is None
                 continue
             assert seen is not None
-            assert (seen.state, seen.parts, seen.current, seen.total) == (self.model.state, parts, ended, parts.total)
+            total = None if is_growing else parts.total
+            assert (seen.state, seen.parts, seen.current, seen.total) == (self.model.state, parts, ended, total)
             assert seen.overall == pytest.approx(fraction)
             assert seen.cancel_requested == bool(self.model.cancel)
         assert all(self.client.ttl(key) > 0 for key in self.client.keys(self.pattern))

@@ -16,7 +16,7 @@ from dramatiq_progress.progress import Parts, StepProgress
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.calls import NewMessage
-from dramatiq_progress.stores.composites import Contribution, Place, Told, slot, waiting_slot
+from dramatiq_progress.stores.composites import UNSENT, Contribution, Place, Told, as_unsent, slot, waiting_slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
 from tests.store_server import Server
@@ -39,9 +39,9 @@ class Group:
         self.store = store
         self.place = Place(**{"id": "g1", "planned": 3, "name": "resize", "flags": "c", **options})
 
-    def gather(self, *names: str, **options: Any) -> Told:
+    def gather(self, *names: str, is_delayed: bool = False) -> Told:
         slots = {name: waiting_slot(1) for name in names}
-        told, _ = self.store.gather([Contribution((self.place,), "", slots)], [], **options)
+        told, _ = self.store.gather([Contribution((self.place,), "", slots, is_delayed=is_delayed)], [])
         return told["g1"]
 
     def tell(self, **slots: str) -> Told:
@@ -54,6 +54,12 @@ class Group:
 
     def ends(self, state: State, *names: str, attempt: int = 1) -> Told:
         return self.tell(**{name: slot(state, attempt, 0, 1) for name in names})
+
+    def close(self, planned: int) -> Told:
+        place = self.place._replace(flags=self.place.flags + "x", planned=planned)
+        [told] = self.store.tell([Contribution((place,), "", {}, is_delayed=True)])
+        assert isinstance(told, Told), told
+        return told
 
     def read(self) -> Progress:
         [progress] = self.store.read(["g1"])
@@ -160,6 +166,120 @@ def test_a_callback_is_awaited_if_all_members_succeed(store: Store) -> None:
     assert group.ends(State.DONE, "callback").state is State.DONE
 
 
+def test_all_callbacks_are_awaited_once_they_have_been_sent(store: Store) -> None:
+    group = Group(store, planned=4, callbacks=2)
+    group.ends(State.DONE, "a", "b")
+    assert group.ends(State.FAILED, "first").state is State.RUNNING
+    assert group.ends(State.DONE, "second").state is State.FAILED
+
+
+def test_a_member_whose_send_raised_although_the_broker_took_it(group: Group) -> None:
+    group.gather("a", "b", "c")
+    group.tell(a=as_unsent(waiting_slot(1)))
+    group.ends(State.DONE, "b")
+    assert group.ends(State.DONE, "c").state is State.CANCELLED
+    assert group.runs("a").state is State.RUNNING
+    assert group.ends(State.DONE, "a").state is State.DONE
+
+
+def test_a_composite_has_its_own_owner_also_after_a_loss(store: Store) -> None:
+    for id, owner in (("g1", ""), ("g2", "bob")):
+        place = Place(id, 1, "resize", owner=owner)
+        contribution = Contribution((Place.parse(place.option()),), "ann", {"a": slot(State.RUNNING, 1, 0, 1)})
+        for _ in range(2):
+            store.tell([contribution])
+            [seen] = store.read([id])
+            assert seen is not None and seen.owner == owner
+            drop(store, id)
+    assert store.owned(["ann"]) == [] and store.owned(["bob"]) == ["g2"]
+
+
+CHILD = Place("g1", 1, "resize", "cw+")
+
+
+def test_the_number_of_members_is_unknown_while_one_may_send_others(store: Store) -> None:
+    group = Group(store, planned=1, flags="cw")
+    group.gather("root")
+    group.runs("root")
+    store.tell([Contribution((CHILD,), "", {"a": CHILD.waiting_slot(), "b": CHILD.waiting_slot()})])
+    group.tell(a=CHILD.slot(State.DONE, 1, 1000))
+    seen = group.read()
+    assert (seen.current, seen.total, seen.percent, seen.eta) == (1, None, None, None)
+    assert seen.parts is not None and (seen.parts.total, seen.parts.running, seen.parts.waiting) == (3, 1, 1)
+    assert group.ends(State.DONE, "root").state is State.RUNNING
+    assert (group.read().total, group.read().percent) == (3, 66.6)
+    assert group.tell(b=CHILD.slot(State.DONE, 1, 1000)).state is State.DONE
+
+
+def test_a_child_is_added_with_its_record(store: Store) -> None:
+    group = Group(store, planned=1, flags="cw")
+    group.runs("root")
+    added = Contribution((CHILD,), "ann", {"a": CHILD.waiting_slot()})
+    options: Any = {"actor": "work", "queue": "default", "retries_left": 3, "owner": "ann", "is_listed": False}
+    change = store.enqueue("a", contribution=added, **options)
+    assert change.written and isinstance(change.told, Told) and change.told.running == 1
+    assert group.read().parts.waiting == 1  # type: ignore[union-attr]
+    [child] = store.read(["a"])
+    assert child is not None and child.state is State.ENQUEUED
+
+
+def test_a_message_that_could_not_be_sent_is_no_member(store: Store) -> None:
+    group = Group(store, planned=1, flags="cw")
+    for text in (CHILD.waiting_slot(), UNSENT, UNSENT):
+        group.tell(root=slot(State.RUNNING, 1, 0, 1), a=text)
+    assert group.read().parts.total == 1  # type: ignore[union-attr]
+    group.tell(a=CHILD.slot(State.RUNNING, 1, 0))
+    group.tell(a=UNSENT)
+    assert group.read().parts.running == 2, "it was sent after all"  # type: ignore[union-attr]
+
+
+def test_children_have_the_weight_of_their_sender(store: Store) -> None:
+    group = Group(store, planned=2, weight=8, flags="cw")
+    child = CHILD._replace(share=5)
+    group.tell(a=slot(State.DONE, 1, 0, 5), b=slot(State.DONE, 1, 0, 3), c=child.slot(State.RUNNING, 1, 400))
+    assert group.read().percent == 76.9  # 10 of 13
+
+
+def test_callbacks_come_also_if_a_child_ends_badly(store: Store) -> None:
+    """Dramatiq counts the members that it knows."""
+    group = Group(store, planned=2, callbacks=1, flags="w")
+    group.tell(root=slot(State.DONE, 1, 0, 1), a=CHILD.slot(State.FAILED, 1, 0))
+    assert group.read().state is State.RUNNING
+    assert group.ends(State.DONE, "callback").state is State.FAILED
+
+
+def test_an_open_composite_does_not_end_before_it_is_closed(store: Store) -> None:
+    group = Group(store, planned=0, flags="co")
+    assert group.gather().state is State.ENQUEUED
+    group.gather("a")
+    group.ends(State.DONE, "a")
+    seen = group.read()
+    assert (seen.state, seen.current, seen.total, seen.percent) == (State.RUNNING, 1, None, None)
+    assert group.close(2).state is State.RUNNING
+    assert (group.read().total, group.read().percent) == (2, 50.0)
+    group.gather("b")
+    assert group.ends(State.DONE, "b").state is State.DONE
+
+
+def test_an_open_composite_without_members_is_done_when_it_is_closed(store: Store) -> None:
+    group = Group(store, planned=0, flags="co")
+    group.gather()
+    assert group.close(0).state is State.DONE
+
+
+def test_a_delayed_composite_stays_so_when_it_is_closed(store: Store) -> None:
+    group = Group(store, planned=0, flags="co")
+    group.gather("a", is_delayed=True)
+    assert group.close(1).state is State.DELAYED
+
+
+def test_a_composite_can_be_read_as_its_members_carry_it(store: Store) -> None:
+    place = Place("g1", 0, "nightly", "co", description="Working", title="Night", owner="ann")
+    store.gather([Contribution((place,), "", {})], [])
+    assert store.read_place("g1") == place._replace(flags="co")
+    assert store.read_place("g2") is None
+
+
 def test_a_composite_is_lost_when_its_running_members_are_silent(group: Group) -> None:
     group.runs("a")
     version = group.read().version
@@ -243,9 +363,23 @@ def test_a_start_finds_out_that_a_composite_is_to_be_cancelled(group: Group) -> 
     assert group.store.start(Attempt("b", "work", "default", path=(inner, group.place))).is_unwanted
 
 
+def test_only_an_operator_cancels_members_whose_actors_are_not_cancellable(store: Store) -> None:
+    group = Group(store)
+    group.runs("a")
+    assert store.cancel("g1") and not group.runs("a").is_forced
+    assert store.cancel("g1", force=True).outcome is CancelOutcome.REQUESTED
+    assert group.runs("a").is_forced
+    [peek] = store.peek(["g1"])
+    assert peek.cancel_requested and peek.is_forced  # type: ignore[union-attr]
+
+
 def test_a_composite_can_be_cancelled_if_all_its_actors_can(store: Store) -> None:
     group = Group(store, flags="")
     group.gather("a")
+    assert store.cancel("g1").outcome is CancelOutcome.NOT_CANCELLABLE
+    # Also when others are added that can.
+    group.place = group.place._replace(flags="c")
+    group.gather("b")
     assert store.cancel("g1").outcome is CancelOutcome.NOT_CANCELLABLE
     assert store.cancel("g1", force=True).outcome is CancelOutcome.CANCELLED
 
@@ -313,6 +447,43 @@ def test_a_full_store_refuses_new_members_and_takes_ends(server: Server, setting
     store.close()
 
 
+def test_a_server_that_has_forgotten_the_scripts_gets_each_text_once(server: Server) -> None:
+    store = RedisStore(prefix="x:", url=server.url)
+    members = new_messages(250)
+    store.gather([], members)
+    with server.client() as client:
+
+        def received() -> int:
+            return int(client.info("stats")["total_net_input_bytes"])
+
+        before = received()
+        store.gather([], members)
+        known = received() - before
+        client.script_flush()
+        before = received()
+        _, changes = store.gather([], members)
+        # Sent twice, and the texts of two scripts.
+        assert received() - before < 2 * known + 50_000
+    assert len(changes) == 250
+    store.close()
+
+
+def test_the_order_in_which_a_server_learns_scripts_does_not_matter(server: Server) -> None:
+    """`finish` is unknown and `part` known, so that the composite is told first."""
+    store = RedisStore(prefix="x:", url=server.url)
+    attempt = Attempt("a", "work", "default", path=(Place("g1", 1, "resize"),))
+    store.start(attempt)
+    end = Contribution(attempt.path, "", {"a": slot(State.DONE, 1, 1000, 1)})
+    with server.client() as client:
+        client.script_flush()
+    store.tell([Contribution((Place("other", 1, "resize"),), "", {})])
+    change = store.finish(attempt, state=State.DONE, contribution=end)
+    assert (change.written, change.state, change.attempt) == (True, State.DONE, 1)
+    assert isinstance(change.told, Told) and (change.told.previous, change.told.state) == (None, State.DONE)
+    assert [seen and seen.state for seen in store.read(["a", "g1"])] == [State.DONE, State.DONE]
+    store.close()
+
+
 # Many at once
 
 
@@ -359,10 +530,17 @@ def test_members_that_are_recorded_late_only_add_what_is_missing(group: Group) -
 
 def test_delayed_members_wait_in_no_queue(group: Group) -> None:
     slots = {f"m{i}": waiting_slot(1) for i in range(3)}
-    group.store.gather([Contribution((group.place,), "", slots)], new_messages(3, delay=60.0))
+    contribution = Contribution((group.place,), "", slots, 60.0, is_delayed=True)
+    group.store.gather([contribution], new_messages(3, delay=60.0))
     assert group.read().state is State.DELAYED
     [member] = group.store.read(["m0"])
     assert member is not None and (member.state, member.queue_position) == (State.DELAYED, None)
+
+
+def test_a_delayed_composite_waits_in_the_queue_once_a_member_is_due(group: Group) -> None:
+    assert group.gather("a", "b", is_delayed=True).state is State.DELAYED
+    assert group.gather().state is State.ENQUEUED
+    assert group.gather("c", is_delayed=True).state is State.ENQUEUED
 
 
 def test_what_could_not_be_sent_is_withdrawn(store: Store) -> None:

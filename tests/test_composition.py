@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,15 +20,18 @@ from dramatiq_progress import (
     State,
     cancel,
     get_progress,
+    owned_by,
     progress_actor,
     progress_group,
     progress_pipeline,
 )
 from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.owners import OWNER_OPTION, current_owner
 from dramatiq_progress.progress import MessageLike
 from dramatiq_progress.signals import send_state_changed, state_changed
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.composites import MAX_LEVELS
+from dramatiq_progress.stores.memory import MemoryStore
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -142,6 +146,26 @@ def test_the_first_failure_cancels_the_rest_if_asked_for(site: Site) -> None:
     when(members[0], State.CANCELLED)
 
 
+def test_the_first_failure_interrupts_only_actors_that_are_cancellable(site: Site) -> None:
+    @progress_actor(broker=site.broker, cancellable=False)
+    def stay(progress_observer: ProgressObserver) -> None:
+        site.begun.release()
+        while not site.open.wait(0.001):
+            progress_observer.set_progress((progress_observer.current + 1) % 1000, 1000)
+
+    members = [stay.message(), site.fail.message()]
+    job = progress_group(members, fail_fast=True, broker=site.broker).run()
+    site.start()
+    assert site.begun.acquire(timeout=60)
+    wait_until(lambda: read(job).cancel_requested)
+    version = read(members[0]).version
+    wait_until(lambda: read(members[0]).version > version + 2 or read(members[0]).complete)
+    assert read(job).state is State.RUNNING
+    site.open.set()
+    failed = when(job, State.FAILED)
+    assert failed.parts is not None and (failed.parts.done, failed.parts.failed) == (1, 1)
+
+
 def test_a_cancel_reaches_running_members_and_those_that_wait(site: Site) -> None:
     job = progress_group([site.wait.message(i) for i in range(6)], broker=site.broker).run()
     site.start()
@@ -248,6 +272,143 @@ def test_async_members_move_the_bar(site: Site) -> None:
     assert when(job, State.DONE).current == 3
 
 
+# What members send
+
+
+def send_all(site: Site) -> dramatiq.Actor[..., Any]:
+    """Return an actor that sends what it is told to."""
+    more = progress_actor(broker=site.broker, actor_name="deeper")(lambda: site.work.send("deep"))
+    none = progress_actor(broker=site.broker, actor_name="cannot")(lambda *_: None)
+
+    def send(what: str) -> None:
+        if what == "messages":
+            site.work.send(1)
+            more.send()
+        elif what == "a pipeline":
+            dramatiq.pipeline([site.work.message(1), site.work.message()], broker=site.broker).run()
+        elif what == "a group":
+            dramatiq.group([site.work.message(1), site.work.message(2)], broker=site.broker).run()  # type: ignore[no-untyped-call]
+        elif what == "what can't be sent":
+            with pytest.raises(TypeError):
+                none.send(object())
+        else:
+            pipe = progress_pipeline([site.work.message(1), site.work.message()], name="inner", broker=site.broker)
+            progress_group([pipe, site.work.message(), more.message()], broker=site.broker).run()
+
+    return progress_actor(broker=site.broker, actor_name="send")(send)
+
+
+@pytest.mark.parametrize(
+    "what, total",
+    [("messages", 4), ("a pipeline", 3), ("a group", 3), ("what can't be sent", 1), ("a group with a bar", 3)],
+)
+def test_what_members_send_is_a_member_at_any_depth(site: Site, what: str, total: int) -> None:
+    root = send_all(site).message(what)
+    job = progress_group([root], with_children=True, broker=site.broker).run()
+    assert (read(job).total, read(job).parts and read(job).parts.total) == (None, 1)  # type: ignore[union-attr]
+    site.start()
+    done = when(job, State.DONE)
+    assert (done.current, done.total, done.percent) == (total, total, 100.0)
+
+
+def test_what_async_actors_send_is_a_member_too(site: Site) -> None:
+    @progress_actor(broker=site.broker)
+    async def inner() -> None:
+        site.work.send(2)
+
+    @progress_actor(broker=site.broker)
+    async def outer() -> None:
+        site.work.send(1)
+        inner.send()
+
+    job = progress_group([outer.message()], with_children=True, broker=site.broker).run()
+    site.start()
+    assert when(job, State.DONE).current == 4
+
+
+def test_a_group_waits_for_what_its_members_have_sent(site: Site) -> None:
+    @progress_actor(broker=site.broker)
+    def send() -> None:
+        site.wait.send()
+
+    inner = progress_group([send.message()], broker=site.broker)
+    job = progress_group([inner], with_children=True, broker=site.broker).run()
+    site.start()
+    when(inner, State.DONE)
+    wait_until(lambda: read(job).percent == 75.0)
+    assert (read(job).state, read(job).current, read(job).total) == (State.RUNNING, 1, 2)
+    site.open.set()
+    when(job, State.DONE)
+
+
+def test_a_child_that_is_not_cancellable_is_not_skipped(site: Site) -> None:
+    """A member that is cancelled may send a message that cleans up."""
+
+    @progress_actor(broker=site.broker, cancellable=True)
+    def reserve(progress_observer: ProgressObserver) -> None:
+        try:
+            site._wait(progress_observer)
+        finally:
+            site.work.send("clean up")
+
+    job = progress_group([reserve.message(), site.wait.message()], with_children=True, broker=site.broker).run()
+    assert read(job).can_cancel
+    site.start()
+    assert site.begun.acquire(timeout=60) and site.begun.acquire(timeout=60)
+    assert cancel(job)
+    wait_until(lambda: site.calls == ["work ('clean up',)"])
+    when(job, State.CANCELLED)
+    wait_until(lambda: read(job).parts.done == 1)  # type: ignore[union-attr]
+    assert not read(job).cancellable
+
+
+# Open groups
+
+
+def test_members_are_added_to_an_open_group_until_it_is_closed(site: Site, admin_user: Any) -> None:
+    with owned_by(admin_user):
+        job = progress_group([], name="nightly", title="Night", open=True, broker=site.broker).run()
+    job.add([site.work.message(1)])
+    site.start()
+    wait_until(lambda: read(job).current == 1)
+    assert (read(job).state, read(job).total, len(job)) == (State.RUNNING, None, 1)
+    other = progress_group.of(job.message_id, broker=site.broker).add([site.work.message(2), site.work.message(3)])
+    wait_until(lambda: read(job).current == 3)
+    job.close()
+    job.close()
+    done = when(job, State.DONE)
+    assert (done.actor, done.title, done.total, done.owner != "") == ("nightly", "Night", 3, True)
+    assert (read(other.children[0]).owner, read(other).id) == ("", job.message_id)
+
+
+def test_an_open_group_that_another_process_closes(site: Site) -> None:
+    job = progress_group([site.work.message()], open=True, broker=site.broker).run()
+    progress_group.of(read(job), broker=site.broker).close()
+    assert read(job).total == 1
+    site.start()
+    when(job, State.DONE)
+
+
+def test_wrong_uses_of_open_groups_are_refused(site: Site) -> None:
+    closed = progress_group([], open=True, broker=site.broker).run()
+    closed.close()
+    for job, message in (
+        (progress_group([], broker=site.broker).run(), "isn't open"),
+        (progress_group([], open=True, broker=site.broker), "hasn't been sent"),
+        (closed, "is closed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            job.add([site.work.message()])
+    with pytest.raises(ValueError, match="has no weights"):
+        progress_group([], open=True, weights=[], broker=site.broker)
+    with pytest.raises(ValueError, match="can't be a member"):
+        progress_group([progress_group([], open=True, broker=site.broker)], broker=site.broker).run()
+    job = progress_group([site.work.message()], open=True, broker=site.broker)
+    job.add_completion_callback(site.work.message())
+    with pytest.raises(ValueError, match="has no completion callbacks"):
+        job.run()
+
+
 # What is sent
 
 
@@ -301,6 +462,21 @@ def test_odd_weights_are_refused(site: Site, weights: Any) -> None:
             make([site.work.message(), site.work.message()], weights=weights, broker=site.broker)
 
 
+def test_weights_that_no_longer_fit_are_refused(site: Site) -> None:
+    job = progress_group([site.work.message()], weights=[1], broker=site.broker)
+    job.children.append(site.work.message())
+    with pytest.raises(ValueError, match="There are 1 weights for 2 members"):
+        job.run()
+    assert get_progress(job) is None
+
+
+@pytest.mark.parametrize("option", ["name", "title", "description"])
+def test_texts_that_are_none_are_refused(site: Site, option: str) -> None:
+    for make in (progress_group, progress_pipeline):
+        with pytest.raises(TypeError, match=f"{option}=5 isn't a text"):
+            make([site.work.message()], broker=site.broker, **{option: 5})  # type: ignore[arg-type]
+
+
 def test_an_empty_group_is_done(site: Site) -> None:
     assert read(progress_group([], name="nothing", broker=site.broker).run()).state is State.DONE
 
@@ -340,6 +516,52 @@ def test_a_delayed_group_is_delayed(site: Site) -> None:
     assert (read(job).state, read(job.children[0]).state) == (State.DELAYED, State.DELAYED)
 
 
+def test_a_group_one_member_of_which_waits_is_not_delayed(site: Site) -> None:
+    later = site.work.message().copy(options={"delay": 60_000})
+    inner = progress_group([dramatiq.pipeline([later], broker=site.broker)], broker=site.broker)
+    job = progress_group([inner, site.work.message()], broker=site.broker).run()
+    assert (read(job).state, read(inner).state) == (State.ENQUEUED, State.DELAYED)
+
+
+def test_a_delayed_group_waits_in_the_queue_once_it_is_due(site: Site) -> None:
+    site.wait.send()
+    site.start(threads=1)
+    assert site.begun.acquire(timeout=60)
+    inner = progress_group([site.work.message()], broker=site.broker)
+    job = progress_group([inner], broker=site.broker).run(delay=10)
+    when(inner, State.ENQUEUED)
+    when(job, State.ENQUEUED)
+
+
+def test_a_group_that_waits_longer_than_records_are_kept_stays_in_my_jobs(
+    site: Site, store: Any, admin_user: Any
+) -> None:
+    days = 24 * 3600.0
+    third = site.work.message().copy(options={"delay": int(20 * days * 1000)})
+    pipe = dramatiq.pipeline([site.work.message(), third], broker=site.broker)
+    with owned_by(admin_user):
+        job = progress_group([pipe], broker=site.broker).run(delay=int(10 * days * 1000))
+        owner = current_owner("x")
+    keys = store.key(job.message_id), store.members_key(job.message_id), store.owner_key(owner)
+    assert all(seconds_left(store, key) > 36 * days for key in keys)
+
+
+def seconds_left(store: Any, key: str) -> float:
+    if isinstance(store, MemoryStore):
+        return store._expires_at[key] - time.monotonic()
+    with store._servers._make_client() as client:
+        return float(client.ttl(key))
+
+
+def test_a_group_without_an_owner_takes_none_of_its_members(site: Site) -> None:
+    mine = site.work.message().copy(options={OWNER_OPTION: "ann"})
+    pipe = progress_pipeline([site.work.message().copy(options={OWNER_OPTION: "ann"}), site.work.message()])
+    job = progress_group([mine, pipe], broker=site.broker).run()
+    site.start()
+    when(job, State.DONE)
+    assert [read(each).owner for each in (job, pipe, mine, pipe.messages[1])] == ["", "", "ann", "ann"]
+
+
 def test_stages_can_be_added_to_a_pipeline(site: Site) -> None:
     job = progress_pipeline([site.work.message()], weights=[5], name="convert", broker=site.broker)
     longer = job | site.work.message() | (site.work.message() | site.work.message())
@@ -371,10 +593,14 @@ class FailingBroker(StubBroker):
     """A broker that goes down after some messages."""
 
     capacity = 0
+    #: Whether it takes one more message, and its answer is lost.
+    takes_more = False
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
         if not self.capacity:
             self.emit_before("enqueue", message, delay)
+            if self.takes_more:
+                self.queues[message.queue_name].put(message.encode())
             raise ConnectionError("the broker is down")
         self.capacity -= 1
         return super().enqueue(message, delay=delay)
@@ -393,6 +619,48 @@ def test_a_group_none_of_whose_members_can_be_sent_leaves_no_record(failing: Any
     with pytest.raises(ConnectionError):
         job.run()
     assert [get_progress(each) for each in (job, *job.children)] == [None] * 4
+
+
+def test_a_group_that_could_not_be_sent_can_be_run_again(failing: Any) -> None:
+    broker, actor = failing
+    inner = progress_group([actor.message()], broker=broker)
+    job = progress_group([inner, actor.message()], broker=broker)
+    ids = job.message_id, inner.message_id
+    with pytest.raises(ConnectionError):
+        job.run()
+    job.children.append(job.children[1])
+    with pytest.raises(ValueError, match="is there twice"):
+        job.run()
+    del job.children[2]
+    broker.capacity = 2
+    job.run()
+    assert (job.message_id, inner.message_id) == ids
+    assert (read(job).state, read(job).total) == (State.ENQUEUED, 2)
+
+
+def test_an_open_group_forgets_what_could_not_be_sent(failing: Any) -> None:
+    broker, actor = failing
+    job = progress_group([], open=True, broker=broker).run()
+    inner = progress_group([actor.message()], broker=broker)
+    with pytest.raises(ConnectionError):
+        job.add([inner, actor.message()])
+    assert (read(job).parts.total, get_progress(inner), len(job)) == (0, None, 0)  # type: ignore[union-attr]
+    broker.capacity = 1
+    with pytest.raises(ConnectionError):
+        job.add([actor.message(), actor.message()])
+    assert read(job).parts.total == 1  # type: ignore[union-attr]
+
+
+def test_a_member_whose_send_raised_although_the_broker_took_it(failing: Any) -> None:
+    broker, actor = failing
+    broker.capacity, broker.takes_more = 1, True
+    job = progress_group([actor.message() for _ in range(2)], broker=broker)
+    with pytest.raises(ConnectionError):
+        job.run()
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
+    worker.start()
+    when(job, State.DONE)
+    worker.stop()
 
 
 def test_members_that_cannot_be_sent_are_cancelled(failing: Any) -> None:

@@ -19,7 +19,9 @@ from dramatiq_progress.progress import MessageLike, Parts, Progress
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.composites import PATH_OPTION, Contribution, Place, Told, slot
+from dramatiq_progress.worker import deferred
 from dramatiq_progress.worker.ledger import COMPOSITES_LIMIT, Ledger
+from tests.store_server import Server
 from tests.waiting import wait_until
 
 
@@ -158,6 +160,23 @@ def test_a_group_that_is_sent_while_the_store_is_down_is_recorded_later(gate: Ga
     assert (done.current, done.description) == (3, "Working")
 
 
+def test_groups_that_wait_for_the_store_take_limited_memory(gate: Gate, settings: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(deferred, "DEFERRED_BYTES", 100_000)
+    good = settings.DRAMATIQ_PROGRESS
+    settings.DRAMATIQ_PROGRESS = good | {"OPTIONS": {"url": "redis://127.0.0.1:1/0"}}
+    jobs = [
+        progress_group([gate.quick.message_with_options(metadata={"text": "x" * 1000}).copy(queue_name="unserved")])
+        for _ in range(200)
+    ]
+    jobs[0].broker.declare_queue("unserved")
+    for job in jobs:
+        job.run()
+    settings.DRAMATIQ_PROGRESS = good
+    wait_until(lambda: get_progress(jobs[-1]) is not None)
+    kept = [get_progress(job) is not None for job in jobs]
+    assert 20 < sum(kept) < 100 and all(kept[-20:])
+
+
 def test_ends_that_wait_for_the_store_are_contributed_when_it_is_back(gate: Gate, settings: Any) -> None:
     job = progress_group([gate.work.message(i) for i in range(2)]).run()
     wait_until(lambda: parts(job).running == 2)
@@ -203,7 +222,58 @@ def test_a_message_with_an_odd_place_runs_by_itself(gate: Gate, broker: StubBrok
 
 def note(ledger: Ledger, composite: str, member: str, state: State = State.RUNNING) -> None:
     contribution = Contribution((Place(composite, 1, "work"),), "", {member: slot(State.DONE, 1, 0, 1)})
-    ledger.note(contribution, Told(None, state, 1, False, "1", 0, 0), keeps=True)
+    ledger.note(contribution, Told(None, state, 1, False, False, "1", 0, 0), keeps=True)
+
+
+def test_a_member_that_was_cancelled_counts_with_its_last_report_after_a_loss(
+    gate: Gate, broker: StubBroker, client: redis.Redis, store: Store
+) -> None:
+    """It waited for a retry, here or in another process: the record has its last report."""
+    message = gate.quick.message()
+    place = Place("g1", 2, "quick")
+    attempt = Attempt(message.message_id, "quick", "default", path=(place,))
+    store.start(attempt)
+    store.finish(attempt, state=State.RETRYING, fields={"current": "9", "total": "10"}, retry_in=0.0)
+    store.cancel(message.message_id, force=True)
+    broker.queues["default"].put(message.copy(options={PATH_OPTION: [place.option()]}).encode())
+    wait_until(lambda: parts("g1").cancelled == 1)
+    for _ in range(2):
+        seen = get_progress("g1")
+        assert seen is not None and seen.percent == 45.0
+        evict(client, store, "*")
+        wait_until(lambda: parts("g1").cancelled == 1)
+
+
+def test_the_end_of_a_member_brings_along_what_the_store_refused(
+    gate: Gate, broker: StubBroker, server: Server, settings: Any
+) -> None:
+    """A full store refuses new members, and takes ends."""
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"OPTIONS": {"url": server.url}}
+    broker.declare_queue("unserved")
+
+    def send() -> None:
+        server.ask("CONFIG", "SET", "maxmemory", "1")
+        for _ in range(2):
+            broker.enqueue(gate.quick.message().copy(queue_name="unserved"))
+        inner = gate.quick.message().copy(queue_name="unserved") | gate.quick.message()
+        progress_group([inner], broker=broker).run()
+
+    root = progress_actor(broker=broker, actor_name="send")(send)
+    job = progress_group([progress_group([root.message()])], with_children=True).run()
+    wait_until(lambda: parts(job).done == 1)
+    found = get_progress(job)
+    assert found is not None and (found.state, found.total) == (State.RUNNING, 4)
+    server.ask("CONFIG", "SET", "maxmemory", "0")
+
+
+def test_the_ledger_keeps_the_last_report_of_a_member_that_is_cancelled_before_it_runs_again() -> None:
+    ledger = Ledger()
+    for text in (slot(State.RETRYING, 1, 900, 1), slot(State.CANCELLED, 2, 0, 1)):
+        contribution = Contribution((Place("g1", 1, "work"),), "", {"a": text})
+        ledger.note(contribution, Told(None, State.RUNNING, 1, False, False, "1", 0, 0), keeps=True)
+    ledger.mark_incomplete("g1")
+    [again] = ledger.take_incomplete()
+    assert again.slots == {"a": slot(State.CANCELLED, 2, 900, 1)}
 
 
 def test_the_ledger_remembers_the_composites_that_contributed_last() -> None:

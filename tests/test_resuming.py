@@ -73,7 +73,7 @@ def site(store: Store) -> Iterator[Site]:
 
 
 class Ledger:
-    """What jobs have done, and an exception at chosen moments."""
+    """A list of what jobs have done, and an exception at chosen moments."""
 
     def __init__(self, failures: int = 10, seed: int = 1) -> None:
         self.done: list[Any] = []

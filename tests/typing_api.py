@@ -27,6 +27,8 @@ from dramatiq_progress import (
     get_schedules,
     owned_by,
     progress_actor,
+    progress_group,
+    progress_pipeline,
     progress_url,
     scheduled,
 )
@@ -92,6 +94,9 @@ assert_type(asynchronous.send("a.csv"), Message[str])
 assert_type(bare.send_with_options(args=("a.csv",), delay=5), Message[int])
 untold.send("a.csv")
 elsewhere.send("a.csv")
+assert_type(progress_group([bare.message("a.csv")], with_children=True).run().message_id, str)
+assert_type(progress_group.of("id").add([bare.message("a.csv")], delay=1_000), progress_group)
+assert_type(progress_pipeline([bare.message("a.csv")]) | bare.message("a.csv"), progress_pipeline)
 group([bare.message("a.csv")]).run()  # type: ignore[no-untyped-call]  # Dramatiq's group has no annotations
 
 bare.send(5)  # type: ignore[arg-type]

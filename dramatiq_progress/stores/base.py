@@ -102,6 +102,7 @@ class Store(CompositeStore, ReadableStore):
         estimate_key: str = "",
         is_listed: bool = True,
         companion: Companion | None = None,
+        contribution: Contribution | None = None,
         age: float = 0.0,
     ) -> Change:
         """Record that a message is enqueued.
@@ -116,6 +117,7 @@ class Store(CompositeStore, ReadableStore):
           is_listed: Whether it is one of its owner's jobs. A member of a composite isn't.
           estimate_key: The kind of runs that its duration is compared with.
           companion: Private data of the message, if it has any.
+          contribution: What the composite of the message is told in the same round trip, whatever the outcome is.
         """
         message = NewMessage(
             message_id, actor, queue, retries_left, cancellable, owner, delay, title, metadata, estimate_key, companion
@@ -128,10 +130,13 @@ class Store(CompositeStore, ReadableStore):
             calls.append(join)
         if owner and is_listed and not due:
             calls.append(self._own_call(message_id, owner, delay=delay, age=age))
+        if contribution is not None:
+            calls.append(self._part_call(contribution, script="gather", age=age))
         (outcome, before, version), *others = self._answers(calls)
         if companion is not None and not due:
             self._note_kept(companion, keep, others[0], must_be_kept=outcome == "written")
-        change = Change(outcome == "written", state_of(before), int(version))
+        told = None if contribution is None else self._read_told([contribution], others[-1:])[0]
+        change = Change(outcome == "written", state_of(before), int(version), told=told)
         if delay is None and age and change.written:
             # Only now is it known that the message hasn't had its turn in the meantime.
             self._call([join])
@@ -200,16 +205,17 @@ class Store(CompositeStore, ReadableStore):
             attempt.shown_at = sent_at
             attempt.renews = not previous
         # A composite that can't be read cancels its members at a later report.
-        is_unwanted = any(peek_of(each).cancel_requested for each in peeks if not isinstance(each, StoreUnavailable))
+        found = [peek_of(each) for each in peeks if not isinstance(each, StoreUnavailable)]
         return Start(
             "run",
             int(deliveries),
             title,
             metadata,
             state_of(previous),
-            bool(is_shown),
-            is_unwanted,
-            dict(zip(kept[::2], kept[1::2], strict=True)),
+            is_shown=bool(is_shown),
+            is_unwanted=any(each.cancel_requested for each in found),
+            is_forced=any(each.is_forced for each in found),
+            kept=dict(zip(kept[::2], kept[1::2], strict=True)),
         )
 
     def report(
@@ -322,16 +328,21 @@ class Store(CompositeStore, ReadableStore):
             told=told,
         )
 
-    def cancel(self, message_id: str, *, force: bool = False) -> Cancellation:
+    def cancel(self, message_id: str, *, force: bool = False, is_inherited: bool = False) -> Cancellation:
         """Cancel a message that waits, and request the cancel of one that runs.
 
         Refused by a message that isn't cancellable, unless `force` is true.
 
         A ``lost`` one is cancelled too: its next delivery is skipped, and if its worker turns out to be alive, it is
         interrupted. A cancel is never deferred: if this raises `StoreUnavailable`, nothing was cancelled.
+
+        Parameters:
+          force: Whether an operator cancels it. Of a composite, all members are then interrupted.
+          is_inherited: Whether it is a composite that is cancelled since it is a member of another one. Never refused.
         """
         current = configuration()
-        arguments = encoding.Cancel(milliseconds(current.unfinished_ttl), seconds(current.lost_after), flag(force))
+        reason = "forced" if force else "composite" if is_inherited else "1"
+        arguments = encoding.Cancel(milliseconds(current.unfinished_ttl), seconds(current.lost_after), reason)
         outcome, before, queue = self._first([Call("cancel", self._keys(message_id), arguments)])
         previous = state_of(before)
         if outcome == CancelOutcome.CANCELLED and previous is State.ENQUEUED:
@@ -362,10 +373,10 @@ class Store(CompositeStore, ReadableStore):
         return (self.key(attempt.message_id),) if attempt.companion is None else self._keys(attempt.message_id)
 
 
-def _entry(attempt: Attempt) -> tuple[str, str, float]:
+def _entry(attempt: Attempt) -> tuple[str, str, float, float]:
     """Return the entry of a message in its owner's index. A member of a composite isn't listed."""
     owner = "" if attempt.path else attempt.owner
-    return attempt.message_id, owner, time.monotonic() - attempt.started_at
+    return attempt.message_id, owner, time.monotonic() - attempt.started_at, 0.0
 
 
 def _report_outcome(attempt: Attempt, answer: Any, sent_at: float) -> ReportOutcome | StoreUnreachable | StoreRefused:

@@ -182,9 +182,13 @@ class StoreCalls(ABC):
     def _disown_call(self, message_id: str, owner: str) -> Call:
         return Call("disown", (self.owner_key(owner),), encoding.Disown(message_id))
 
-    def _own_again(self, messages: Iterable[tuple[str, str, float]]) -> None:
-        """Add messages to their owners' indexes: each an id, its owner, and the seconds since it was sent."""
-        calls = [self._own_call(message_id, owner, age=age) for message_id, owner, age in messages if owner]
+    def _own_again(self, messages: Iterable[tuple[str, str, float, float]]) -> None:
+        """Add messages to their owners' indexes: each an id, its owner, the seconds since its send, and its delay."""
+        calls = [
+            self._own_call(message_id, owner, delay=delay, age=age)
+            for message_id, owner, age, delay in messages
+            if owner
+        ]
         if calls:
             # Only the index of "my jobs": without an answer, the message is missing there.
             self._call(calls)

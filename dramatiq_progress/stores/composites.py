@@ -27,7 +27,14 @@ PATH_OPTION = "progress_part"
 IS_PIPELINE = "p"
 IS_FAIL_FAST = "f"
 IS_CANCELLABLE = "c"
-FLAGS = frozenset(IS_PIPELINE + IS_FAIL_FAST + IS_CANCELLABLE)
+WITH_CHILDREN = "w"  #: the messages that its members send are members too
+IS_OPEN = "o"  #: members are added until it is closed
+IS_CLOSED = "x"
+IS_CHILD = "+"  #: another member has sent this one
+FLAGS = frozenset(IS_PIPELINE + IS_FAIL_FAST + IS_CANCELLABLE + WITH_CHILDREN + IS_OPEN + IS_CLOSED + IS_CHILD)
+
+#: In place of a slot: the message could not be sent.
+UNSENT = "-"
 
 #: The most composites inside each other that a message is a member of, and the largest number in a place.
 MAX_LEVELS = 16
@@ -47,6 +54,7 @@ class Place(NamedTuple):
       callbacks: Number of members that are sent only after all others have succeeded.
       description: Plain text that says what the members do.
       title: Its title; empty for its name in words.
+      owner: Keyed hash of the composite's owner; empty if it has none. None: that of the member.
     """
 
     id: str
@@ -58,6 +66,15 @@ class Place(NamedTuple):
     callbacks: int = 0
     description: str = ""
     title: str = ""
+    owner: str | None = None
+
+    def slot(self, state: State, attempt: int, thousandths: int, *, renews: bool = False) -> str:
+        """Return the member's slot: see `slot`."""
+        return slot(state, attempt, thousandths, self.share, is_child=IS_CHILD in self.flags, renews=renews)
+
+    def waiting_slot(self) -> str:
+        """Return the member's slot when it is about to be sent."""
+        return self.slot(State.ENQUEUED, 0, 0)
 
     def option(self) -> list[Any]:
         """Return the place as a message carries it, without trailing defaults."""
@@ -76,7 +93,8 @@ class Place(NamedTuple):
           TypeError, ValueError: It isn't one that this version of the package writes.
         """
         place = cls(*option)
-        texts, numbers = (place.name, place.flags, *place[7:]), (place.planned, *place[4:7])
+        texts = place.name, place.flags, place.description, place.title, place.owner or ""
+        numbers = place.planned, place.share, place.weight, place.callbacks
         if not isinstance(place.id, str) or MESSAGE_ID.fullmatch(place.id) is None:
             raise ValueError(f"{place.id!r:.80} is not an id")
         if not all(isinstance(text, str) for text in texts) or not FLAGS.issuperset(place.flags):
@@ -95,18 +113,27 @@ class Contribution(NamedTuple):
 
     Attributes:
       path: The composite, and those that it is a member of.
-      owner: Keyed hash of its owner; empty if it has none.
+      member_owner: Keyed hash of the members' owner; empty if they have none.
       slots: A slot for each member (see composite.lua), by the member's id.
+      delay: Seconds until the last of them is due, by which the record is kept longer.
+      is_delayed: Whether all members that have been sent are delayed.
     """
 
     path: Path
-    owner: str
+    member_owner: str
     slots: Mapping[str, str]
+    delay: float = 0.0
+    is_delayed: bool = False
 
     @property
     def place(self) -> Place:
         """The composite."""
         return self.path[0]
+
+    @property
+    def owner(self) -> str:
+        """Keyed hash of the composite's owner; empty if it has none."""
+        return self.member_owner if self.place.owner is None else self.place.owner
 
     @property
     def is_listed(self) -> bool:
@@ -119,8 +146,9 @@ class Contribution(NamedTuple):
             return None
         # Its attempt is its version. It waits while none of its members runs.
         state = told.state if told.state.is_final else State.RUNNING if told.running else State.ENQUEUED
-        text = slot(state, told.version, told.thousandths, self.path[1].share)
-        return Contribution(self.path[1:], self.owner, {self.place.id: text})
+        text = self.path[1].slot(state, told.version, told.thousandths)
+        is_delayed = told.state is State.DELAYED
+        return Contribution(self.path[1:], self.member_owner, {self.place.id: text}, self.delay, is_delayed)
 
 
 class Told(NamedTuple):
@@ -131,6 +159,7 @@ class Told(NamedTuple):
       state: The state now; None if another version of this package has written it.
       version: The record's version.
       cancel_requested: Whether its members are to be cancelled.
+      is_forced: Whether also those whose actors aren't cancellable.
       born: Text that changes when the record was made again, and lacks what was contributed before.
       running: Number of members that run.
       thousandths: What is done of the whole, rounded down.
@@ -140,12 +169,15 @@ class Told(NamedTuple):
     state: State | None
     version: int
     cancel_requested: bool
+    is_forced: bool
     born: str
     running: int
     thousandths: int
 
 
-def slot(state: State, attempt: int, thousandths: int, share: int, *, renews: bool = False) -> str:
+def slot(
+    state: State, attempt: int, thousandths: int, share: int, *, is_child: bool = False, renews: bool = False
+) -> str:
     """Return a member's slot.
 
     Parameters:
@@ -153,14 +185,47 @@ def slot(state: State, attempt: int, thousandths: int, share: int, *, renews: bo
       attempt: The number of its attempt; 0 before the first.
       thousandths: What is done of its work. A success and a failure count as all of it.
       share: Its weight.
+      is_child: Whether another member has sent it.
       renews: Whether its record has just been made for this attempt.
     """
-    return f"{SLOT_STATES[state]} {attempt}:{thousandths}:{share}{'!' if renews else ''}"
+    return f"{SLOT_STATES[state]} {attempt}:{thousandths}:{share}{'+' if is_child else ''}{'!' if renews else ''}"
 
 
 def waiting_slot(share: int) -> str:
     """Return the slot of a member that is about to be sent."""
     return slot(State.ENQUEUED, 0, 0, share)
+
+
+def as_unsent(text: str) -> str:
+    """Return the slot of a member that was about to be sent, and probably wasn't."""
+    return text.replace(SLOT_STATES[State.ENQUEUED], SLOT_STATES[State.CANCELLED], 1)
+
+
+def path_of_children(path: Path, owner: str) -> Path:
+    """Return the composites of the messages that a member sends. None unless one of its own is `WITH_CHILDREN`.
+
+    Parameters:
+      path: The member's own.
+      owner: Keyed hash of the member's owner; empty if it has none.
+    """
+    for index, place in enumerate(path):
+        if WITH_CHILDREN in place.flags:
+            first = place if IS_CHILD in place.flags else place._replace(flags=place.flags + IS_CHILD)
+            # The messages may have another owner.
+            return tuple(
+                each if each.owner is not None else each._replace(owner=owner) for each in (first, *path[index + 1 :])
+            )
+    return ()
+
+
+def not_cancellable(path: Path) -> Path:
+    """Return the same composites with the note that they can't be cancelled."""
+    return tuple(place._replace(flags=place.flags.replace(IS_CANCELLABLE, "")) for place in path)
+
+
+def is_child(path: Path) -> bool:
+    """Return whether another member has sent a member, or one that it is a part of."""
+    return any(IS_CHILD in place.flags for place in path)
 
 
 def read_path(option: Any) -> Path:

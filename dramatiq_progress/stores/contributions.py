@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dramatiq_progress.progress import FINAL_STATES, State
 
 from . import encoding
+from .composites import IS_CLOSED, IS_OPEN, UNSENT, WITH_CHILDREN
 from .encoding import seconds
 from .transitions import Outcome, Record, describe, increment_version, is_foreign
 
@@ -51,7 +52,7 @@ class _Slot(NamedTuple):
         return _RANK[self.state] == 3
 
     def may_follow(self, known: _Slot) -> bool:
-        if known.has_ended and known.state != "f":
+        if known.has_ended and known.state != "f" and known.attempt:
             return False
         if self.renews or self.attempt > known.attempt:
             return True
@@ -76,7 +77,9 @@ class Counters:
     share: int = 0
     weight: int = 0
     late: int = 0
+    late_weight: int = 0
     over: int = 0
+    bad: int = 0
     moved: float = 0.0
     spent: float = 0.0
     samples: int = 0
@@ -90,15 +93,12 @@ class Counters:
         Raises:
           ValueError: It isn't what composite.lua writes.
         """
-        numbers = text.split(" ")
-        flags = numbers.pop() if len(numbers) == len(fields(cls)) else ""
-        values: dict[str, Any] = {
-            each.name: (float if each.type == "float" else int)(number)
-            for each, number in zip(fields(cls)[:-1], numbers, strict=True)
-        }
-        if not all(0 <= value < math.inf for value in values.values()):
+        *numbers, flags = text.split(" ")
+        values = [convert(number) for convert, number in zip(_KINDS, numbers, strict=True)]
+        if not all(0 <= value < math.inf for value in values):
             raise ValueError(f"{text:.200} are no counters")
-        return cls(**values, flags=flags)
+        # Read at each poll: not by name.
+        return cls(*values, flags)  # type: ignore[call-arg, arg-type]
 
     def text(self) -> str:
         *numbers, flags = asdict(self).values()
@@ -115,14 +115,29 @@ class Counters:
         return self.w + self.r + self.t + self.ended
 
     @property
+    def others(self) -> int:
+        """Number of members that weren't sent by other members."""
+        return max(self.planned, self.known - self.late)
+
+    @property
     def total(self) -> int:
         """Number of members."""
-        return max(self.planned, self.known - self.late) + self.late
+        return self.others + self.late
+
+    @property
+    def is_open(self) -> bool:
+        """Whether members are to be added."""
+        return IS_OPEN in self.flags and IS_CLOSED not in self.flags
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether more members are expected: it is open, or a member that may send others hasn't ended."""
+        return self.is_open or (WITH_CHILDREN in self.flags and self.over < self.others)
 
     @property
     def whole(self) -> int:
         """The sum of the weights of all members."""
-        return max(self.planned_weight, self.weight - self.late) + self.late
+        return max(self.planned_weight, self.weight - self.late_weight) + self.late_weight
 
     def count(self, slot: _Slot, sign: int) -> None:
         setattr(self, slot.state, getattr(self, slot.state) + sign)
@@ -130,8 +145,14 @@ class Counters:
         self.weight += sign * slot.share
         if slot.late:
             self.late += sign
+            self.late_weight += sign * slot.share
         elif slot.has_ended:
             self.over += sign
+            self.bad += sign * (slot.state != "d")
+
+
+#: The kind of each number of `Counters`.
+_KINDS = [float if each.type == "float" else int for each in fields(Counters)[:-1]]
 
 
 def part(record: Record, members: Members, now: float, given: encoding.Part, slots: dict[str, str]) -> Outcome:
@@ -144,7 +165,13 @@ def part(record: Record, members: Members, now: float, given: encoding.Part, slo
     counters.planned = max(counters.planned, int(given.planned))
     counters.planned_weight = max(counters.planned_weight, int(given.weight))
     counters.callbacks = max(counters.callbacks, int(given.callbacks))
-    describe(record, given.cancellable, given.owner)
+    if IS_CLOSED in given.flags and IS_CLOSED not in counters.flags:
+        counters.flags += IS_CLOSED
+    if given.cancellable == "1":
+        record.setdefault("cancellable", "1")
+    else:
+        record["cancellable"] = "0"
+    describe(record, "", given.owner)
     share_before, has_run = counters.share, counters.r > 0
     is_alive = False
     for member, text in slots.items():
@@ -170,17 +197,25 @@ def part(record: Record, members: Members, now: float, given: encoding.Part, slo
         record.pop("ended_at", None)
     record.setdefault("version", str(counters.born))
     version = increment_version(record) if is_changed else int(record["version"])
-    answer = (before or "", after, version, int("cancel_requested" in record), counters.born, counters.r)
+    answer = (before or "", after, version, _cancel_of(record), counters.born, counters.r)
     done = counters.share // max(counters.whole, 1)
     is_over = _is_final(after) and not is_awaited
     ttl = given.finished_ttl if is_over else given.ttl
     return Outcome((*answer, done), ttl, changed=is_changed, only_later=not is_over)
 
 
+def text_after(known: str | None, text: str) -> str:
+    """Return the slot of a member that had another one: an end before any report has what was reported before."""
+    slot, before = _Slot.parse(text), _Slot.parse(known)
+    if slot is None or before is None or slot.thousandths or not slot.has_ended:
+        return text
+    return slot._replace(thousandths=before.thousandths).text() + ("!" if slot.renews else "")
+
+
 def peek(record: Record) -> tuple[int, str, int]:
     """See peek.lua."""
     born = record.get("parts", "").partition(" ")[0]
-    return int("cancel_requested" in record), born, int(record.get("version", "0"))
+    return _cancel_of(record), born, int(record.get("version", "0"))
 
 
 def _load(record: Record, members: Members, now: float, given: encoding.Part) -> Counters:
@@ -194,7 +229,7 @@ def _load(record: Record, members: Members, now: float, given: encoding.Part) ->
         record["enqueued_at"] = seconds(now - float(given.age))
         record |= {field: text for field in ("title", "description") if (text := getattr(given, field))}
     counters.born = max(counters.born + 1, math.floor(now * 1000))
-    for name in ("w", "r", "t", "d", "f", "c", "s", "share", "weight", "late", "over"):
+    for name in ("w", "r", "t", "d", "f", "c", "s", "share", "weight", "late", "late_weight", "over", "bad"):
         setattr(counters, name, 0)
     for member, text in list(members.items()):
         if (slot := _Slot.parse(text)) is None:
@@ -207,6 +242,11 @@ def _load(record: Record, members: Members, now: float, given: encoding.Part) ->
 def _contribute(record: Record, counters: Counters, members: Members, member: str, text: str) -> bool:
     """Replace a member's slot, unless the known one is newer. Return whether the member has ever begun."""
     slot, known = _Slot.parse(text), _Slot.parse(members.get(member))
+    if text == UNSENT:
+        if known is not None and known.state == "w" and not known.attempt:
+            counters.count(known, -1)
+            del members[member]
+        return False
     if slot is None:
         raise ValueError(f"{text!r} isn't a slot")
     if slot.state == "w" and not slot.attempt:
@@ -239,25 +279,32 @@ def _estimate(counters: Counters, moved: int, now: float, started_at: float) -> 
 def _outcome(record: Record, counters: Counters, initial: str) -> tuple[str, bool]:
     """Return the state, and whether members are still to come."""
     before, cancel_requested = record.get("state"), record.get("cancel_requested")
-    is_missing = counters.ended < counters.total
+    is_missing = counters.ended < counters.total or counters.is_open
     if cancel_requested and before is not None and _is_final(before):
         return before, is_missing
-    has_stopped = (
-        counters.ended > counters.d
-        and not (counters.r or counters.t)
-        and ("p" in counters.flags or 0 < counters.callbacks >= counters.total - counters.ended)
+    without_callbacks = (
+        counters.callbacks > 0
+        and counters.ended == counters.total - counters.callbacks
+        and counters.over == counters.others - counters.callbacks
+        and counters.bad > 0
     )
+    is_idle = not (counters.r or counters.t)
+    has_stopped = is_idle and (without_callbacks or ("p" in counters.flags and counters.ended > counters.d))
     is_over = not is_missing or has_stopped or (cancel_requested and not counters.r)
     if not is_over:
         if "started_at" in record:
             return State.RUNNING, True
-        return (before or initial) if not _is_final(before) else State.ENQUEUED, True
+        return initial if before in (None, State.DELAYED) else State.ENQUEUED, True
     is_cancelled = counters.c > 0 or bool(cancel_requested and is_missing)
-    if is_cancelled and (not counters.f or cancel_requested == "1"):
+    if is_cancelled and (not counters.f or cancel_requested not in (None, "fail_fast")):
         return State.CANCELLED, is_missing and not has_stopped
     if counters.f:
         return State.FAILED, bool(cancel_requested) and is_missing
     return State.SKIPPED if counters.s else State.DONE, False
+
+
+def _cancel_of(record: Record) -> int:
+    return {None: 0, "forced": 2}.get(record.get("cancel_requested"), 1)
 
 
 def _is_final(state: str | None) -> bool:

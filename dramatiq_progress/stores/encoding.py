@@ -114,7 +114,7 @@ class Cancel(NamedTuple):
 
     ttl: str
     lost_after: str
-    force: str
+    reason: str  #: 1 (a user), forced (an operator) or composite (the one that it is a member of)
 
 
 class Withdraw(NamedTuple):

@@ -12,7 +12,7 @@ from dramatiq_progress.progress import State
 
 from . import encoding
 from .calls import NO_PURGE_SECONDS, NewMessage, StoreCalls, state_of
-from .composites import IS_CANCELLABLE, Contribution, Told
+from .composites import IS_CANCELLABLE, IS_CHILD, Contribution, Told
 from .encoding import Call, flag, flat, milliseconds, seconds
 from .health import NodeUnreachable
 from .outcomes import Change, Peek
@@ -56,16 +56,13 @@ class CompositeStore(StoreCalls):
         Raises:
           StoreUnavailable: Something wasn't recorded. Try all of it again, with an age: all of it is idempotent.
         """
-        delay = max((each.delay or 0.0 for each in members), default=0.0)
         told: dict[str, Told] = {}
         changes: dict[str, Change] = {}
         failure: StoreUnavailable | None = None
         pieces = [piece for each in contributions for piece in pieces_of(each)]
         work: list[Contribution | NewMessage] = [*pieces, *members]
         for batch in _batches(work, BATCH_SIZE):
-            answers = self._call(
-                [*(self._gather_call(each, delay, age) for each in batch), *self._join_calls(batch, age)]
-            )
+            answers = self._call([*(self._gather_call(each, age) for each in batch), *self._join_calls(batch, age)])
             for each, answer in zip(batch, answers, strict=False):
                 if isinstance(answer, StoreUnavailable):
                     failure = failure or answer
@@ -79,7 +76,7 @@ class CompositeStore(StoreCalls):
                 raise failure
         if age:
             self._join_late([each for each in members if each.id in changes and changes[each.id].written], age)
-        self._own_again([(each.place.id, each.owner, age) for each in contributions if each.is_listed])
+        self._own_again([(each.place.id, each.owner, age, each.delay) for each in contributions if each.is_listed])
         if failure is not None:
             raise failure
         self._keep_sent(members)
@@ -108,9 +105,9 @@ class CompositeStore(StoreCalls):
             calls.append(self._disown_call(place.id, contribution.owner))
         self._first(calls)
 
-    def _gather_call(self, work: Contribution | NewMessage, delay: float, age: float) -> Call:
+    def _gather_call(self, work: Contribution | NewMessage, age: float) -> Call:
         if isinstance(work, Contribution):
-            return self._part_call(work, script="gather", delay=delay, age=age)
+            return self._part_call(work, script="gather", age=age)
         return self._enqueue_call(work, age=age)
 
     def _join_calls(self, batch: Sequence[Contribution | NewMessage], age: float) -> list[Call]:
@@ -128,12 +125,10 @@ class CompositeStore(StoreCalls):
             by_queue.setdefault(each.queue, []).append(each.id)
         return [self._join_call(ids, queue, age=age) for queue, ids in by_queue.items()]
 
-    def _part_call(
-        self, contribution: Contribution, *, script: str = "part", delay: float = 0.0, age: float = 0.0
-    ) -> Call:
+    def _part_call(self, contribution: Contribution, *, script: str = "part", age: float = 0.0) -> Call:
         place, settings = contribution.place, configuration()
         arguments = encoding.Part(
-            state=State.DELAYED if delay else State.ENQUEUED,
+            state=State.DELAYED if contribution.is_delayed else State.ENQUEUED,
             name=place.name,
             title=place.title,
             description=place.description,
@@ -142,8 +137,8 @@ class CompositeStore(StoreCalls):
             planned=str(place.planned),
             weight=str(place.weight or place.planned),
             callbacks=str(place.callbacks),
-            flags=place.flags,
-            ttl=milliseconds(settings.unfinished_ttl + delay),
+            flags=place.flags.replace(IS_CHILD, ""),
+            ttl=milliseconds(settings.unfinished_ttl + contribution.delay),
             finished_ttl=milliseconds(settings.finished_ttl),
             age=seconds(age),
         )
@@ -156,7 +151,7 @@ class CompositeStore(StoreCalls):
         told = [answer if isinstance(answer, StoreUnavailable) else told_of(answer) for answer in answers]
         self._own_again(
             [
-                (each.place.id, each.owner, 0.0)
+                (each.place.id, each.owner, 0.0, each.delay)
                 for each, answer in zip(contributions, told, strict=True)
                 if each.is_listed and isinstance(answer, Told) and answer.previous is None
             ]
@@ -167,14 +162,16 @@ class CompositeStore(StoreCalls):
 def told_of(answer: Sequence[Any]) -> Told:
     """Return the answer of ``part`` or ``gather``."""
     before, after, version, cancel_requested, born, running, thousandths = answer
-    numbers = int(version), bool(int(cancel_requested)), str(born), int(running), int(thousandths)
+    cancel = int(cancel_requested)
+    numbers = int(version), cancel > 0, cancel > 1, str(born), int(running), int(thousandths)
     return Told(state_of(before), state_of(after), *numbers)
 
 
 def peek_of(answer: Sequence[Any]) -> Peek:
     """Return the answer of ``peek``."""
     cancel_requested, born, version = answer
-    return Peek(bool(int(cancel_requested)), str(born), int(version))
+    cancel = int(cancel_requested)
+    return Peek(cancel > 0, cancel > 1, str(born), int(version))
 
 
 def pieces_of(contribution: Contribution) -> Iterator[Contribution]:

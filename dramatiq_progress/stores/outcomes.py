@@ -33,6 +33,7 @@ class Start(NamedTuple):
       is_shown: Whether the record shows this attempt now. It doesn't while the attempt before is alive.
       is_unwanted: Whether a composite that the message is a member of is to be cancelled.
       kept: The cursor of an earlier attempt and the values that belong to it, as stored. Empty if there is none.
+      is_forced: Whether an operator cancels it.
     """
 
     verdict: Literal["run", "ignored", "finished", "cancelled"]
@@ -43,6 +44,7 @@ class Start(NamedTuple):
     is_shown: bool = False
     is_unwanted: bool = False
     kept: Mapping[str, str] = MappingProxyType({})
+    is_forced: bool = False
 
 
 class Change(NamedTuple):
@@ -74,6 +76,7 @@ class Peek(NamedTuple):
     """The identity of a composite's record: see `Told`. An empty `born` if there is none."""
 
     cancel_requested: bool
+    is_forced: bool
     born: str
     version: int
 

@@ -15,6 +15,7 @@ from dramatiq_progress.progress import Progress, State
 from . import encoding
 from .calls import OWNED_LIMIT, StoreCalls
 from .companion import Kept
+from .composites import Place
 from .durations import Durations, run_of
 from .encoding import Call
 from .health import Health, NodeUnreachable
@@ -100,6 +101,17 @@ class ReadableStore(StoreCalls):
             if isinstance(stored, StoreUnavailable):
                 raise stored
         return Kept(record, beside)  # type: ignore[arg-type]  # the errors were raised above
+
+    def read_place(self, composite: str) -> Place | None:
+        """Return a composite, as messages that are added to it carry it. None if it has no record."""
+        [(_, stored)] = self._read_answers(self._call([Call("read", (self.key(composite),))]))
+        if isinstance(stored, StoreUnavailable):
+            raise stored
+        if "parts" not in stored:
+            return None
+        flags = stored["parts"].rpartition(" ")[2]
+        place = Place(composite, 0, stored.get("actor", ""), flags, owner=stored.get("owner", ""))
+        return place._replace(description=stored.get("description", ""), title=stored.get("title", ""))
 
     async def aread(self, message_ids: Sequence[str]) -> list[Progress | None]:
         """`read`, for async code."""

@@ -131,7 +131,10 @@ def decode(
     overall = _fraction(_number(record, "overall"))
     if counters is not None:
         current, total = counters.ended, counters.total
-        has_steps, overall = True, _fraction(counters.share / (WHOLE * counters.whole)) if counters.whole else None
+        is_known = counters.whole and (state.is_final or not counters.is_growing)
+        has_steps, overall = True, _fraction(counters.share / (WHOLE * counters.whole)) if is_known else None
+        if counters.is_growing and not state.is_final:
+            total = None
         rate = _rate(counters) if state is State.RUNNING else None
     # What the rate is about.
     done, whole = (overall or 0.0, None if overall is None else 1) if has_steps else (current, total)

@@ -277,9 +277,10 @@ def cancel(record: Record, now: float, given: encoding.Cancel) -> Outcome:
         _is_alive(heartbeat, now, given.lost_after) for heartbeat in (record["heartbeat"], _later(record).heartbeat)
     ):
         before = State.LOST
-    if record.get("cancellable") != "1" and given.force != "1":
+    if record.get("cancellable") != "1" and given.reason == "1":
         return Outcome(("not_cancellable", before, queue))
-    if "cancel_requested" in record and before == State.RUNNING:
+    is_raised = "parts" in record and given.reason == "forced" and record.get("cancel_requested") != "forced"
+    if "cancel_requested" in record and before == State.RUNNING and not is_raised:
         return Outcome(("requested", before, queue))
     outcome = "requested"
     if before != State.RUNNING or ("parts" in record and not _running_members(record)):
@@ -287,7 +288,7 @@ def cancel(record: Record, now: float, given: encoding.Cancel) -> Outcome:
         record.setdefault("ended_at", record["heartbeat"] if before == State.LOST else seconds(now))
         _drop(record, ("retry_at", "deliveries"))
         record["state"] = State.CANCELLED
-    record["cancel_requested"] = "1"
+    record["cancel_requested"] = given.reason if given.reason == "forced" else "1"
     increment_version(record)
     # A cancelled message with a long delay keeps the TTL that it has.
     return Outcome((outcome, before, queue), given.ttl, changed=True, only_later=True)

@@ -116,7 +116,7 @@ class Binding:
 
     def apply_start(self, start: Start) -> None:
         """Take over what the store answered to the start of the attempt."""
-        if start.verdict == "cancelled" or start.is_unwanted:
+        if start.verdict == "cancelled":
             self.note_cancel_request()
         given = self._bound_attempt
         if start.verdict != "run" or given is None:

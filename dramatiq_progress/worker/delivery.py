@@ -26,8 +26,10 @@ from dramatiq_progress.signals import send_state_changed
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.companion import Companion
+from dramatiq_progress.stores.composites import is_child
 from dramatiq_progress.stores.outcomes import Change, Start
 
+from .children import Children
 from .observer import ProgressObserver, current_observer
 from .options import metadata_of, title_of
 from .parts import MemberEnd, path_of
@@ -76,6 +78,7 @@ class Delivery:
       next_round: The delay in seconds, or 0, if the actor has enqueued its own message again.
       exception: The exception that the actor raised.
       again: The message as it is sent again, if the actor was interrupted to go on later.
+      children: The messages that it sends, if they are members of its composite.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class Delivery:
         self.exception: BaseException | None = None
         self.again: Message[Any] | None = None
         self._has_made_room = False
+        self.children = Children(self.attempt.path, self.attempt.owner)
 
     def open(self) -> ProgressObserver:
         """Record the start of the attempt, and return an observer bound to this delivery.
@@ -224,7 +228,8 @@ class Delivery:
         # Not `self`: a deferred write must not keep the arguments and the exception of the job alive.
         attempt = self.attempt
         given_up = self.is_given_up
-        end = MemberEnd(attempt, state, fraction=self.observer.levels.fraction if self.observer is not None else None)
+        fraction = None if self.observer is None else self.observer.levels.fraction
+        end = MemberEnd(attempt, state, fraction, retry_in, self.children)
         companion = attempt.companion
         beside = {} if companion is None else companion.outcome(state)
 
@@ -274,7 +279,8 @@ class Delivery:
         if start.verdict == "finished":
             self.is_ignored = True
             raise SkipMessage(f"Message {attempt.message_id} was finished by an earlier delivery.")
-        if start.is_unwanted:
+        # A message that a member has sent may be there to clean up: it is only skipped if its actor is cancellable.
+        if start.is_unwanted and (start.is_forced or attempt.cancellable or not is_child(attempt.path)):
             self.is_cancelled = True
             raise SkipMessage(f"The group or pipeline of message {attempt.message_id} was cancelled.")
         self.is_ignored = start.verdict == "ignored"
@@ -313,12 +319,18 @@ class _Thread(threading.local):
 this_thread = _Thread()
 
 
-def delivery_of(message: AnyMessage) -> Delivery | None:
-    """Return the delivery that this thread, or this coroutine, works on, if it is one of this message."""
+def current_delivery() -> Delivery | None:
+    """Return the delivery that this thread, or this coroutine, works on."""
     delivery = this_thread.delivery
     if delivery is None and (observer := current_observer()) is not None and observer.delivery is not None:
         # The body of an async actor runs in the event loop's thread.
         delivery = observer.delivery()
+    return delivery
+
+
+def delivery_of(message: AnyMessage) -> Delivery | None:
+    """Return the delivery that this thread, or this coroutine, works on, if it is one of this message."""
+    delivery = current_delivery()
     return delivery if delivery is not None and delivery.attempt.message_id == message.message_id else None
 
 
@@ -336,8 +348,12 @@ def open_observer(actor_name: str) -> ProgressObserver:
         return delivery.open()
     # Inside a job an invalid report must not fail it. (The body of an async actor has no delivery in its thread, but an
     # observer in its context.)
-    is_in_job = delivery is not None or this_thread.is_worker or current_observer() is not None
-    return ProgressObserver(actor_name=actor_name, strict=settings.DEBUG or not is_in_job)
+    outer = current_observer()
+    is_in_job = delivery is not None or this_thread.is_worker or outer is not None
+    made = ProgressObserver(actor_name=actor_name, strict=settings.DEBUG or not is_in_job)
+    # What an async actor sends in a call of another one is sent by its own message.
+    made.delivery = None if outer is None else outer.delivery
+    return made
 
 
 def end_cancelled(observer: ProgressObserver) -> None:

@@ -18,9 +18,12 @@ from dramatiq import Broker, Message
 from dramatiq_progress.signals import send_state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.companion import Companion
+from dramatiq_progress.stores.composites import UNSENT, Contribution, Told
 from dramatiq_progress.stores.outcomes import Change
 
+from .children import Children
 from .delivery import with_store
+from .recorder import get_recorder
 from .resuming import is_sent_again
 from .tracking import AnyMessage
 
@@ -34,6 +37,8 @@ class Send:
       message_id: The message's id.
       due: Whether the consumer's thread moves it from its delay queue.
       companion: Private data of the message, if it has any.
+      contribution: What its composite is told with it.
+      children: Those of its sender, if it is one of them.
       **options: Further arguments of `Store.enqueue`.
     """
 
@@ -45,6 +50,8 @@ class Send:
         owner: str,
         due: bool,
         companion: Companion | None = None,
+        contribution: Contribution | None = None,
+        children: Children | None = None,
         **options: Any,
     ) -> None:
         self.message_id = message_id
@@ -52,6 +59,9 @@ class Send:
         self.owner = owner
         self.due = due
         self._companion = companion
+        self._contribution = contribution
+        self._children = children
+        self._is_added = False
         self._options = options
         self._change: Change | None = None
         self._has_failed = False
@@ -68,12 +78,18 @@ class Send:
     def withdraw(self) -> None:
         """Remove the record again: the message could not be sent."""
         self._has_failed = True
-        change = self._change
-        if change is None or not change.written:
+        if self._children is not None:
+            self._children.confirm(self.message_id)
+        change, contribution = self._change, self._contribution if self._is_added else None
+        if contribution is None and not change:
             return
 
         def remove(store: Store, age: float) -> None:
-            store.withdraw(self.message_id, change, queue=self.queue, owner=self.owner)
+            if contribution is not None:
+                unsent = contribution._replace(slots={self.message_id: UNSENT})
+                get_recorder().parts.contribute(store, [unsent], age=age)
+            if change:
+                store.withdraw(self.message_id, change, queue=self.queue, owner=self.owner)
 
         with_store(self.message_id, remove, defer=True)
 
@@ -87,11 +103,17 @@ class Send:
             owner=self.owner,
             due=self.due,
             companion=self._companion,
+            contribution=self._contribution,
             age=age,
             **self._options,
         )
         if self._change.written:
             send_state_changed(store, self.message_id, self._change.previous, late=bool(age))
+        if self._contribution is not None and self._change.told is not None:
+            get_recorder().parts.note_sent(store, self._contribution, self._change.told, age=age)
+            if self._children is not None and isinstance(self._change.told, Told):
+                self._is_added = True
+                self._children.confirm(self.message_id)
 
 
 class _Thread(threading.local):

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from dramatiq_progress.stores.composites import Contribution, Path, Told
+from dramatiq_progress.stores.contributions import text_after
 from dramatiq_progress.stores.outcomes import Peek
 
 #: How many composites are remembered: first those that aren't over, then those that contributed last.
@@ -21,7 +22,7 @@ class _Known:
 
     Attributes:
       path: The composite, and those that it is a member of.
-      owner: Keyed hash of its owner; empty if it has none.
+      member_owner: See `Contribution`.
       born: See `Told`.
       version: The highest version of its record.
       is_over: Whether its state is final.
@@ -30,7 +31,7 @@ class _Known:
     """
 
     path: Path
-    owner: str
+    member_owner: str
     born: str = ""
     version: int = 0
     is_over: bool = False
@@ -60,7 +61,7 @@ class Ledger:
         """
         with self._lock:
             composite = contribution.place.id
-            known = self._known.pop(composite, None) or _Known(contribution.path, contribution.owner)
+            known = self._known.pop(composite, None) or _Known(contribution.path, contribution.member_owner)
             # The last noted is the last one.
             self._known[composite] = known
             known.is_incomplete = known.is_incomplete or known.born not in ("", told.born)
@@ -68,7 +69,8 @@ class Ledger:
             known.is_over = told.state is not None and told.state.is_final
             if keeps:
                 self._members -= len(known.slots)
-                known.slots.update(contribution.slots)
+                for member, text in contribution.slots.items():
+                    known.slots[member] = text_after(known.slots.get(member), text)
                 self._members += len(known.slots)
             self._forget_some()
 
@@ -102,7 +104,7 @@ class Ledger:
                 known.is_incomplete = False
                 known.version = 0
                 known.born = ""
-            taken = [Contribution(known.path, known.owner, dict(known.slots)) for known in found]
+            taken = [Contribution(known.path, known.member_owner, dict(known.slots)) for known in found]
         yield from taken
 
     def _forget_some(self) -> None:

@@ -39,7 +39,7 @@ MAX_NAME_CHARACTERS = 100
 
 
 class Request(NamedTuple):
-    """What `track` was asked for.
+    """One call of `track`.
 
     Attributes:
       source: An iterable, a queryset, or a function of a cursor.

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Items(Protocol[T_co]):
-    """What `track` returns: an iterator. For an asynchronous iterable, and in an event loop for a queryset, one for
+    """The iterator that `track` returns. For an asynchronous iterable, and in an event loop for a queryset, one for
     ``async for``.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from dramatiq_progress.progress import State
 from dramatiq_progress.signals import send_state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.stores.composites import PATH_OPTION, WHOLE, Contribution, Path, Told, read_path, slot
+from dramatiq_progress.stores.composites import PATH_OPTION, WHOLE, Contribution, Path, Told, read_path
 from dramatiq_progress.stores.gathering import pieces_of
 from dramatiq_progress.stores.health import NodeUnreachable
 from dramatiq_progress.stores.outcomes import CancelOutcome, Change
 
+from .children import Children
 from .deferred import Refusals
 from .ledger import Ledger
 from .tracking import AnyMessage
@@ -40,11 +42,15 @@ class MemberEnd:
       attempt: The attempt.
       state: Its outcome, as the worker knows it.
       fraction: The fraction of its work that was done. None if unknown.
+      retry_in: Seconds until the next attempt, or round, if there is one.
+      children: The messages that it has sent.
     """
 
     attempt: Attempt
     state: State
     fraction: float | None
+    retry_in: float | None = None
+    children: Children | None = None
 
     def expected(self) -> Contribution | None:
         """Return the contribution that can be sent together with the outcome; None if the answer must be awaited.
@@ -54,6 +60,8 @@ class MemberEnd:
         """
         age = time.monotonic() - self.attempt.shown_at
         if not self.attempt.path or self.state is not State.DONE or age >= configuration().lost_after:
+            return None
+        if self.children:
             return None
         return self._contribution(self.state, self.attempt.number)
 
@@ -69,8 +77,8 @@ class MemberEnd:
     def _contribution(self, state: State, number: int) -> Contribution:
         attempt = self.attempt
         renews = attempt.renews or not attempt.number
-        text = slot(state, number, _thousandths(self.fraction), attempt.path[0].share, renews=renews)
-        return Contribution(attempt.path, attempt.owner, {attempt.message_id: text})
+        text = attempt.path[0].slot(state, number, _thousandths(self.fraction), renews=renews)
+        return Contribution(attempt.path, attempt.owner, {attempt.message_id: text}, self.retry_in or 0.0)
 
 
 class Parts:
@@ -100,6 +108,8 @@ class Parts:
         Raises:
           StoreUnavailable: A composite doesn't know it. Try again: everything here is idempotent.
         """
+        if end.children:
+            self.contribute(store, list(end.children.contributions()), age=age)
         if contribution is not None and change.told is not None:
             answers = [change.told]
         elif (contribution := end.recorded(change)) is not None:
@@ -118,7 +128,8 @@ class Parts:
         """
         [progress] = store.read([attempt.message_id])
         if progress is not None and progress.complete:
-            end = MemberEnd(attempt, progress.state, None)
+            # An attempt before may have reported something.
+            end = MemberEnd(attempt, progress.state, None if progress.percent is None else progress.percent / 100)
             change = Change(False, state=progress.state, attempt=progress.attempt)
             self.contribute_end(store, end, change, None, age=age)
 
@@ -131,6 +142,12 @@ class Parts:
         _, errors = self._settle(store, contributions, store.tell(contributions, age=age), keeps=True, age=age)
         if errors:
             raise errors[0]
+
+    def note_sent(
+        self, store: Store, contribution: Contribution, answer: Told | StoreUnavailable, *, age: float
+    ) -> None:
+        """Note the answer to what was contributed with the record of a message that is being sent."""
+        self._settle(store, [contribution], [answer], keeps=False, age=age)
 
     # ---- In the recorder's thread ----
 
@@ -148,8 +165,7 @@ class Parts:
             if not attempt.is_shown or self._is_refused(attempt.path):
                 continue
             fraction = observer.levels.fraction
-            share = attempt.path[0].share
-            text = slot(State.RUNNING, attempt.number, _thousandths(fraction), share, renews=attempt.renews)
+            text = attempt.path[0].slot(State.RUNNING, attempt.number, _thousandths(fraction), renews=attempt.renews)
             if beating or text != attempt.slot:
                 known = found.get(attempt.path[0].id, Contribution(attempt.path, attempt.owner, {}))
                 found[known.place.id] = known._replace(slots={**known.slots, attempt.message_id: text})
@@ -158,8 +174,8 @@ class Parts:
 
     def settle_reports(
         self, store: Store, contributions: Sequence[Contribution], answers: Sequence[Told | StoreUnavailable]
-    ) -> set[str]:
-        """Note the answers to what `collect` returned. Return the ids of composites that are to be cancelled.
+    ) -> dict[str, bool]:
+        """Note the answers to what `collect` returned. Return the composites that are to be cancelled: see `_settle`.
 
         Raises:
           StoreUnreachable: The store gave no answer.
@@ -213,13 +229,14 @@ class Parts:
         keeps: bool,
         age: float = 0.0,
         late: bool = False,
-    ) -> tuple[set[str], list[StoreUnavailable]]:
+    ) -> tuple[dict[str, bool], list[StoreUnavailable]]:
         """Note the answers of composites, and contribute to those that they are members of.
 
         Returns:
-          The ids of composites that are to be cancelled, and the errors.
+          The ids of composites that are to be cancelled, each with whether also those members are whose actors aren't
+          cancellable; and the errors.
         """
-        cancelled: set[str] = set()
+        cancelled: dict[str, bool] = {}
         errors: list[StoreUnavailable] = []
         # The composites that have contributed to another one.
         inner: dict[str, tuple[Contribution, Told]] = {}
@@ -237,9 +254,9 @@ class Parts:
                 if told.state is not told.previous:
                     send_state_changed(store, composite, told.previous, state=told.state, late=late or bool(age))
                 if told.cancel_requested:
-                    cancelled.add(composite)
+                    cancelled[composite] = told.is_forced
                     members = [inner[each] for each in contribution.slots if each in inner]
-                    for each in self._cancel(store, members, late=late or bool(age)):
+                    for each in self._cancel(store, members, force=told.is_forced, late=late or bool(age)):
                         following[each.place.id] = each
                 if (outward := contribution.outward(told)) is not None:
                     inner[composite] = contribution, told
@@ -252,14 +269,15 @@ class Parts:
         return cancelled, errors
 
     def _cancel(
-        self, store: Store, members: Iterable[tuple[Contribution, Told]], *, late: bool
+        self, store: Store, members: Iterable[tuple[Contribution, Told]], *, force: bool, late: bool
     ) -> Iterable[Contribution]:
         """Cancel composites whose own composite is to be cancelled. Yield contributions that find out their states."""
         for contribution, told in members:
-            if told.cancel_requested or told.state is None or told.state.is_final:
+            is_known = told.cancel_requested and told.is_forced >= force
+            if is_known or told.state is None or told.state.is_final:
                 continue
             try:
-                answer = store.cancel(contribution.place.id, force=True)
+                answer = store.cancel(contribution.place.id, force=force, is_inherited=True)
             except StoreUnavailable:
                 continue  # The next contribution of a member tries again.
             if answer.outcome is CancelOutcome.CANCELLED and answer.previous is not State.CANCELLED:
@@ -301,4 +319,5 @@ def path_of(message: AnyMessage) -> Path:
 
 
 def _thousandths(fraction: float | None) -> int:
-    return int((fraction or 0.0) * WHOLE)
+    # Rounded first, as a percentage is: a fraction may be too small by some rounding errors.
+    return math.floor(round((fraction or 0.0) * WHOLE, 2))

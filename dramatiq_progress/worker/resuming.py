@@ -1,4 +1,4 @@
-"""Where an attempt goes on from: the loops and calls that earlier attempts have done, and the cursor that says so.
+"""The place that an attempt goes on from: the loops and calls that are done, and the cursor that says so.
 
 The cursor is one field of the record, as JSON: ``[attempt, [names that are over], name, count, value]``. The attempt is
 the one that got that far; the name is of the loop that is in progress, the count the number of its items that are done,
@@ -35,7 +35,7 @@ STEP_PREFIX = "step:"
 
 
 class Cursor(NamedTuple):
-    """How far attempts have got.
+    """The place that attempts have reached.
 
     Attributes:
       attempt: The number of the last attempt that got further than those before it.
@@ -86,7 +86,7 @@ class Place:
 
 
 class Resumption:
-    """What earlier attempts and this one have done of one message's loops, calls and steps.
+    """The loops, calls and steps of one message that earlier attempts and this one have done.
 
     Parameters:
       checks: The checks of the message's reports.
@@ -246,7 +246,7 @@ def stop_fetching(worker: Worker) -> None:
             consumer.prefetch = 0
 
 
-_again: ContextVar[str] = ContextVar("dramatiq_progress_again", default="")
+_again: ContextVar[str | None] = ContextVar("dramatiq_progress_again", default=None)
 
 
 @contextmanager

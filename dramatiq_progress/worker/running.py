@@ -181,11 +181,14 @@ class RunningMessages:
             raise unreachable
         self._cancel_members(self._parts.settle_reports(store, contributions, told))
 
-    def _cancel_members(self, cancelled: set[str]) -> None:
-        """Interrupt the members of composites that are to be cancelled."""
+    def _cancel_members(self, cancelled: Mapping[str, bool]) -> None:
+        """Interrupt the members of composites that are to be cancelled: see `Parts.settle_reports`."""
         for observer in self.observers() if cancelled else []:
             attempt = observer.bound_attempt
-            if attempt is not None and any(place.id in cancelled for place in attempt.path):
+            if attempt is None:
+                continue
+            forced = [cancelled[place.id] for place in attempt.path if place.id in cancelled]
+            if any(forced) or (forced and attempt.cancellable):
                 observer.note_cancel_request()
 
     def _members(self, observers: Iterable[Binding]) -> Iterator[tuple[Binding, Attempt]]:

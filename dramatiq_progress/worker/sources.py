@@ -1,4 +1,4 @@
-"""What a loop that can be gone on from reads: each item with the place after it.
+"""The sources of a loop that can be gone on from: each item with the place after it.
 
 An entry is ``(item, count, reached)``: the number of items up to this one, and what `resuming.Place.reached` is once it
 is done; None if there is no place to go on from after it.

@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -140,10 +140,22 @@ class Scene:
         self.reader.watch(message.message_id)
         return self.broker.enqueue(message)
 
-    def run(self, job: progress_group | progress_pipeline) -> None:
-        """Send a group or a pipeline, and watch it and its messages."""
+    def run(self, job: progress_group | progress_pipeline, children: Sequence[str] = ()) -> None:
+        """Send a group or a pipeline, and watch it and its messages.
+
+        Parameters:
+          children: The ids of the messages that its members will send.
+        """
         members = [[each.message_id for each in messages] for messages in _members(job)]
+        members += [[each] for each in children]
         self.history.composites[job.message_id] = members
+        if children:
+            self.history.growing.add(job.message_id)
+        for inner in job.children if isinstance(job, progress_group) else ():
+            if isinstance(inner, progress_group):
+                self.history.composites[inner.message_id] = [[each.message_id] for each in inner.children]
+                self.messages.append(inner.message_id)
+                self.reader.watch(inner.message_id)
         # Later stages and callbacks are only sent after a success, by which the composite is judged.
         first = members[:1] if isinstance(job, progress_pipeline) else members[: len(job.children)]
         self.history.gone |= set(chain.from_iterable(members)) - {messages[0] for messages in first}
@@ -294,10 +306,10 @@ class Scene:
 
 
 def _members(job: progress_group | progress_pipeline) -> list[list[dramatiq.Message[Any]]]:
-    """Return the members of a composite; each is a list of messages that are sent one after the other."""
+    """Return the members of a composite; each is a list of messages, all of which must succeed."""
     if isinstance(job, progress_pipeline):
         return [[message] for message in job.messages]
-    members = [each.messages if isinstance(each, dramatiq.pipeline) else [each] for each in job.children]
+    members = [getattr(each, "messages", getattr(each, "children", [each])) for each in job.children]
     return [*members, *([dramatiq.Message(**each)] for each in job.completion_callbacks)]
 
 

@@ -121,6 +121,15 @@ def _wait_for(progress_observer: ProgressObserver, path: str) -> None:
 
 @progress_actor(max_retries=0)
 @recorded
+def fan_out(progress_observer: ProgressObserver, message_ids: list[str], path: str) -> None:
+    """`wait_for`, after the first attempt has sent a message with each of these ids."""
+    for message_id in message_ids if progress_observer.attempt == 1 else ():
+        report_for.broker.enqueue(report_for.message(0.05).copy(message_id=message_id))
+    _wait_for(progress_observer, path)
+
+
+@progress_actor(max_retries=0)
+@recorded
 def loop_for(progress_observer: ProgressObserver, seconds: float) -> None:
     """Computes in pure Python without reporting."""
     progress_observer.set_progress(1, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -233,6 +234,43 @@ def test_pipelines_in_a_group_whose_worker_is_killed(scene: Scene, tmp_path: Pat
     with scene.worker("-p", "1", "-t", "4"):
         scene.when(job, State.FAILED)
         assert (parts(scene, job).done, parts(scene, job).failed) == (3, 1)
+        scene.heal()
+
+
+def test_groups_in_a_group_whose_worker_is_killed(scene: Scene, tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    inner = group(scene, [tasks.report_for.message(0.05), *(tasks.wait_for.message(str(go_on)) for _ in range(2))])
+    job = group(scene, [inner, group(scene, [tasks.report_for.message(0.05)]), tasks.wait_for.message(str(go_on))])
+    scene.run(job)
+    with scene.worker("-p", "1", "-t", "4") as first:
+        scene.when(inner, State.RUNNING, percent=66.6)
+        wait_until(lambda: (parts(scene, job).running, parts(scene, job).done) == (2, 1))
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+        scene.when(inner, State.LOST)
+        scene.when(job, State.LOST)
+    go_on.touch()
+    with scene.worker("-p", "1", "-t", "4"):
+        assert scene.when(job, State.DONE).current == 3
+        assert scene.when(inner, State.DONE).current == 3
+        scene.heal()
+
+
+@BOTH_BROKERS
+def test_a_worker_that_is_killed_after_its_message_has_sent_others(scene: Scene, tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    children = [f"child-{secrets.token_hex(8)}" for _ in range(4)]
+    job = group(scene, [tasks.fan_out.message(children, str(go_on))], with_children=True)
+    scene.run(job, children)
+    with scene.worker("-p", "1", "-t", "4") as first:
+        wait_until(lambda: (parts(scene, job).done, parts(scene, job).running) == (4, 1))
+        assert scene.when(job, State.RUNNING, current=4).total is None
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+        scene.when(job, State.LOST)
+    go_on.touch()
+    with scene.worker("-p", "1", "-t", "4"):
+        assert scene.when(job, State.DONE).total == 5
         scene.heal()
 
 

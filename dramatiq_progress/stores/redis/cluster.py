@@ -15,6 +15,7 @@ from redis.cluster import PRIMARY, ClusterNode, RedisCluster, get_node_name
 from redis.exceptions import (
     AskError,
     MovedError,
+    NoScriptError,
     RedisClusterException,
     RedisError,
     ResponseError,
@@ -26,7 +27,7 @@ from dramatiq_progress import jitter
 from dramatiq_progress.stores.health import Health, NodeUnreachable
 
 from .nodes import NodeHealths
-from .scripts import Command, first_key
+from .scripts import Command, command_by_text, first_key
 from .servers import UNREACHABLE, Servers
 from .transport import Transport, connection_maker
 
@@ -257,6 +258,8 @@ def _follow(client: RedisCluster, redirection: Exception, commands: Sequence[Com
     with _doubts_as_errors():
         try:
             return [client.execute_command(*command)]
+        except NoScriptError:
+            return [client.execute_command(*command_by_text(command))]
         except ResponseError as error:
             if isinstance(error, UNREACHABLE):
                 raise

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakSet
 
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from dramatiq_progress.errors import StoreRefused, StoreUnavailable, StoreUnreachable
 from dramatiq_progress.stores import encoding
@@ -19,7 +19,7 @@ from dramatiq_progress.stores.querying import Stored
 
 from .nodes import NodeHealths
 from .options import connect
-from .scripts import Command, command, command_by_text
+from .scripts import command
 from .servers import UNREACHABLE
 from .subscription import RedisSubscription
 
@@ -66,7 +66,7 @@ class RedisStore(Store):
         sent_at = time.monotonic()
         try:
             keys = self._servers.spread(self.queue_key(str(number)) for number in range(_NAMES))
-            answers = self._run([command(Call("leave", (key,), _PROBE)) for key in keys])
+            answers = self._servers.send([command(Call("leave", (key,), _PROBE)) for key in keys])
         except (RedisError, OSError) as error:
             answers = [error]
         errors = [self._failure(answer) for answer in answers if isinstance(answer, Exception)]
@@ -122,7 +122,7 @@ class RedisStore(Store):
             return [StoreUnreachable(f"{self!r}: it gave no answer just now.")] * len(calls)
         sent_at = time.monotonic()
         try:
-            answers = self._run([command(call) for call in calls], self._nodes)
+            answers = self._servers.send([command(call) for call in calls], self._nodes)
         except (RedisError, OSError) as error:
             answers = [error] * len(calls)
         failures = [i for i, answer in enumerate(answers) if isinstance(answer, Exception)]
@@ -138,22 +138,12 @@ class RedisStore(Store):
             self.health.mark_available()
         return answers
 
-    def _run(self, commands: Sequence[Command], nodes: NodeHealths | None = None) -> list[Any]:
-        answers = self._servers.send(commands, nodes)
-        unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if unknown:
-            # A server that was restarted or flushed has forgotten the scripts, and none of these has run.
-            found = self._servers.send([command_by_text(commands[i]) for i in unknown], nodes)
-            for i, answer in zip(unknown, found, strict=True):
-                answers[i] = answer
-        return answers
-
     def _probe_node(self, key: str) -> None:
         """Raise `StoreUnavailable` unless the node that has the slot of this key accepts writes."""
         try:
             self._servers.spread(())
             # In the same slot, since the braces contain the key.
-            [answer] = self._run([command(Call("leave", (self.queue_key(f"{{{key}}}"),), _PROBE))])
+            [answer] = self._servers.send([command(Call("leave", (self.queue_key(f"{{{key}}}"),), _PROBE))])
         except (RedisError, OSError) as error:
             answer = error
         if isinstance(answer, Exception):

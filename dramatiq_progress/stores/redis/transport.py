@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from hiredis import pack_command
 from redis.connection import Connection, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from .batching import RequestBatcher
-from .scripts import Command
+from .scripts import Command, command_by_text, teaching
 
 
 class Packed(NamedTuple):
@@ -52,12 +53,32 @@ class Transport:
     def send(self, commands: Sequence[Command]) -> list[Any]:
         """Return the answer of each command, which may be an exception, in one round trip.
 
-        If the connection breaks, the server may receive the commands twice.
+        If the connection breaks, the server may receive the commands twice. If it was restarted or flushed, and has
+        forgotten scripts, their commands are sent again, after the others: the order of commands must not matter.
 
         Raises:
           redis.ConnectionError, redis.TimeoutError, OSError: The server can't be reached.
           TypeError, UnicodeError: A command can't be encoded; other threads' commands aren't affected.
         """
+        answers = self._send_once(commands)
+        # The second time only if the server hasn't learned a script, for instance since its text was redirected.
+        for prepare in (teaching, partial(map, command_by_text)):
+            unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+            if not unknown:
+                break
+            found = self._try_once(list(prepare([commands[i] for i in unknown])))
+            for i, answer in zip(unknown, found, strict=True):
+                answers[i] = answer
+        return answers
+
+    def _try_once(self, commands: Sequence[Command]) -> list[Any]:
+        # The answers to the other commands must not be lost.
+        try:
+            return self._send_once(commands)
+        except (RedisError, OSError) as error:
+            return [error] * len(commands)
+
+    def _send_once(self, commands: Sequence[Command]) -> list[Any]:
         # Not redis-py's pack_commands, which checks each word in Python (8.1: 7 % of the CPU time of a read).
         data = b"".join([pack_command(tuple(each)) for each in commands])
         answers: list[Any] = self._batcher.send(Packed(data, len(commands)))

@@ -49,6 +49,16 @@ def command_by_text(words: Command) -> Command:
     return ("EVAL", _TEXTS[words[1]], *words[2:])
 
 
+def teaching(commands: Sequence[Command]) -> list[Command]:
+    """Return the same commands for a server that doesn't know their scripts: the first of each has the text."""
+    known: set[str] = set()
+    found: list[Command] = []
+    for words in commands:
+        found.append(words if words[1] in known else command_by_text(words))
+        known.add(words[1])
+    return found
+
+
 def first_key(words: Command) -> str:
     """Return the first key of a command, which determines the node of a cluster."""
     return str(words[3])

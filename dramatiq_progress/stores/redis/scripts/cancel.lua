@@ -20,8 +20,11 @@ if before == 'running' and not is_alive(heartbeat, clock(), lost_after) then
   local _, _, _, later_heartbeat = parse_later(later)
   if not is_alive(later_heartbeat, clock(), lost_after) then before = 'lost' end
 end
-if cancellable ~= '1' and force ~= '1' then return {'not_cancellable', before, queue} end
-if cancel_requested and before == 'running' then return {'requested', before, queue} end
+-- reason: 1 (a user), forced (an operator) or composite (that of which this composite is a member).
+if cancellable ~= '1' and reason == '1' then return {'not_cancellable', before, queue} end
+-- An operator also interrupts those members of a composite whose actors aren't cancellable.
+local is_raised = parts and reason == 'forced' and cancel_requested ~= 'forced'
+if cancel_requested and before == 'running' and not is_raised then return {'requested', before, queue} end
 
 local outcome = 'requested'
 -- A composite has no work of its own: its members that wait are skipped when they are delivered.
@@ -32,7 +35,7 @@ if before ~= 'running' or parts and running_members(parts) == 0 then
   redis.call('HDEL', record, 'retry_at', 'deliveries')
   redis.call('HSET', record, 'state', 'cancelled')
 end
-redis.call('HSET', record, 'cancel_requested', '1')
+redis.call('HSET', record, 'cancel_requested', reason == 'forced' and reason or '1')
 changed(record)
 -- Until its message has come and been skipped; one with a delay lives longer already.
 redis.call('PEXPIRE', record, ttl, 'GT')

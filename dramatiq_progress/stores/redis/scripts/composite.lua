@@ -3,11 +3,13 @@
 -- is idempotent, and a member may go from failed to running.
 --
 -- A slot follows its member's record. Writes of an older attempt are refused, every end but `failed` is final, and
--- nothing of the same attempt follows its end. The mark `!` means that the member's record has just been made for this
--- attempt, as after a loss: its number may be lower than that in the slot.
+-- nothing of the same attempt follows its end. The end of an attempt 0 is of a message that was never started, as far as
+-- its sender knows: the broker may have taken it before the connection was lost. The mark `!` means that the member's
+-- record has just been made for this attempt, as after a loss: its number may be lower than that in the slot. The mark
+-- `+` means that another member has sent it. A slot `-` removes one whose message could not be sent.
 --
--- KEYS: record, members. Returns {the state before, state, version, whether a cancel was requested (0, 1), born, number
--- of running members, thousandths}.
+-- KEYS: record, members. Returns {the state before, state, version, whether a cancel was requested (0, 1; 2 if by an
+-- operator), born, number of running members, thousandths}.
 local record, members = KEYS[1], KEYS[2]
 
 -- The states of a slot. w with an attempt: a member that waits again; or a composite, none of whose members runs.
@@ -17,16 +19,17 @@ local RANK = {r = 1, w = 2, t = 2, d = 3, f = 3, c = 3, s = 3}
 local IS_WHOLE = {d = true, f = true}
 
 -- The numbers in the field `parts`; the flags follow. w to s: the slots of each state. share: the sum of weight x
--- thousandths. late: the members that other members have added. over: those of the others that have ended.
+-- thousandths. late and late_weight: the members that other members have sent. over: those of the others that have ended;
+-- bad: without success.
 local COUNTERS = {'born', 'planned', 'planned_weight', 'callbacks', 'w', 'r', 't', 'd', 'f', 'c', 's', 'share', 'weight',
-  'late', 'over', 'moved', 'spent', 'samples', 'moved_at'}
+  'late', 'late_weight', 'over', 'bad', 'moved', 'spent', 'samples', 'moved_at'}
 
 -- For the speed, older contributions count for less than a third. In long runs, those older than this part of the run.
 local MEMORY_SECONDS, MEMORY_PART = 10, 0.15
 
 local now = clock()
-local before, parts, version, cancel_requested, started_at = unpack(redis.call('HMGET', record, 'state', 'parts',
-  'version', 'cancel_requested', 'started_at'))
+local before, parts, version, cancel_requested, started_at, known_cancellable, known_owner = unpack(redis.call('HMGET',
+  record, 'state', 'parts', 'version', 'cancel_requested', 'started_at', 'cancellable', 'owner'))
 if is_foreign(before) then return {before, before, 0, 0, '', 0, 0} end
 -- Values that only another program writes. No error below must leave the members without a TTL.
 version = version and #version <= 15 and string.match(version, '^%d+$') or nil
@@ -47,9 +50,10 @@ local function count(slot, sign)
   counters.share = counters.share + sign * slot.weight * slot.thousandths
   counters.weight = counters.weight + sign * slot.weight
   if slot.late then
-    counters.late = counters.late + sign
+    counters.late, counters.late_weight = counters.late + sign, counters.late_weight + sign * slot.weight
   elseif RANK[slot.state] == 3 then
     counters.over = counters.over + sign
+    if slot.state ~= 'd' then counters.bad = counters.bad + sign end
   end
 end
 
@@ -65,12 +69,14 @@ local function has_flag(flag)
   return string.find(counters.flags, flag, 1, true)
 end
 
-local i = 0
-for text in string.gmatch(parts or '', '%S+') do
-  i = i + 1
-  counters[COUNTERS[i] or 'flags'] = COUNTERS[i] and tonumber(text) or text
+local values = {string.match(parts or '', '^' .. string.rep('(%S+) ', #COUNTERS) .. '(%S*)$')}
+for i, name in ipairs(COUNTERS) do counters[name] = tonumber(values[i] or 0) or 0 end
+counters.flags = values[#COUNTERS + 1] or ''
+-- Fields and values, which are written at the end in one command.
+local changes = {}
+local function change(field, value)
+  changes[#changes + 1], changes[#changes + 2] = field, value
 end
-for _, name in ipairs(COUNTERS) do counters[name] = counters[name] or 0 end
 if not parts then
   counters.flags = flags
   redis.call('HSET', record, 'actor', name, 'queue', '', 'retries_left', 'null', 'enqueued_at', moment(now - age))
@@ -80,7 +86,8 @@ end
 -- Each of the two keys may be evicted alone. With a new `born`, processes contribute the ends that they remember again.
 if not parts or count_slots() ~= redis.call('HLEN', members) then
   counters.born = math.max(counters.born + 1, math.floor(now * 1000))
-  for _, name in ipairs({'w', 'r', 't', 'd', 'f', 'c', 's', 'share', 'weight', 'late', 'over'}) do counters[name] = 0 end
+  for _, name in ipairs({'w', 'r', 't', 'd', 'f', 'c', 's', 'share', 'weight', 'late', 'late_weight', 'over',
+    'bad'}) do counters[name] = 0 end
   local known = redis.call('HGETALL', members)
   for j = 1, #known, 2 do
     local slot = parse(known[j + 1])
@@ -90,13 +97,24 @@ end
 counters.planned = math.max(counters.planned, planned)
 counters.planned_weight = math.max(counters.planned_weight, weight)
 counters.callbacks = math.max(counters.callbacks, callbacks)
-describe(record, cancellable, owner)
+if string.find(flags, 'x', 1, true) and not has_flag('x') then counters.flags = counters.flags .. 'x' end
+-- It can be cancelled while the actors of all its members can.
+if not known_cancellable or known_cancellable == '1' and cancellable == '0' then change('cancellable', cancellable) end
+if owner ~= '' and not known_owner then change('owner', owner) end
 
 local share_before, has_run = counters.share, counters.r > 0
 local is_alive = false
 
 -- Returns whether the slot of a member has changed.
 local function contribute(id, text)
+  if text == '-' then
+    local unsent = parse(redis.call('HGET', members, id))
+    if unsent and unsent.state == 'w' and unsent.attempt == 0 then
+      count(unsent, -1)
+      redis.call('HDEL', members, id)
+    end
+    return
+  end
   local slot = parse(text)
   if slot.state == 'w' and slot.attempt == 0 then
     -- Only its place: it may have started already.
@@ -106,7 +124,7 @@ local function contribute(id, text)
   is_alive = true
   local known = parse(redis.call('HGET', members, id))
   if known then
-    if RANK[known.state] == 3 and known.state ~= 'f' then return end
+    if RANK[known.state] == 3 and known.state ~= 'f' and known.attempt > 0 then return end
     local is_older = slot.attempt < known.attempt or slot.attempt == known.attempt
       and (RANK[known.state] == 3 or RANK[slot.state] < RANK[known.state])
     if is_older and not slot.fresh then return end
@@ -129,7 +147,7 @@ if counters.f > 0 and has_flag('f') and not cancel_requested then
 end
 if not started_at and (count_slots() > counters.w or counters.share > 0) then
   started_at = now - age
-  redis.call('HSET', record, 'started_at', moment(started_at))
+  change('started_at', moment(started_at))
 end
 local has_moved = counters.share > share_before
 -- A long time in which no member ran says nothing about the speed.
@@ -142,51 +160,62 @@ if has_moved then
   counters.moved = counters.moved * fading + counters.share - share_before
   counters.spent = counters.spent * fading + spent
   counters.samples, counters.moved_at = counters.samples + 1, now
-  redis.call('HSET', record, 'reported_at', moment(now))
+  change('reported_at', moment(now))
 end
 
 -- Returns the state, and whether members are still to come.
 local function outcome()
-  local total = math.max(counters.planned, count_slots() - counters.late) + counters.late
-  local ended = count_ended()
-  local is_missing = ended < total
+  local others = math.max(counters.planned, count_slots() - counters.late)
+  local total, ended = others + counters.late, count_ended()
+  local is_missing = ended < total or has_flag('o') and not has_flag('x')
   -- A cancelled composite stays so, also if a member turns out to be alive that was taken for lost.
   if cancel_requested and FINAL[before] then return before, is_missing end
   local is_idle = counters.r == 0 and counters.t == 0
-  -- The stages of a pipeline that come after a bad end are never sent, and neither are callbacks.
-  local has_stopped = ended > counters.d and is_idle
-    and (has_flag('p') or counters.callbacks > 0 and ended >= total - counters.callbacks)
+  -- The stages of a pipeline that come after a bad end are never sent, and neither are callbacks. If one of those has
+  -- ended too, all of them were sent.
+  local without_callbacks = counters.callbacks > 0 and ended == total - counters.callbacks
+    and counters.over == others - counters.callbacks and counters.bad > 0
+  local has_stopped = is_idle and (has_flag('p') and ended > counters.d or without_callbacks)
   local is_over = not is_missing or has_stopped or cancel_requested and counters.r == 0
   if not is_over then
-    return started_at and 'running' or not before and state or FINAL[before] and 'enqueued' or before, true
+    return started_at and 'running' or (not before or before == 'delayed') and state or 'enqueued', true
   end
   local is_cancelled = counters.c > 0 or cancel_requested and is_missing
-  if is_cancelled and (counters.f == 0 or cancel_requested == '1') then return 'cancelled', is_missing and not has_stopped end
+  local is_by_person = cancel_requested and cancel_requested ~= 'fail_fast'
+  if is_cancelled and (counters.f == 0 or is_by_person) then
+    return 'cancelled', is_missing and not has_stopped
+  end
   if counters.f > 0 then return 'failed', cancel_requested and is_missing end
   return counters.s > 0 and 'skipped' or 'done', false
 end
 
 local after, is_awaited = outcome()
 local numbers = {}
-for j, name in ipairs(COUNTERS) do numbers[j] = string.format('%.14g', counters[name]) end
+for j, name in ipairs(COUNTERS) do numbers[j] = counters[name] end
 numbers[#numbers + 1] = counters.flags
-local text = table.concat(numbers, ' ')
+local text = string.format(string.rep('%.14g ', #COUNTERS) .. '%s', unpack(numbers))
 local is_changed = after ~= before or text ~= parts
-if is_changed then redis.call('HSET', record, 'state', after, 'parts', text) end
-if is_alive or after == 'running' then redis.call('HSET', record, 'heartbeat', moment(now)) end
-if FINAL[after] and not FINAL[before] then redis.call('HSET', record, 'ended_at', moment(now - age)) end
-if FINAL[before] and not FINAL[after] then redis.call('HDEL', record, 'ended_at') end
 -- As the attempt of a member, the version of a composite must not be below that of one that was lost.
-if not version then redis.call('HSET', record, 'version', counters.born) end
-version = is_changed and changed(record) or version
+version = string.format('%.0f', (version or counters.born) + (is_changed and 1 or 0))
+if is_changed then
+  change('state', after)
+  change('parts', text)
+  change('version', version)
+end
+if is_alive or after == 'running' then change('heartbeat', moment(now)) end
+if FINAL[after] and not FINAL[before] then change('ended_at', moment(now - age)) end
+if FINAL[before] and not FINAL[after] then redis.call('HDEL', record, 'ended_at') end
+if #changes > 0 then redis.call('HSET', record, unpack(changes)) end
+-- As changed() of prelude.lua does.
+if is_changed then redis.pcall('PUBLISH', record, '') end
 for _, key in ipairs({record, members}) do
   if FINAL[after] and not is_awaited then
     redis.call('PEXPIRE', key, finished_ttl)
-  else
-    redis.call('PEXPIRE', key, ttl, 'GT')
+  elseif redis.call('PEXPIRE', key, ttl, 'GT') == 0 then
     redis.call('PEXPIRE', key, ttl, 'NX')
   end
 end
-local whole = math.max(counters.planned_weight, counters.weight - counters.late) + counters.late
-return {before or '', after, version, cancel_requested and 1 or 0, counters.born, counters.r,
+local whole = math.max(counters.planned_weight, counters.weight - counters.late_weight) + counters.late_weight
+return {before or '', after, version, cancel_requested == 'forced' and 2 or cancel_requested and 1 or 0,
+  counters.born, counters.r,
   math.floor(counters.share / math.max(whole, 1))}

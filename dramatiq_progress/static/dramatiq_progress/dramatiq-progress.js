@@ -599,7 +599,8 @@ const Bar = (Base) => class extends Base {
   /** After a failure, the next state or step tries it again: not each answer. */
   #loadPartsModule({ state, finished, continues, step, parts, usual }) {
     const occasion = state + step?.index;
-    if (partsModule || occasion === this.#partsTried || !(parts ?? (!finished && (step?.count || usual || continues)))) return;
+    const isNeeded = parts ?? (!finished && (step?.count || usual || continues));
+    if (partsModule || occasion === this.#partsTried || !isNeeded) return;
     // The handler draws instead of the bar.
     if (this.option("onProgress")) return;
     this.#partsTried = occasion;

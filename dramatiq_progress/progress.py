@@ -34,7 +34,7 @@ class State(StrEnum):
 
     @property
     def is_pending(self) -> bool:
-        """Whether the message is waiting for its first attempt."""
+        """Whether the message waits in a queue: for its first attempt, or for another one."""
         return self in (State.ENQUEUED, State.DELAYED)
 
 
@@ -160,6 +160,8 @@ class Progress:
       parts: The members of a group or a pipeline, which has a record like a message. None for a message. `current` and
         `total` are then the number of members that have ended, and of all.
       attempt: Number of the attempt that is described. 0 before the first.
+      continues: Whether it has run, and waits in a queue to go on where it was. `current`, `total`, `description` and
+        the percentage are then those that it got to. Not part of the JSON, except that ``pending`` is false.
       retries_left: Number of attempts that may follow a failure. None if Dramatiq has no limit.
       retry_in: Seconds until the next attempt, while ``retrying``.
       rate: Work done per second, smoothed. None while unknown, and in every state but ``running``.
@@ -193,6 +195,7 @@ class Progress:
     step: StepProgress | None = None
     parts: Parts | None = None
     attempt: int = 0
+    continues: bool = False
     retries_left: int | None = None
     retry_in: float | None = None
     queue_position: int | None = None
@@ -275,7 +278,7 @@ class Progress:
             "complete": complete,
             "success": self.success,
             "progress": {
-                "pending": self.state.is_pending,
+                "pending": self.state.is_pending and not self.continues,
                 "current": self.current,
                 "total": self.total,
                 "percent": self.percent,

@@ -102,6 +102,14 @@ LOOKS = [
         extra=_POSITION | {"queue_position": 1},
     ),
     _look("delayed", total=None, current=0),
+    _look(
+        "enqueued",
+        "continuing",
+        text="Waiting to continue: 3,100 of 5,000",
+        current=3100,
+        continues=True,
+        extra=_POSITION,
+    ),
     Look(name="running", state="running", replies=(_RUNNING,)),
     _look("running", "running-unknown", total=None, version=3),
     _look(

@@ -101,6 +101,23 @@ def test_controls_and_links_are_underlined(site: ScriptedSite, page: Page) -> No
         expect(control).to_have_css("cursor", "pointer")
 
 
+@pytest.mark.parametrize("reserve", [None, '""'])
+def test_the_sign_is_beside_the_first_line_in_every_look(site: ScriptedSite, page: Page, reserve: str | None) -> None:
+    """Also if the bar is too narrow for its longest text in one line."""
+    rule = f"--dramatiq-progress-reserve: {reserve}" if reserve else ""
+    open_looks(page, site, style=f"<style>body {{ font: 16px sans-serif; {rule} }} section {{ width: 312px }}</style>")
+    distances = page.evaluate(
+        """() => [...document.querySelectorAll("dramatiq-progress")].map((bar) => {
+          const [sign, text] = ["sign", "text"].map((name) => bar.shadowRoot.querySelector(`[part=${name}]`));
+          const range = document.createRange();
+          range.selectNodeContents(text);
+          const middle = ({ top, bottom }) => (top + bottom) / 2;
+          return Math.abs(middle(sign.getBoundingClientRect()) - middle(range.getClientRects()[0]));
+        })"""
+    )
+    assert {look.name for look, distance in zip(LOOKS, distances, strict=True) if distance > 4} == set()
+
+
 @pytest.mark.parametrize("host", ["<div>{}</div>", '<div><template shadowrootmode="open">{}</template></div>'])
 def test_without_the_stylesheet_a_bar_is_plain_but_works(site: ScriptedSite, page: Page, host: str) -> None:
     """It uses `adoptedStyleSheets`, which a policy that forbids style elements allows."""

@@ -42,8 +42,8 @@ def downloads(site: ScriptedSite) -> list[str]:
 
 def running(name: str = "Checking", **values: Any) -> Progress:
     values = {"current": 1200, "total": 5000, "description": "", "overall": 0.4, "attempt": 1} | values
-    step = StepProgress(2, 3, name)
-    return Progress(id="m", actor="work", queue="default", state=State.RUNNING, has_steps=True, step=step, **values)
+    values = {"state": State.RUNNING, "step": StepProgress(2, 3, name)} | values
+    return Progress(id="m", actor="work", queue="default", has_steps=True, **values)
 
 
 RECORDS = [
@@ -119,6 +119,18 @@ RECORDS += [
     usual(120, 130, state=State.RUNNING, attempt=1, elapsed=9.0, current=3, total=50, eta=600.0),
     usual(120, 130, state=State.RUNNING, attempt=1, elapsed=9.0, step=StepProgress(2, 3, "Checking")),
     usual(120, 130, state=State.RETRYING, attempt=1, retry_in=900.0),
+]
+
+RECORDS += [
+    running(state=State.ENQUEUED, continues=True),
+    *(
+        Progress(id="m", actor="work", queue="default", attempt=1, continues=True, **values)
+        for values in (
+            {"state": State.ENQUEUED, "current": 6200, "total": 10_000, "description": "Reading"},
+            {"state": State.ENQUEUED, "current": 6200, "queue_position": 3, "queue_length": 12},
+            {"state": State.DELAYED, "usual": UsualTimes(118, 300, 90)},
+        )
+    ),
 ]
 
 
@@ -209,6 +221,36 @@ def test_in_a_right_to_left_page_the_step_is_read_from_the_right(open_bar: OpenB
     *starts, gap = positions
     assert starts == sorted(starts, reverse=True)
     assert gap == 0
+
+
+def test_a_bar_whose_job_is_interrupted_stays_where_it_is(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
+    """The page says it from the start. Users with low vision see the end of the bar, and screen readers say it once."""
+    interrupted = Progress(
+        **{"id": "m1", "actor": "import_rows", "queue": "default", "state": State.ENQUEUED, "attempt": 1},
+        **{"current": 6200, "total": 10_000, "description": "Importing", "continues": True},
+        **{"queue_position": 3, "queue_length": 12, "title": "Import"},
+    )
+    site.reply(Reply(json=interrupted.as_dict() | {"poll_after": 0.1}, held=True))
+    bar = open_bar("", str(markup(interrupted)))
+    text = "Waiting to continue: 6,200 of 10,000"
+    shown = """bar => {
+      const [track, fill] = ["track", "fill"].map((name) => bar.shadowRoot.querySelector(`[part=${name}]`));
+      const isMarked = getComputedStyle(track, "::before").content !== "none";
+      const values = [track.ariaValueNow, track.ariaValueText, fill.style.inlineSize, isMarked];
+      return [bar.getAttribute("state"), ...values];
+    }"""
+    waiting = ["enqueued", "62", f"62%, {text}", "62%", True]
+    assert bar.evaluate(shown) == waiting
+    site.release()
+    page.wait_for_function("events.length")
+    assert bar.evaluate(shown) == waiting
+    assert page.evaluate("announced") == [f"Import, 62%, {text}"]
+    site.reply(answer("running", current=6300, total=10_000, attempt=2, title="Import"))
+    expect(part(bar, "text")).to_have_text("Importing: 6,300 of 10,000")
+    site.reply(interrupted.as_dict() | {"poll_after": NEVER})
+    expect(part(bar, "text")).to_have_text(text)
+    assert bar.evaluate(shown) == waiting
+    assert page.evaluate("announced.at(-1)") == f"Import, 62%, {text}"
 
 
 # ---- Loading ----

@@ -58,7 +58,33 @@ STATES: list[tuple[Progress, str, str | None]] = [
     (make_progress(State.ENQUEUED, current=0, total=None, queue_position=1, queue_length=12), "Next in the queue", "0"),
     (make_progress(State.DELAYED, total=None, current=0), "Scheduled", "0"),
     # A retry, with the values of the attempt that failed.
-    (make_progress(State.ENQUEUED, attempt=2), "Waiting in the queue", "0"),
+    (make_progress(State.ENQUEUED, attempt=2), '<span data-state="enqueued">Waiting in the queue<', "0"),
+    *(
+        (make_progress(state, continues=True, queue_position=3, queue_length=12, **values), text, value)
+        for state, values, text, value in [
+            (
+                State.ENQUEUED,
+                {},
+                '<span data-percent="24" data-state="enqueued">Waiting to continue: 1,200 of 5,000<',
+                "24",
+            ),
+            (State.DELAYED, {"usual": UsualTimes(118, 300, 90)}, ">Waiting to continue: 1,200 of 5,000<", "24"),
+            (
+                State.ENQUEUED,
+                {"current": 0},
+                '<span data-percent="0" data-state="enqueued">Waiting to continue: 0 of 5,000<',
+                "0",
+            ),
+            (State.ENQUEUED, {"total": None}, '<span data-state="enqueued">Waiting to continue: 1,200<', "0"),
+            (State.ENQUEUED, {"total": None, "current": 0}, '<span data-state="enqueued">Waiting to continue…<', "0"),
+            (
+                State.ENQUEUED,
+                {"has_steps": True, "overall": 0.4, "step": StepProgress(2, 3, "Checking"), "description": ""},
+                ">Waiting to continue. Step 2 of 3: Checking. 1,200 of 5,000<",
+                "40",
+            ),
+        ]
+    ),
     (make_progress(), "Importing: 1,200 of 5,000", "24"),
     (
         make_progress(current=1, total=3, eta=119.3, description=""),
@@ -169,6 +195,8 @@ def test_it_is_in_the_language_of_the_page() -> None:
         assert "Schritt 2 von 3: Prüfung. 1.200 von 5.000" in markup(in_steps, label="")
         assert ">Importing: 1.200 von 5.000, 1 fehlgeschlagen<" in markup(make_progress(parts=RESIZED), label="")
         usual = make_progress(State.DELAYED, usual=UsualTimes(120, 600, None))
+        continued = make_progress(State.ENQUEUED, continues=True)
+        assert ">Wartet auf Fortsetzung: 1.200 von 5.000<" in markup(continued, label="")
         assert ">Geplant, dauert meist 2 bis 10\N{NO-BREAK SPACE}Minuten<" in markup(usual, label="")
         assert "Das hat auch nach mehreren Versuchen nicht geklappt." in markup(
             make_progress(State.FAILED, result=RESULTS[-1]), label=""

@@ -43,6 +43,29 @@ def test_each_state_has_its_row(state: str, complete: bool, success: bool | None
     assert ("result" in fields) is complete
 
 
+@pytest.mark.parametrize(
+    ("fields", "continues"),
+    [
+        ({"state": "enqueued", "attempt": "1"}, True),
+        ({"state": "delayed", "attempt": "1"}, True),
+        ({"state": "enqueued", "attempt": "0"}, False),
+        ({"state": "enqueued", "attempt": "1", "cursor": ""}, False),
+        ({"state": "running", "attempt": "1"}, False),
+        ({"state": "retrying", "attempt": "1"}, False),
+        ({"state": "failed", "attempt": "1"}, False),
+    ],
+)
+def test_an_interrupted_message_with_a_cursor_continues_with_its_values(
+    fields: dict[str, str], continues: bool
+) -> None:
+    reported = {"cursor": '[1,[],"read",6200,null]', "current": "6200", "total": "10000", "description": "Importing"}
+    found = from_record(**reported | fields)
+    assert found.continues is continues
+    shown = found.as_dict()["progress"]
+    assert shown["pending"] is (found.state.is_pending and not continues)
+    assert (shown["current"], shown["percent"], shown["description"]) == (6200, 62.0, "Importing")
+
+
 def test_every_state_has_a_row_and_a_text() -> None:
     assert {row[0] for row in TABLE} == set(State)
     assert set(DEFAULT_RESULTS) == FINAL_STATES - {State.DONE}

@@ -138,6 +138,7 @@ def decode(
         rate = _rate(counters) if state is State.RUNNING else None
     # What the rate is about.
     done, whole = (overall or 0.0, None if overall is None else 1) if has_steps else (current, total)
+    attempt = int(record.get("attempt", "0"))
     age = now - _finite(record.get("reported_at", now))
     return Progress(
         id=message_id,
@@ -152,7 +153,9 @@ def decode(
         overall=overall,
         overall_rate=rate if has_steps else None,
         step=_step(record.get("step"), overall, total) if counters is None else _stage(state, counters),
-        attempt=int(record.get("attempt", "0")),
+        attempt=attempt,
+        # A cursor is where the next attempt begins: see worker/resuming.py.
+        continues=state.is_pending and attempt > 0 and bool(record.get("cursor")),
         retries_left=0 if state.is_final else _whole(record, "retries_left"),
         retry_in=_seconds_until(record.get("retry_at"), now) if state is State.RETRYING else None,
         queue_position=queued.position if queued else None,

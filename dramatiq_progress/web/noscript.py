@@ -70,11 +70,14 @@ def markup(progress: Progress | None, *, label: str | None = None, name: str = "
     """
     title = label if label is not None or progress is None else progress.title
     parts = [format_html("<b>{}</b>", title)] if title else []
-    parts.append(_track(progress, label or name or title or translate(TEXTS["label"])))
+    percent = _known_percent(progress)
+    parts.append(_track(progress, percent, label or name or title or translate(TEXTS["label"])))
     if progress is None:
         parts.append(format_html("<span>{}</span>", translate(TEXTS["waiting"])))
     else:
         attributes = {"data-state": progress.state.value}
+        if percent is not None:
+            attributes["data-percent"] = f"{percent:g}"
         if (exact := _without_short_times(progress)) != progress:
             # "less than a minute left" would be replaced by "about 10 seconds left" a moment later.
             attributes["data-text"] = describe(exact)
@@ -91,6 +94,8 @@ def describe(progress: Progress) -> str:
         return _describe_retry(progress)
     if progress.complete:
         return _describe_outcome(progress)
+    if progress.continues:
+        return _describe_continuation(progress)
     position, length = progress.queue_position, progress.queue_length
     if state is State.RUNNING:
         text = _describe_run(progress)
@@ -143,6 +148,17 @@ def _describe_run(progress: Progress) -> str:
     if step is not None:
         return _describe_step(step, text)
     return text or translate(TEXTS["running"])
+
+
+def _describe_continuation(progress: Progress) -> str:
+    """Return "Waiting to continue: 6,200 of 10,000"; in a step, with the text that it had while it ran."""
+    current, total = progress.current, progress.total
+    text = translate(PARTS_TEXTS["continues"])
+    without_end = _END_PUNCTUATION.sub("", text)
+    if progress.step is not None:
+        return _format("stepped", step=without_end, text=_describe_run(progress))
+    amount = current if total is None else _format("amount", current=current, total=total)
+    return _format("described", description=without_end, amount=amount) if amount else text
 
 
 def _describe_usual(progress: Progress, usual: UsualTimes, text: str) -> str:
@@ -229,17 +245,24 @@ def _duration(seconds: float) -> str:
     return avoid_wrapping(TIME_STRINGS[unit] % {"num": number})
 
 
-def _track(progress: Progress | None, label: str) -> SafeString:
-    if progress is None:
+def _known_percent(progress: Progress | None) -> float | None:
+    # A retry that starts over still has the percentage of the attempt that failed.
+    if progress is None or (progress.state.is_pending and not progress.continues):
+        return None
+    return progress.percent
+
+
+def _track(progress: Progress | None, percent: float | None, label: str) -> SafeString:
+    if percent is None and progress is not None:
+        if progress.state.is_pending:
+            percent = 0
+        elif progress.complete:
+            # No indeterminate <progress>, which would keep moving.
+            return SafeString()
+    if percent is None:
         return format_html('<progress max="100" aria-label="{}"></progress>', label)
-    if progress.state.is_pending:
-        # A retry that waits in the queue still has the percentage of the attempt that failed.
-        return format_html('<progress max="100" value="0" aria-label="{}"></progress>', label)
-    if progress.percent is not None:
-        # The attribute needs a decimal point in every locale.
-        return format_html('<progress max="100" value="{}" aria-label="{}"></progress>', f"{progress.percent:g}", label)
-    # A final state has no indeterminate <progress>, which would keep moving.
-    return SafeString() if progress.complete else format_html('<progress max="100" aria-label="{}"></progress>', label)
+    # The attribute needs a decimal point in every locale.
+    return format_html('<progress max="100" value="{}" aria-label="{}"></progress>', f"{percent:g}", label)
 
 
 def _in_event_loop() -> bool:

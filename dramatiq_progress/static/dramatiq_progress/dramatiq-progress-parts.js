@@ -1,6 +1,6 @@
 /**
- * The step of a message, the members of a group or a pipeline, and the usual times: their texts, and the failed part of
- * a bar. dramatiq-progress.js loads it at the first answer with `step`, `parts` or `usual`. Reference: docs/bar.md.
+ * The step of a message, the members of a group or a pipeline, a wait to continue, and the usual times: their texts, and
+ * the failed part of a bar. dramatiq-progress.js loads it at the first answer that needs it. Reference: docs/bar.md.
  */
 
 export const TEXTS = {
@@ -8,6 +8,7 @@ export const TEXTS = {
   stepped: "{step}. {text}",
   doneOf: "{done} of {total} done",
   failedOf: "{text}, {failed} failed",
+  continues: "Waiting to continue…",
   begins: "{text}, begins in about {time}",
   usually: "{text}, usually takes about {time}",
   usuallyRange: "{text}, usually takes {from} to {time}",
@@ -26,6 +27,7 @@ export function describe(view, texts, plain, format, formatDuration, describeAmo
   const own = new Proxy(texts, { get: (_, name) => texts[name] ?? TEXTS[name] });
   const fill = (name, values) => format(own, name, values);
   if (view.finished) return describeOutcome(view, plain, fill);
+  if (view.continues) return describeContinuation(view, own, fill, describeAmount);
   const text = view.state === "running" ? describeRun(view, own, plain, fill, describeAmount) : plain;
   return view.usual && view.eta == null ? describeUsual(view, text, fill, (time) => formatDuration(time, own)) : text;
 }
@@ -38,6 +40,15 @@ function describeOutcome({ state, parts }, plain, fill) {
   if (!(parts?.total > 0) || state === "done") return plain;
   const amount = withFailed(fill("doneOf", parts), parts, fill);
   return state === "failed" ? amount : fill("described", { description: withoutEnd(plain), amount });
+}
+
+/** In a step, with the text that it had while it ran. */
+function describeContinuation(view, texts, fill, describeAmount) {
+  const { current, total, step } = view;
+  const description = withoutEnd(texts.continues);
+  if (step?.count) return fill("stepped", { step: description, text: describeStep(view, texts, fill, describeAmount) });
+  const amount = total == null ? current : fill("amount", { current, total });
+  return amount ? fill("described", { description, amount }) : texts.continues;
 }
 
 function describeRun(view, texts, plain, fill, describeAmount) {
@@ -80,7 +91,7 @@ function rounded(seconds) {
   return Math.max(1, Math.round(seconds / unit)) * unit;
 }
 
-// The page's rules override these.
+// The page's rules override these. The room isn't empty: the sign would be below the last line, at its baseline.
 const sheet = new CSSStyleSheet();
 sheet.replaceSync(`
   [part=track] { display: flex; gap: 2px }
@@ -94,7 +105,7 @@ sheet.replaceSync(`
   }
   [part=failed][hidden] { display: none }
   :host(:not([compact], [inline])) [part=words]::before {
-    content: var(--dramatiq-progress-reserve, attr(data-longest));
+    content: var(--dramatiq-progress-reserve, attr(data-longest)) "\\200b";
     grid-area: 1 / 1;
     max-block-size: calc(3.75em / 0.875);
     overflow: hidden;

@@ -8,6 +8,7 @@ export type BarState = LiveState | FinalState | "waiting" | "not-found" | "expir
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 
 export interface ProgressNumbers {
+  /** While enqueued or delayed, unless it has run and continues where it was. */
   pending: boolean;
   current: number;
   total: number | null;
@@ -91,6 +92,8 @@ export interface AnswerList {
 /** An answer, prepared for drawing. */
 export interface View extends Answer {
   finished: boolean;
+  /** It has run, and waits in a queue to go on where it was. */
+  continues: boolean;
   current: number;
   total: number | null;
   percent: number | null;
@@ -154,12 +157,13 @@ interface CancelTexts {
   cancelFailed: string;
 }
 
-/** Texts of steps, members and usual times that override those of dramatiq-progress-parts.js. */
+/** Texts of steps, members, waits to continue and usual times that override those of dramatiq-progress-parts.js. */
 interface PartsTexts {
   step: string;
   stepped: string;
   doneOf: string;
   failedOf: string;
+  continues: string;
   begins: string;
   usually: string;
   usuallyRange: string;

@@ -85,12 +85,13 @@ const now = () => performance.now() / 1000;
 const later = (seconds, act) => setTimeout(act, seconds * 1000);
 
 function readAnswer(answer) {
-  const { current = 0, total = null, description = "" } = answer.progress ?? {};
+  const { current = 0, total = null, description = "", pending } = answer.progress ?? {};
   const state = readState(answer);
   const finished = FINAL_STATES.includes(state);
-  // A retry that waits in the queue still has the percentage of the attempt that failed.
-  const percent = PENDING_STATES.includes(state) ? null : readPercent(answer.progress ?? {});
-  return { ...answer, state, finished, current, total, description, percent };
+  const continues = pending === false && PENDING_STATES.includes(state);
+  // A retry that starts over still has the percentage of the attempt that failed.
+  const percent = pending ? null : readPercent(answer.progress ?? {});
+  return { ...answer, state, finished, continues, current, total, description, percent };
 }
 
 function readState({ state, complete, success, progress }) {
@@ -596,9 +597,10 @@ const Bar = (Base) => class extends Base {
   }
 
   /** After a failure, the next state or step tries it again: not each answer. */
-  #loadPartsModule({ state, finished, step, parts, usual }) {
+  #loadPartsModule({ state, finished, continues, step, parts, usual }) {
     const occasion = state + step?.index;
-    if (partsModule || occasion === this.#partsTried || !(parts ?? (!finished && (step?.count || usual)))) return;
+    const isNeeded = parts ?? (!finished && (step?.count || usual || continues));
+    if (partsModule || occasion === this.#partsTried || !isNeeded) return;
     // The handler draws instead of the bar.
     if (this.option("onProgress")) return;
     this.#partsTried = occasion;
@@ -751,13 +753,11 @@ export class DramatiqProgress extends Bar(HTMLElement) {
 
   /** Until the first answer: what the template tag has rendered for pages without JavaScript. */
   #drawChildren() {
-    const [title, text, progress] = ["b", "span", "progress"].map((tag) => this.querySelector(`:scope > ${tag}`));
-    const { state } = text?.dataset ?? {};
+    const [title, text] = ["b", "span"].map((tag) => this.querySelector(`:scope > ${tag}`));
+    const { state, percent } = text?.dataset ?? {};
     if (!state) return;
     this.#first = { title: title?.textContent };
     this.state = state;
-    const isKnown = progress?.position >= 0 && !PENDING_STATES.includes(state);
-    const percent = isKnown ? progress.value : null;
     this.draw(state, text.dataset.text ?? text.textContent, { percent, finished: FINAL_STATES.includes(state) });
   }
 

@@ -333,6 +333,19 @@ def test_a_report_replaces_an_older_attempt_that_a_store_has_restored(record: Re
     assert record.report(old, current="10") == "superseded"
 
 
+def test_an_attempt_that_goes_on_keeps_the_values_it_went_on_from_when_it_is_shown(
+    record: Record, settings: Any
+) -> None:
+    """Its first report has only those that it has changed."""
+    record.report(record.run(), cursor='[1, [], "", 5, null]', current="5", total="9", description="Reading")
+    later = record.run()
+    assert record.report(later, current="6") == "waiting"
+    record.lose(settings)
+    assert record.report(later, current="6") == "rebuilt"
+    again = record.read()
+    assert (again.attempt, again.current, again.total, again.description) == (2, 6, 9, "Reading")
+
+
 def test_a_deferred_write_has_the_time_of_its_event(record: Record) -> None:
     attempt = record.attempt(started_at=time.monotonic() - 60)
     record.store.start(attempt, age=60)

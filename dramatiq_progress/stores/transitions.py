@@ -146,7 +146,9 @@ def report(
             number = max(later.number, int(writer.attempt))
             record["later"] = _Later(number, later.undecided, later.token or writer.token, now).text()
             return Outcome(("waiting", 0, cancel_requested), given.ttl)
-        _drop(record, ("result",) if record.get("doubted") == "*" and is_doubted else ATTEMPT_FIELDS)
+        goes_on = _cursor_attempt(record) > 0
+        stays = ATTEMPT_FIELDS[:-1] if is_doubted and record.get("doubted") == "*" else KEPT_FIELDS if goes_on else ()
+        _drop(record, [name for name in ATTEMPT_FIELDS if name not in stays])
         _rebuild(record, now, writer)
         record["state"] = State.RUNNING
         if is_doubted:

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import json
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -223,6 +224,31 @@ def count_reports(progress_observer: ProgressObserver, seconds: float) -> None:
 def tick(progress_observer: ProgressObserver, schedule: str) -> None:
     """Sent by a schedule."""
     note(progress_observer.message_id, "ended", schedule=schedule)
+
+
+@progress_actor(max_retries=3, **QUICK_RETRY)
+@recorded
+def go_through(progress_observer: ProgressObserver, items: int, failing: float, path: str) -> None:
+    """Goes on where an earlier attempt got to. Until a file appears, an item takes 5 ms and may fail at random."""
+    for item in progress_observer.track(range(items), resume=True):
+        if not Path(path).exists():
+            if random.random() < failing:
+                raise Planned
+            time.sleep(STEP_SECONDS)
+        note(progress_observer.message_id, "item", attempt=progress_observer.attempt, current=item)
+
+
+@progress_actor(max_retries=0)
+@recorded
+def meet_poison(progress_observer: ProgressObserver, items: int, once: int, always: int, path: str) -> None:
+    """Kills its own process at an item unless a file exists, which it creates, and always at a second one."""
+    for item in progress_observer.track(range(items), resume=True):
+        note(progress_observer.message_id, "item", attempt=progress_observer.attempt, current=item)
+        if item == always or (item == once and not Path(path).exists()):
+            while (progress := get_progress(str(progress_observer.message_id))) is None or progress.current != item:
+                time.sleep(0.01)
+            Path(path).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 #: The kinds of jobs in the soak.

@@ -29,8 +29,15 @@ if not is_shown then
     redis.call('PEXPIRE', record, ttl)
     return {'waiting', 0, cancel_requested}
   end
-  -- The values of a message that was given up are still those of the attempt that turns out to be alive.
-  if is_doubted and doubted == '*' then redis.call('HDEL', record, 'result') else clear(record) end
+  if is_doubted and doubted == '*' then
+    -- The values of a message that was given up are still those of the attempt that turns out to be alive.
+    redis.call('HDEL', record, 'result')
+  elseif cursor_attempt(redis.call('HGET', record, 'cursor')) > 0 then
+    -- It went on from these values, and sends only those that it has changed.
+    redis.call('HDEL', record, 'rate', 'reported_at', 'result')
+  else
+    clear(record)
+  end
   rebuild(record, attempt, before[2], before[6], token, actor, queue, retries_left, cancellable, owner,
     now - running_for)
   redis.call('HSET', record, 'state', 'running')

@@ -153,7 +153,13 @@ def test_the_first_failure_interrupts_only_actors_that_are_cancellable(site: Sit
         while not site.open.wait(0.001):
             progress_observer.set_progress((progress_observer.current + 1) % 1000, 1000)
 
-    members = [stay.message(), site.fail.message()]
+    @progress_actor(broker=site.broker, max_retries=0)
+    def fail_later() -> None:
+        # Otherwise the group might be over before it is known that the other one runs.
+        wait_until(lambda: read(job).parts.running == 2)  # type: ignore[union-attr]
+        raise RuntimeError
+
+    members = [stay.message(), fail_later.message()]
     job = progress_group(members, fail_fast=True, broker=site.broker).run()
     site.start()
     assert site.begun.acquire(timeout=60)

@@ -195,8 +195,10 @@ def _said_done_too_early(history: History) -> Iterator[str]:
 
 def _harmed(history: History) -> Iterator[str]:
     for deed in history.deeds:
-        # Actors fail on purpose with Planned, and are interrupted with Shutdown by a worker that stops.
-        wanted = {"Planned", "Shutdown"} | ({"Cancelled"} if deed.message_id in history.cancelled else set())
+        # Actors fail on purpose with Planned, and are interrupted by a worker that stops.
+        wanted = {"Planned", "Interrupted", "Shutdown"} | (
+            {"Cancelled"} if deed.message_id in history.cancelled else set()
+        )
         if deed.what == "failed" and deed.why not in wanted:
             yield f"{deed.message_id}: the actor was harmed by {deed.why}"
 

@@ -1,0 +1,82 @@
+"""Workers that are stopped as a deploy does it, while they run jobs that can be gone on from."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from dramatiq_progress import State
+from tests.faults import tasks
+from tests.faults.scene import QUICK_PROGRESS, SceneFactory
+from tests.waiting import wait_until
+
+#: More than any of these jobs does before its worker is stopped, at 5 ms each.
+ITEMS = 10_000
+#: A worker without jobs takes about 3 s to stop, and a busy machine some more. One that waits for a job takes 50 s.
+STOP_SECONDS = 30.0
+PROGRESS = {**QUICK_PROGRESS, "MAX_DELIVERIES": 2}
+
+
+@pytest.mark.slow(20)
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_jobs_go_on_in_the_next_worker_and_nothing_is_done_twice(
+    make_scene: SceneFactory, tmp_path: Path, broker: str
+) -> None:
+    scene = make_scene(broker=broker, progress=PROGRESS)
+    scene.store.start()
+    hurry = tmp_path / "hurry"
+    jobs = [scene.send(tasks.go_through, ITEMS, 0.0, str(hurry)) for _ in range(8)]
+
+    def counts() -> list[int]:
+        return [len(scene.deeds(job, "item")) for job in jobs]
+
+    # More deploys than a message may have deaths or failures at the same place.
+    for _ in range(3):
+        before = counts()
+        with scene.worker("-p", "2", "-t", "8") as worker:
+            wait_until(lambda before=before: all(a > b for a, b in zip(counts(), before, strict=True)))
+            stop(worker)
+        assert {scene.now(job).state for job in jobs} == {State.ENQUEUED}  # type: ignore[union-attr]
+        assert [scene.now(job).current for job in jobs] == counts()  # type: ignore[union-attr]
+    with scene.worker("-p", "2", "-t", "8"):
+        hurry.touch()
+        for job in jobs:
+            assert scene.when(job, State.DONE).current == ITEMS
+        scene.heal()
+    for job in jobs:
+        done = Counter(deed.current for deed in scene.deeds(job, "item"))
+        assert done == Counter(range(ITEMS))
+
+
+@pytest.mark.slow(15)
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_a_worker_stops_while_the_store_is_down_and_the_job_goes_on_all_the_same(
+    make_scene: SceneFactory, tmp_path: Path, broker: str
+) -> None:
+    """What the message itself brings: the store comes back empty."""
+    scene = make_scene(broker=broker, progress=PROGRESS)
+    scene.store.start()
+    hurry = tmp_path / "hurry"
+    job = scene.send(tasks.go_through, ITEMS, 0.0, str(hurry))
+    with scene.worker("-p", "1", "-t", "1") as worker:
+        wait_until(lambda: len(scene.deeds(job, "item")) > 20)
+        scene.kill_store()
+        stop(worker)
+    scene.store.start()
+    with scene.worker("-p", "1", "-t", "1"):
+        hurry.touch()
+        assert scene.when(job, State.DONE).current == ITEMS
+        scene.heal()
+    assert Counter(deed.current for deed in scene.deeds(job, "item")) == Counter(range(ITEMS))
+
+
+def stop(worker: subprocess.Popen[bytes]) -> None:
+    began = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    worker.wait(90)
+    assert time.monotonic() - began < STOP_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +13,7 @@ from dramatiq import Broker, Message
 
 from .progress import Number
 from .stores.composites import IS_FAIL_FAST, IS_PIPELINE
-from .worker.sending import AnyMember, Composition, cut, send_recorded, shares_of
+from .worker.sending import AnyMember, Composition, cut, members_of, milliseconds_of, send_recorded, shares_of
 
 __all__ = ["progress_group", "progress_pipeline"]
 
@@ -33,6 +34,7 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
       broker: The broker. Defaults to the global one.
 
     Raises:
+      TypeError: A member is anything else, or a text isn't one.
       ValueError: Weights that are negative, not finite, all 0, or not one for each member.
     """
 
@@ -47,10 +49,13 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         fail_fast: bool = False,
         broker: Broker | None = None,
     ) -> None:
-        super().__init__(children, broker=broker)  # type: ignore[no-untyped-call]
-        shares = shares_of(weights, len(self.children))
+        super().__init__(members_of(dramatiq.group, children), broker=broker)  # type: ignore[no-untyped-call]
         self.composition = Composition(
-            cut(name), cut(title), cut(description), IS_FAIL_FAST if fail_fast else "", shares
+            cut("name", name),
+            cut("title", title),
+            cut("description", description),
+            IS_FAIL_FAST if fail_fast else "",
+            shares_of(weights, len(self.children)),
         )
 
     @property
@@ -58,17 +63,18 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         """The id of its progress, for tags, URLs, `get_progress` and `cancel`. Each further `run` makes a new one."""
         return self.composition.id
 
-    def run(self, *, delay: int | None = None) -> progress_group:
+    def run(self, *, delay: timedelta | int | None = None) -> progress_group:
         """Record and send all members. 250 of them are recorded in a round trip.
 
         Parameters:
-          delay: Milliseconds by which they are delayed.
+          delay: Milliseconds by which they are delayed, or a `timedelta`.
 
         Raises:
+          TypeError: The delay is neither.
           ValueError: A message is there twice, or its actor isn't declared with `progress_actor`; a pipeline in it is
             empty; or more than 16 groups and pipelines are inside each other. Nothing was sent.
         """
-        send_recorded(self, self.composition, delay)
+        send_recorded(self, self.composition, milliseconds_of(delay))
         return self
 
 
@@ -86,6 +92,7 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
       broker: The broker. Defaults to the global one.
 
     Raises:
+      TypeError: A member is anything else, such as a group, or a text isn't one.
       ValueError: Weights that are negative, not finite, all 0, or not one for each message.
     """
 
@@ -99,9 +106,14 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
         weights: Iterable[Number | Decimal] | None = None,
         broker: Broker | None = None,
     ) -> None:
-        super().__init__(children, broker=broker)
-        shares = shares_of(weights, len(self.messages))
-        self.composition = Composition(cut(name), cut(title), cut(description), IS_PIPELINE, shares)
+        super().__init__(members_of(dramatiq.pipeline, children), broker=broker)
+        self.composition = Composition(
+            cut("name", name),
+            cut("title", title),
+            cut("description", description),
+            IS_PIPELINE,
+            shares_of(weights, len(self.messages)),
+        )
 
     def __or__(self, other: Message[Any] | dramatiq.pipeline) -> progress_pipeline:
         """Return a pipeline with more messages at its end, of the weight 1."""
@@ -121,11 +133,11 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
         """The id of its progress: see `progress_group`."""
         return self.composition.id
 
-    def run(self, *, delay: int | None = None) -> progress_pipeline:
+    def run(self, *, delay: timedelta | int | None = None) -> progress_pipeline:
         """Record it, and send its first message. See `progress_group.run`.
 
         Raises:
-          ValueError: As for a group; it must have a message.
+          TypeError, ValueError: As for a group; it must have a message.
         """
-        send_recorded(self, self.composition, delay)
+        send_recorded(self, self.composition, milliseconds_of(delay))
         return self

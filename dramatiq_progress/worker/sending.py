@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from itertools import starmap
 from typing import Any
 from uuid import uuid4
 
 import dramatiq
+from django.utils.functional import Promise
 from dramatiq import Actor, Broker, Message
 from dramatiq.common import q_name
 
@@ -39,7 +41,7 @@ from .enqueueing import BulkSend
 from .options import estimate_key_of, metadata_of, title_of
 from .recorder import get_recorder
 from .tracking import companion_of, count_retries_left, is_cancellable, name_of, tracked_actor
-from .validation import printable, to_number
+from .validation import printable, show, to_number
 
 #: Weights are kept as whole numbers up to this one.
 LARGEST_SHARE = 1_000
@@ -78,6 +80,42 @@ class Composition:
             self.id = str(uuid4())
         self._has_run = True
         return self.id
+
+
+def members_of(kind: type[Job], children: Iterable[AnyMember]) -> list[Any]:
+    """Return the members that were given for a group or a pipeline.
+
+    Raises:
+      TypeError: It isn't a list of what a group or a pipeline can have.
+    """
+    name = kind.__name__
+    if not isinstance(children, Iterable):
+        raise TypeError(f"{name}({show(children)}): pass a list of messages, as in [resize.message(7)].")
+    members = list(children)
+    for member in members:
+        if isinstance(member, Message | dramatiq.pipeline) or (
+            isinstance(member, dramatiq.group) and kind is dramatiq.group
+        ):
+            continue
+        others = "pipelines or groups" if kind is dramatiq.group else "pipelines"
+        raise TypeError(
+            f"{show(member)} can't be a member of a {name}. Pass messages of actors or tasks, as in "
+            f"[resize.message(7)], or {others}."
+        )
+    return members
+
+
+def milliseconds_of(delay: timedelta | int | None) -> int | None:
+    """Return the delay of a group or a pipeline in milliseconds.
+
+    Raises:
+      TypeError: It is neither a number nor a `timedelta`.
+    """
+    if isinstance(delay, timedelta):
+        return round(delay.total_seconds() * 1000)
+    if delay is None or isinstance(delay, int | float):
+        return delay
+    raise TypeError(f"delay={show(delay)} isn't a number of milliseconds, nor a timedelta.")
 
 
 def shares_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequence[int] | None:
@@ -354,9 +392,16 @@ def _actor_of(broker: Broker, message: Message[Any]) -> Actor[..., Any]:
     )
 
 
-def cut(text: object) -> str:
+def cut(name: str, text: object) -> str:
     """Return a text of a composition as the page receives it; empty for None.
 
     A lazy translation is in the language of the sender.
+
+    Raises:
+      TypeError: It isn't a text.
     """
-    return printable(("" if text is None else str(text)).strip()[:MAX_TEXT_CHARACTERS])
+    if text is None:
+        return ""
+    if not isinstance(text, str | Promise):
+        raise TypeError(f"{name}={show(text)} isn't a text. Pass a string, as in {name}=str(album).")
+    return printable(str(text).strip()[:MAX_TEXT_CHARACTERS])

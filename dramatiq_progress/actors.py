@@ -22,7 +22,7 @@ from .worker.delivery import end_cancelled, note_return, open_observer
 from .worker.injection import ObserverParameter, called_function
 from .worker.interruption import is_cancel
 from .worker.observer import ProgressObserver, current_observer, observing
-from .worker.options import ESTIMATE_KEY_OPTION, check_options, checked_estimate_key
+from .worker.options import ESTIMATE_KEY_OPTION, check_options, checked_cancellable, checked_estimate_key
 from .worker.tracking import CANCELLABLE_OPTION, TRACKED_OPTION
 
 P = ParamSpec("P")
@@ -103,7 +103,8 @@ def progress_actor(
 
     Raises:
       ImproperlyConfigured: The broker has no `ProgressMiddleware`.
-      TypeError: More than one parameter is annotated `ProgressObserver`, or the title or the estimate key isn't a text.
+      TypeError: More than one parameter is annotated `ProgressObserver`, the title or the estimate key isn't a text, or
+        ``cancellable`` isn't a bool.
       ValueError: The estimate key is empty or too long.
     """
 
@@ -114,7 +115,8 @@ def progress_actor(
         if name is None:
             raise TypeError(f'{fn!r} has no name; give the actor one: actor_name="…".')
         settled: dict[str, Any] = {**options, "actor_name": name, "broker": chosen}
-        settled |= {TRACKED_OPTION: True, CANCELLABLE_OPTION: cancellable}
+        settled |= {TRACKED_OPTION: True}
+        settled[CANCELLABLE_OPTION] = None if cancellable is None else checked_cancellable(cancellable)
         settled[ESTIMATE_KEY_OPTION] = None if estimate_key is None else checked_estimate_key(estimate_key)
         # Known to Dramatiq only with its `Retries`. Without that, every exception is final.
         if "throws" in chosen.actor_options:

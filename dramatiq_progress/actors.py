@@ -23,7 +23,7 @@ from .worker.delivery import end_cancelled, end_interrupted, note_exception, not
 from .worker.injection import ObserverParameter, called_function
 from .worker.interruption import is_cancel, is_interruption
 from .worker.observer import ProgressObserver, current_observer, observing
-from .worker.options import ESTIMATE_KEY_OPTION, check_options, checked_estimate_key
+from .worker.options import ESTIMATE_KEY_OPTION, check_options, checked_cancellable, checked_estimate_key
 from .worker.tracking import CANCELLABLE_OPTION, TRACKED_OPTION, YIELD_OPTION
 
 P = ParamSpec("P")
@@ -109,7 +109,8 @@ def progress_actor(
 
     Raises:
       ImproperlyConfigured: The broker has no `ProgressMiddleware`.
-      TypeError: More than one parameter is annotated `ProgressObserver`, or the title or the estimate key isn't a text.
+      TypeError: More than one parameter is annotated `ProgressObserver`, the title or the estimate key isn't a text, or
+        ``cancellable`` isn't a bool.
       ValueError: The estimate key is empty or too long, or `yield_after` isn't a number above 0.
     """
 
@@ -120,7 +121,8 @@ def progress_actor(
         if name is None:
             raise TypeError(f'{fn!r} has no name; give the actor one: actor_name="…".')
         settled: dict[str, Any] = {**options, "actor_name": name, "broker": chosen}
-        settled |= {TRACKED_OPTION: True, CANCELLABLE_OPTION: cancellable}
+        settled |= {TRACKED_OPTION: True}
+        settled[CANCELLABLE_OPTION] = None if cancellable is None else checked_cancellable(cancellable)
         if yield_after is not None:
             settled[YIELD_OPTION] = _checked_yield(yield_after)
         settled[ESTIMATE_KEY_OPTION] = None if estimate_key is None else checked_estimate_key(estimate_key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +13,7 @@ from dramatiq import Broker, Message
 
 from .progress import MessageLike, Number, message_id_of
 from .stores.composites import IS_FAIL_FAST, IS_OPEN, IS_PIPELINE, WITH_CHILDREN
-from .worker.planning import AnyMember, Composition, is_empty, shares_of, texts_of
+from .worker.planning import AnyMember, Composition, is_empty, members_of, milliseconds_of, shares_of, texts_of
 from .worker.sending import close, find, send_more, send_recorded
 
 __all__ = ["progress_group", "progress_pipeline"]
@@ -38,7 +39,7 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
       broker: The broker. Defaults to the global one.
 
     Raises:
-      TypeError: A name, title or description isn't a text.
+      TypeError: A member is anything else, or a text isn't one.
       ValueError: Weights that are negative, not finite, all 0, or not one for each member; or an open group has any.
     """
 
@@ -55,7 +56,7 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         open: bool = False,
         broker: Broker | None = None,
     ) -> None:
-        super().__init__(children, broker=broker)  # type: ignore[no-untyped-call]
+        super().__init__(members_of(dramatiq.group, children), broker=broker)  # type: ignore[no-untyped-call]
         if open and weights is not None:
             raise ValueError("An open group has no weights: those of members that are added aren't known.")
         shares = shares_of(weights, len(self.children))
@@ -70,13 +71,14 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         """The id of its progress, for tags, URLs, `get_progress` and `cancel`. Each further `run` makes a new one."""
         return self.composition.id
 
-    def run(self, *, delay: int | None = None) -> progress_group:
+    def run(self, *, delay: timedelta | int | None = None) -> progress_group:
         """Record and send all members. 250 of them are recorded in a round trip.
 
         Parameters:
-          delay: Milliseconds by which they are delayed.
+          delay: Milliseconds by which they are delayed, or a `timedelta`.
 
         Raises:
+          TypeError: The delay is neither.
           ValueError: A message is there twice, or its actor isn't declared with `progress_actor`; a pipeline in it is
             empty; there isn't a weight for each member; or more than 16 groups and pipelines are inside each other.
             Nothing was sent. Or it is open, and has completion callbacks or is in another group.
@@ -88,7 +90,7 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
                     "An open group has no completion callbacks: Dramatiq sends them before others are added."
                 )
             composition.owner, self._is_closed = None, False
-        send_recorded(self, composition, delay)
+        send_recorded(self, composition, milliseconds_of(delay))
         return self
 
     @classmethod
@@ -107,19 +109,20 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         made._is_found = True
         return made
 
-    def add(self, children: Iterable[AnyMember], *, delay: int | None = None) -> progress_group:
+    def add(self, children: Iterable[AnyMember], *, delay: timedelta | int | None = None) -> progress_group:
         """Record and send more members of an open group.
 
         Parameters:
           children: The members, as for a new group.
-          delay: Milliseconds by which they are delayed.
+          delay: Milliseconds by which they are delayed, or a `timedelta`.
 
         Raises:
+          TypeError: A member is anything else, or the delay is neither.
           ValueError: It isn't open, hasn't been run or is closed; or the members are refused, as by `run`.
         """
         self._check_open()
-        more = dramatiq.group(children, broker=self.broker)  # type: ignore[no-untyped-call]
-        send_more(more, self.composition, delay)
+        more = dramatiq.group(members_of(dramatiq.group, children), broker=self.broker)  # type: ignore[no-untyped-call]
+        send_more(more, self.composition, milliseconds_of(delay))
         self.children += more.children
         return self
 
@@ -160,7 +163,7 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
       broker: The broker. Defaults to the global one.
 
     Raises:
-      TypeError: A name, title or description isn't a text.
+      TypeError: A member is anything else, such as a group, or a text isn't one.
       ValueError: Weights that are negative, not finite, all 0, or not one for each message.
     """
 
@@ -174,7 +177,7 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
         weights: Iterable[Number | Decimal] | None = None,
         broker: Broker | None = None,
     ) -> None:
-        super().__init__(children, broker=broker)
+        super().__init__(members_of(dramatiq.pipeline, children), broker=broker)
         shares = shares_of(weights, len(self.messages))
         name, title, description = texts_of(name=name, title=title, description=description)
         self.composition = Composition(name, title, description, IS_PIPELINE, shares)
@@ -197,11 +200,11 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
         """The id of its progress: see `progress_group`."""
         return self.composition.id
 
-    def run(self, *, delay: int | None = None) -> progress_pipeline:
+    def run(self, *, delay: timedelta | int | None = None) -> progress_pipeline:
         """Record it, and send its first message. See `progress_group.run`.
 
         Raises:
-          ValueError: As for a group; it must have a message.
+          TypeError, ValueError: As for a group; it must have a message.
         """
-        send_recorded(self, self.composition, delay)
+        send_recorded(self, self.composition, milliseconds_of(delay))
         return self

@@ -383,10 +383,11 @@ def test_a_mistake_in_the_options_is_named(settings: Any, options: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_retries": -1}, {"max_retries": 1.5}, {"time_limit": 0}, {"cancellable": "no"}]
+    "options", [{"max_retries": -1}, {"max_retries": 1.5}, {"time_limit": 0}, {"cancellable": "no"}, {"title": 7}]
 )
 def test_a_mistake_in_a_task_is_named(options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidTask, match=f"{next(iter(options))} must be"):
+    [(name, value)] = options.items()
+    with pytest.raises(InvalidTask, match=f"^{name}={value!r}: it must be"):
         tasks.add.using(**options)
 
 

@@ -398,6 +398,18 @@ def test_a_time_left_makes_a_narrow_bar_higher_only_once(open_bar: OpenBar, site
     assert bar.evaluate("bar => bar.getBoundingClientRect().height") == heights[0]
 
 
+@pytest.mark.parametrize("reserve", ["", '--dramatiq-progress-reserve: "";'])
+def test_the_sign_is_in_the_first_line_of_the_text(open_bar: OpenBar, site: ScriptedSite, reserve: str) -> None:
+    """As it was before the module was loaded."""
+    site.reply(answer("enqueued"))
+    bar = open_bar(head=f"<style>dramatiq-progress {{ width: 280px; {reserve} }}</style>")
+    expect(part(bar, "text")).to_have_text("Waiting in the queue")
+    before = part(bar, "sign").bounding_box()
+    site.reply(usual(None, None, 300).as_dict())
+    expect(part(bar, "text")).to_have_text("Waiting in the queue, begins in about 5 minutes")
+    assert part(bar, "sign").bounding_box() == pytest.approx(before, abs=0.01)
+
+
 # ---- The members ----
 
 BOXES = """bar => {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import dramatiq
@@ -483,6 +485,24 @@ def test_texts_that_are_none_are_refused(site: Site, option: str) -> None:
             make([site.work.message()], broker=site.broker, **{option: 5})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("make", "members", "says"),
+    [
+        (progress_group, None, "group(None): pass a list of messages"),
+        (progress_group, "one message", "pass a list of messages"),
+        (progress_group, ["photo"], "'photo' can't be a member of a group. Pass messages of actors or tasks"),
+        (progress_pipeline, ["photo"], "'photo' can't be a member of a pipeline."),
+        (progress_pipeline, ["a group"], "can't be a member of a pipeline. Pass messages"),
+    ],
+)
+def test_what_cannot_be_a_member_is_named(site: Site, make: Any, members: Any, says: str) -> None:
+    message = site.work.message()
+    given = {"one message": message, "a group": progress_group([message], broker=site.broker)}
+    members = [given.get(each, each) for each in members] if isinstance(members, list) else given.get(members)
+    with pytest.raises(TypeError, match=re.escape(says)):
+        make(members, broker=site.broker)
+
+
 def test_an_empty_group_is_done(site: Site) -> None:
     assert read(progress_group([], name="nothing", broker=site.broker).run()).state is State.DONE
 
@@ -517,8 +537,9 @@ def test_each_run_has_a_bar_of_its_own(site: Site) -> None:
     assert job.run().message_id != before
 
 
-def test_a_delayed_group_is_delayed(site: Site) -> None:
-    job = progress_group([site.work.message()], broker=site.broker).run(delay=60_000)
+@pytest.mark.parametrize("delay", [60_000, timedelta(minutes=1)])
+def test_a_delayed_group_is_delayed(site: Site, delay: Any) -> None:
+    job = progress_group([site.work.message()], broker=site.broker).run(delay=delay)
     assert (read(job).state, read(job.children[0]).state) == (State.DELAYED, State.DELAYED)
 
 
@@ -566,6 +587,13 @@ def test_a_group_without_an_owner_takes_none_of_its_members(site: Site) -> None:
     site.start()
     when(job, State.DONE)
     assert [read(each).owner for each in (job, pipe, mine, pipe.messages[1])] == ["", "", "ann", "ann"]
+
+
+def test_a_delay_that_is_no_number_is_refused(site: Site) -> None:
+    job = progress_pipeline([site.work.message()], broker=site.broker)
+    with pytest.raises(TypeError, match="delay='1h' isn't a number of milliseconds, nor a timedelta"):
+        job.run(delay="1h")  # type: ignore[arg-type]
+    assert get_progress(job) is None
 
 
 def test_stages_can_be_added_to_a_pipeline(site: Site) -> None:

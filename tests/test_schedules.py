@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import dramatiq
 import pytest
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import CommandError, call_command
 from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_progress import get_schedules, scheduled
@@ -190,6 +191,7 @@ def test_a_name_that_is_no_string_is_an_error(settings: Any) -> None:
         ({}, "missing a required argument: 'path'"),
         ({"args": ["a", "b"]}, "too many positional arguments"),
         ({"args": ["a"], "kwargs": {"b": 1}}, "got an unexpected keyword argument 'b'"),
+        ({"args": [date(2026, 1, 1)]}, "Object of type date is not JSON serializable"),
         # The observer is no argument of a message.
         ({"args": [], "kwargs": {"path": "a"}}, None),
     ],
@@ -198,6 +200,12 @@ def test_arguments_that_the_actor_does_not_take_are_a_warning(options: Any, reas
     scheduled(cron="@daily", **options)(tasks.import_rows)
     found = run_checks()
     assert (reason is None and not found) or (reason is not None and reason in found["W008"])
+
+
+def test_a_message_that_cannot_be_sent_at_once_is_an_error() -> None:
+    scheduled(cron="@daily", args=(date(2026, 1, 1),))(tasks.import_rows)
+    with pytest.raises(CommandError, match="Could not send import_rows: TypeError: Object of type date is not JSON"):
+        call_command("runscheduler", once="import_rows")
 
 
 def test_skipping_overlaps_of_an_untracked_actor_is_an_error(plain_actor: dramatiq.Actor[..., Any]) -> None:

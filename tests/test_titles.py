@@ -258,6 +258,7 @@ def test_the_code_of_the_page_works(broker: StubBroker, work: Any, monkeypatch: 
     [
         ({"title": Path("people.csv")}, TypeError, r"title=.*Path\('people.csv'\) isn't a text.*str"),
         ({"title": 5}, TypeError, "title=5 isn't a text"),
+        ({"cancellable": "no"}, TypeError, "cancellable='no' isn't True or False"),
         ({"metadata": "people.csv"}, TypeError, r"metadata='people.csv' isn't a dict.*metadata=\{"),
         ({"metadata": {"price": {1}}}, ValueError, r"metadata=.*\{1\}.*not JSON serializable.*DjangoJSONEncoder"),
         ({"metadata": {"n": float("nan")}}, ValueError, "metadata=.*nan"),
@@ -279,6 +280,11 @@ def test_a_value_that_no_page_can_show_is_an_error_where_the_message_is_made(
 def test_a_title_of_an_actor_that_is_no_text_is_an_error_where_it_is_declared(broker: StubBroker, title: Any) -> None:
     with pytest.raises(TypeError, match=r"title of work .* lazy translation"):
         progress_actor(broker=broker, actor_name="work", title=title)(lambda: None)
+
+
+def test_whether_messages_of_an_actor_can_be_cancelled_is_a_bool(broker: StubBroker) -> None:
+    with pytest.raises(TypeError, match="cancellable='no' isn't True or False"):
+        progress_actor(broker=broker, actor_name="work", cancellable="no")(lambda: None)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("options", [{"title": 5}, {"metadata": ["a"]}, {"metadata": {"text": "a" * 17_000}}])

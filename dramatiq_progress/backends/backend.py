@@ -15,6 +15,7 @@ from django.tasks.base import Task, TaskResultStatus
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 from django.utils import timezone
+from django.utils.functional import Promise
 from dramatiq import Message
 from dramatiq import broker as dramatiq_broker
 from dramatiq.middleware import AsyncIO
@@ -25,6 +26,7 @@ from dramatiq_progress.owners import note_owner
 from dramatiq_progress.progress import MESSAGE_ID, message_id_of
 from dramatiq_progress.worker.options import TITLE_OPTION
 from dramatiq_progress.worker.tracking import CANCELLABLE_OPTION
+from dramatiq_progress.worker.validation import show
 
 from .dispatch import Band, declare_actors, declare_queues, get_broker, known_queues, max_priority, priority_options
 from .options import Options, is_count, is_limit, read_options
@@ -81,11 +83,13 @@ class DramatiqBackend(BaseTaskBackend):
         super().validate_task(task)
         if isinstance(task, ProgressTask):
             if task.max_retries is not None and not is_count(task.max_retries):
-                raise InvalidTask("max_retries must be a whole number, 0 for none.")
+                raise InvalidTask(f"max_retries={show(task.max_retries)}: it must be a whole number, 0 for none.")
             if task.time_limit is not None and not is_limit(task.time_limit):
-                raise InvalidTask("time_limit must be a number of milliseconds.")
+                raise InvalidTask(f"time_limit={show(task.time_limit)}: it must be a whole number of milliseconds.")
             if task.cancellable is not None and not isinstance(task.cancellable, bool):
-                raise InvalidTask("cancellable must be True or False.")
+                raise InvalidTask(f"cancellable={show(task.cancellable)}: it must be True or False.")
+            if not isinstance(task.title, str | Promise):
+                raise InvalidTask(f"title={show(task.title)}: it must be a text, as in title=str(path).")
         known_queues.add(task.queue_name)
         self._has_async_tasks = self._has_async_tasks or iscoroutinefunction(task.func)
 

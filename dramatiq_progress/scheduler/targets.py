@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dramatiq import Actor
+from dramatiq import Actor, get_encoder
 
 from dramatiq_progress.owners import owned_by
 from dramatiq_progress.progress import State
@@ -23,6 +23,24 @@ def is_tracked(target: Any) -> bool:
 
 def misfit(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     """Return why a function can't be called with these arguments; empty if it can, or that is unknown."""
+    return _unencodable(target, args, kwargs) or _unbindable(target, args, kwargs)
+
+
+def _unencodable(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    try:
+        if isinstance(target, Actor):
+            get_encoder().encode({"args": args, "kwargs": kwargs})
+        else:
+            # Only a Django that has tasks gets here.
+            from django.utils.json import normalize_json
+
+            normalize_json({"args": args, "kwargs": kwargs})
+    except Exception as error:  # the encoder may be the project's own
+        return str(error)
+    return ""
+
+
+def _unbindable(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     try:
         signature = inspect.signature(target.fn if isinstance(target, Actor) else target.func)
     except Exception:  # an annotation that can't be evaluated, a callable without a signature

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from django.utils.formats import date_format
+from django.utils.formats import date_format, get_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
@@ -61,11 +62,11 @@ def _outcome(status: ScheduleStatus, bar: Callable[[Progress], SafeString]) -> S
 def _moment(moment: datetime | None) -> SafeString | str:
     if moment is None:
         return _NOTHING
-    # No format of Django's has seconds, which a schedule that is due each few seconds needs.
+    shape = get_format("SHORT_DATETIME_FORMAT")
     if moment.second:
-        text = f"{date_format(moment, 'SHORT_DATE_FORMAT')} {moment:%H:%M:%S}"
-    else:
-        text = date_format(moment, "SHORT_DATETIME_FORMAT")
+        # No format of Django's has seconds, which a schedule that is due each few seconds needs.
+        shape = re.sub(r"(?<!\\)i", "i:s", re.sub(r"(?<!\\)P", "g:i a", shape))
+    text = date_format(moment, shape)
     return format_html('<time datetime="{}">{} {}</time>', moment.isoformat(), text, moment.strftime("%Z"))
 
 

@@ -17,7 +17,7 @@ from dramatiq import Actor, Message
 
 from dramatiq_progress.titles import MAX_TITLE_CHARACTERS, declared_title
 
-from .tracking import AnyMessage
+from .tracking import CANCELLABLE_OPTION, AnyMessage
 from .validation import MAX_METADATA_BYTES, encode, printable, show
 
 TITLE_OPTION = "title"
@@ -35,14 +35,14 @@ def check_options(actor: Actor[..., Any]) -> None:
     """Make an actor check the options of each message that it makes.
 
     Its ``message_with_options`` and ``send_with_options`` then raise `TypeError` for a title or an estimate key that
-    isn't a text and for metadata that isn't a dict, and `ValueError` for metadata that a page can't receive and for an
-    estimate key that is empty or too long.
+    isn't a text, for metadata that isn't a dict and for a ``cancellable`` that isn't a bool, and `ValueError` for
+    metadata that a page can't receive and for an estimate key that is empty or too long.
     """
     make = actor.message_with_options
 
     @functools.wraps(make)
     def message_with_options(
-        *, title: Any = None, metadata: Any = None, estimate_key: Any = None, **options: Any
+        *, title: Any = None, metadata: Any = None, estimate_key: Any = None, cancellable: Any = None, **options: Any
     ) -> Message[Any]:
         if title is not None:
             options[TITLE_OPTION] = _title(title)
@@ -51,6 +51,8 @@ def check_options(actor: Actor[..., Any]) -> None:
             options[METADATA_OPTION] = json.loads(_metadata(metadata))
         if estimate_key is not None:
             options[ESTIMATE_KEY_OPTION] = checked_estimate_key(estimate_key)
+        if cancellable is not None:
+            options[CANCELLABLE_OPTION] = checked_cancellable(cancellable)
         return make(**options)
 
     actor.message_with_options = message_with_options  # type: ignore[method-assign]
@@ -107,6 +109,17 @@ def checked_estimate_key(key: object) -> str:
             f"estimate_key={show(key)} isn't a valid text of 1 to {MAX_ESTIMATE_KEY_CHARACTERS} characters. {repair}"
         )
     return key
+
+
+def checked_cancellable(value: object) -> bool:
+    """Return whether a message can be cancelled, as its sender or its actor says.
+
+    Raises:
+      TypeError: It isn't a bool: "no" would be true.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"cancellable={show(value)} isn't True or False.")
+    return value
 
 
 def shown_title_text(title: str) -> str:

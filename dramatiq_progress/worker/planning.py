@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from itertools import starmap
 from typing import Any
@@ -67,6 +68,42 @@ class Composition:
     id: str = field(default_factory=lambda: str(uuid4()))
     has_run: bool = False
     owner: str | None = None
+
+
+def members_of(kind: type[Job], children: Iterable[AnyMember]) -> list[Any]:
+    """Return the members that were given for a group or a pipeline.
+
+    Raises:
+      TypeError: It isn't a list of what a group or a pipeline can have.
+    """
+    name = kind.__name__
+    if not isinstance(children, Iterable):
+        raise TypeError(f"{name}({show(children)}): pass a list of messages, as in [resize.message(7)].")
+    members = list(children)
+    for member in members:
+        if isinstance(member, Message | dramatiq.pipeline) or (
+            isinstance(member, dramatiq.group) and kind is dramatiq.group
+        ):
+            continue
+        others = "pipelines or groups" if kind is dramatiq.group else "pipelines"
+        raise TypeError(
+            f"{show(member)} can't be a member of a {name}. Pass messages of actors or tasks, as in "
+            f"[resize.message(7)], or {others}."
+        )
+    return members
+
+
+def milliseconds_of(delay: timedelta | int | None) -> int | None:
+    """Return the delay of a group or a pipeline in milliseconds.
+
+    Raises:
+      TypeError: It is neither a number nor a `timedelta`.
+    """
+    if isinstance(delay, timedelta):
+        return round(delay.total_seconds() * 1000)
+    if delay is None or isinstance(delay, int | float):
+        return delay
+    raise TypeError(f"delay={show(delay)} isn't a number of milliseconds, nor a timedelta.")
 
 
 def shares_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequence[int] | None:

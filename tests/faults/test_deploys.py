@@ -58,7 +58,7 @@ def test_jobs_go_on_in_the_next_worker_and_nothing_is_done_twice(
 def test_a_worker_stops_while_the_store_is_down_and_the_job_goes_on_all_the_same(
     make_scene: SceneFactory, tmp_path: Path, broker: str
 ) -> None:
-    """What the message itself brings: the store comes back empty."""
+    """The message itself brings its place: the store comes back empty."""
     scene = make_scene(broker=broker, progress=PROGRESS)
     scene.store.start()
     hurry = tmp_path / "hurry"

@@ -86,7 +86,12 @@ class Command(BaseCommand):
         if schedule is None:
             names = ", ".join(each.name for each in schedules) or "none"
             raise CommandError(f"No schedule has the name {name!r}. The schedules are: {names}.")
-        message_id = send(schedule.target, schedule.args, schedule.kwargs, str(uuid4()))
+        try:
+            message_id = send(schedule.target, schedule.args, schedule.kwargs, str(uuid4()))
+        except Exception as error:  # the broker's, or of arguments that can't be encoded
+            raise CommandError(
+                f"Could not send {name}: {type(error).__name__}: {error}. Check the broker, and the schedule's args."
+            ) from error
         self.stdout.write(f"Sent {name}: message {message_id}")
         Schedules(get_store()).confirm(name, None, message_id, ttl=RECORD_SECONDS)
 

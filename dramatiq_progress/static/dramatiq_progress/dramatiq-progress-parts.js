@@ -107,6 +107,8 @@ sheet.replaceSync(`
   :host(:not([compact], [inline])) [part=words]::before {
     content: var(--dramatiq-progress-reserve, attr(data-longest)) "\\200b";
     grid-area: 1 / 1;
+    /* After the text, whose first line the sign and the controls are aligned with. */
+    order: 1;
     max-block-size: calc(3.75em / 0.875);
     overflow: hidden;
     overflow-wrap: anywhere;

@@ -16,7 +16,7 @@ from dramatiq_progress.worker.recorder import get_recorder
 def running(message_id: str = "") -> Iterator[ProgressObserver]:
     """Yield the observer of a message that runs for the length of a block."""
     attempt = Attempt(message_id or secrets.token_hex(8), "work", "default", owner="O" * 22)
-    observer = ProgressObserver(attempt=attempt)
+    observer = ProgressObserver(attempt=attempt, strict=False)
     observer.apply_start(get_store().start(attempt))
     get_recorder().open(observer)
     try:

@@ -24,6 +24,9 @@ from django.db.models.query import (
 #: A queryset is read in pieces of this many rows, so that no query stays open during the work.
 PIECE_ROWS = 2_000
 
+#: Keys that are JSON. A constant, since ``int | str | float`` would be made for each row.
+PLAIN = (int, str, float)
+
 Entry = tuple[Any, int, Any]
 
 
@@ -50,7 +53,7 @@ def is_queryset(source: object) -> bool:
 
 
 def entries(source: Any, order: Order | None, count: int, value: Any, check: Callable[[Any], None]) -> Iterator[Entry]:
-    """Yield the entries of a source after the place that an earlier attempt has reached.
+    """Return the entries of a source after the place that an earlier attempt has reached.
 
     Parameters:
       source: An iterable, a queryset, or a function of a cursor that yields ``(item, cursor)``.
@@ -60,16 +63,10 @@ def entries(source: Any, order: Order | None, count: int, value: Any, check: Cal
       check: Receives each cursor of a function.
     """
     if order is not None:
-        yield from _rows(order, source, count, value)
-    elif callable(source):
-        for item, cursor in source(value):
-            count += 1
-            check(cursor)
-            yield item, count, None if cursor is None else (count, cursor)
-    else:
-        for item in items_from(source, count):
-            count += 1
-            yield item, count, count
+        return _rows(order, source, count, value)
+    if callable(source):
+        return _pairs(source, count, value, check)
+    return ((item, done, done) for done, item in enumerate(items_from(source, count), count + 1))
 
 
 async def async_entries(
@@ -125,12 +122,20 @@ async def async_batches(found: AsyncIterator[Entry], size: int) -> AsyncIterator
         yield batch, count, reached
 
 
+def _pairs(source: Any, count: int, value: Any, check: Callable[[Any], None]) -> Iterator[Entry]:
+    for item, cursor in source(value):
+        count += 1
+        check(cursor)
+        yield item, count, None if cursor is None else (count, cursor)
+
+
 def _rows(order: Order, queryset: QuerySet[Any], count: int, value: Any) -> Iterator[Entry]:
+    key = order.key
     while True:
         piece = list(order.piece(queryset, value))
         for row in piece:
             # Before the body: `row.delete()` sets the key to None.
-            count, value = count + 1, order.key(row)
+            count, value = count + 1, key(row)
             yield row, count, (count, value)
         if len(piece) < PIECE_ROWS:
             return
@@ -214,7 +219,13 @@ def _key(
             attributes = [each.attname for each in fields]
             return lambda row: [_as_json(getattr(row, each)) for each in attributes]
         attribute = field.attname
-        return lambda row: _as_json(getattr(row, attribute))
+
+        # As `_as_json` does, without a call for each row.
+        def attribute_as_json(row: Any) -> Any:
+            value = getattr(row, attribute)
+            return value if isinstance(value, PLAIN) else str(value)
+
+        return attribute_as_json
     columns = list(
         queryset._fields  # type: ignore[attr-defined]  # not in its stubs
         or [each.attname for each in queryset.model._meta.concrete_fields]
@@ -234,4 +245,4 @@ def _key(
 
 def _as_json(value: Any) -> Any:
     # Each field reads the text of its own values.
-    return value if isinstance(value, int | str | float) else str(value)
+    return value if isinstance(value, PLAIN) else str(value)

@@ -19,6 +19,7 @@ from dramatiq_progress.stores.calls import NewMessage
 from dramatiq_progress.stores.composites import UNSENT, Contribution, Place, Told, as_unsent, slot, waiting_slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
+from tests.conftest import PATIENT
 from tests.store_server import Server
 from tests.waiting import wait_until
 
@@ -436,7 +437,7 @@ def test_both_keys_are_in_one_slot_of_a_cluster(prefix: str) -> None:
 
 
 def test_a_full_store_refuses_new_members_and_takes_ends(server: Server, settings: Any) -> None:
-    store = RedisStore(prefix="x:", url=server.url)
+    store = RedisStore(prefix="x:", url=server.url, **PATIENT)
     group = Group(store)
     group.gather("a", "b", "c")
     server.ask("CONFIG", "SET", "maxmemory", "1")
@@ -448,7 +449,7 @@ def test_a_full_store_refuses_new_members_and_takes_ends(server: Server, setting
 
 
 def test_a_server_that_has_forgotten_the_scripts_gets_each_text_once(server: Server) -> None:
-    store = RedisStore(prefix="x:", url=server.url)
+    store = RedisStore(prefix="x:", url=server.url, **PATIENT)
     members = new_messages(250)
     store.gather([], members)
     with server.client() as client:
@@ -470,7 +471,7 @@ def test_a_server_that_has_forgotten_the_scripts_gets_each_text_once(server: Ser
 
 def test_the_order_in_which_a_server_learns_scripts_does_not_matter(server: Server) -> None:
     """`finish` is unknown and `part` known, so that the composite is told first."""
-    store = RedisStore(prefix="x:", url=server.url)
+    store = RedisStore(prefix="x:", url=server.url, **PATIENT)
     attempt = Attempt("a", "work", "default", path=(Place("g1", 1, "resize"),))
     store.start(attempt)
     end = Contribution(attempt.path, "", {"a": slot(State.DONE, 1, 1000, 1)})

@@ -212,7 +212,8 @@ def _ended_wrongly(history: History) -> Iterator[str]:
             if message_id not in history.gone | history.forgotten:
                 yield f"{message_id}: has no record"
         elif not progress.complete and message_id not in history.forgotten:
-            yield f"{message_id}: never ended, {_shown(progress)}"
+            done = ", ".join(f"{deed.what} at {deed.at:.1f}" for deed in deeds[message_id]) or "nothing"
+            yield f"{message_id}: never ended, {_shown(progress)}; its actor has done: {done}"
         elif message_id in history.composites:
             outcomes = [_outcome(each, deeds) for each in history.composites[message_id]]
             yield from _composite_differs(progress, outcomes, may_lack=message_id in history.forgotten)

@@ -55,11 +55,15 @@ class Site:
     def __init__(self, middleware: list[Middleware]) -> None:
         self.broker = StubBroker(middleware=middleware)
         self.worker = dramatiq.Worker(self.broker, worker_timeout=10, worker_threads=1)
+        self._has_started = False
 
     def run(self, fn: Callable[..., Any], state: State = State.DONE, **options: Any) -> tuple[Message[Any], Progress]:
         """Send a message of an actor with this function, and wait for a state."""
         actor = progress_actor(broker=self.broker, actor_name=f"job-{uuid.uuid4().hex[:6]}", **options)(fn)
-        self.worker.start()
+        if not self._has_started:
+            # Twice would leave the thread of an event loop behind, which the process waits for at its end.
+            self._has_started = True
+            self.worker.start()
         message = actor.send()
         return message, when(message, state)
 

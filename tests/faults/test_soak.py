@@ -122,8 +122,12 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
 
 
 def done_since(scene: Scene, moment: float) -> set[str]:
-    """Return the messages of which an attempt has ended since a moment of `time.monotonic`."""
-    return {deed.message_id for deed in scene._ledger() if deed.at > moment and deed.what in ("ended", "failed")}
+    """Return the messages of which an attempt has ended since a moment of `time.monotonic`.
+
+    Without those that the store may have lost at that moment.
+    """
+    done = {deed.message_id for deed in scene._ledger() if deed.at > moment and deed.what in ("ended", "failed")}
+    return done - scene.history.gone
 
 
 def are_outcomes_stored(message_ids: set[str]) -> bool:

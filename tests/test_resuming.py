@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -42,6 +43,7 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.worker.delivery import this_thread
 from dramatiq_progress.worker.resuming import CURSOR_OPTION, MAX_CURSOR_BYTES
 from tests.steps import when
+from tests.store_server import Server
 from tests.waiting import wait_until
 
 
@@ -55,11 +57,15 @@ class Site:
     def __init__(self, middleware: list[Middleware]) -> None:
         self.broker = StubBroker(middleware=middleware)
         self.worker = dramatiq.Worker(self.broker, worker_timeout=10, worker_threads=1)
+        self._has_started = False
 
     def run(self, fn: Callable[..., Any], state: State = State.DONE, **options: Any) -> tuple[Message[Any], Progress]:
         """Send a message of an actor with this function, and wait for a state."""
         actor = progress_actor(broker=self.broker, actor_name=f"job-{uuid.uuid4().hex[:6]}", **options)(fn)
-        self.worker.start()
+        if not self._has_started:
+            # Twice would leave the thread of an event loop behind, which the process waits for at its end.
+            self._has_started = True
+            self.worker.start()
         message = actor.send()
         return message, when(message, state)
 
@@ -394,6 +400,22 @@ def test_the_middleware_may_be_first_or_last(store: Store, position: int) -> Non
         site.worker.stop()
         site.broker.close()
     assert ledger.done == list(range(50))
+
+
+def test_a_store_that_is_away_at_the_start_is_waited_for_once(server: Server, settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}, "RESUME_WAIT": 0.5}
+    server.stop()
+    observer = ProgressObserver(
+        attempt=Attempt("m1", "work", "default", brought={"cursor": '[1,["a"],"b",3,null]', "current": "3"}),
+        strict=False,
+    )
+    began = time.monotonic()
+    assert observer.resumed and observer.current == 3
+    assert time.monotonic() - began >= 0.5
+    began = time.monotonic()
+    assert list(observer.track(range(5), resume="a")) == []
+    assert list(observer.track(range(5), resume="b")) == [3, 4]
+    assert time.monotonic() - began < 0.5
 
 
 # ---- Making room ----

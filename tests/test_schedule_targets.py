@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -15,7 +14,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq_progress import State, owned_by, progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import carried_by
-from dramatiq_progress.scheduler.targets import has_finished, is_tracked, misfit, send, was_delivered
+from dramatiq_progress.scheduler.targets import has_finished, is_tracked, send, was_delivered
 from dramatiq_progress.schedules.declaring import is_target, name_of
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
@@ -86,10 +85,3 @@ def test_a_backend_that_takes_ids_gets_the_claimed_one() -> None:
     assert is_target(task) and is_tracked(task) and name_of(task) == "shop.tasks.refresh"
     assert send(task, (1,), {"a": 2}, "m1") == "m1"
     assert backend.enqueued == [((1,), {"a": 2}, "m1")]
-
-
-def test_arguments_of_a_task_are_json() -> None:
-    pytest.importorskip("django.utils.json", reason="Django 6 has tasks")
-    task = SimpleNamespace(func=lambda day: None)
-    assert misfit(task, ("2026-01-01",), {}) == ""
-    assert "datetime.date" in misfit(task, (date(2026, 1, 1),), {})

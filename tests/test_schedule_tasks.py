@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from datetime import date
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,3 +48,9 @@ def test_a_task_of_this_backend_has_the_claimed_id_and_a_bar(memory_store: Store
 def test_the_context_is_no_argument_of_a_schedule() -> None:
     assert misfit(django_tasks.import_rows, (["a"],), {}) == ""
     assert "missing a required argument: 'rows'" in misfit(django_tasks.import_rows, (), {})
+
+
+def test_arguments_of_a_task_are_json() -> None:
+    task = SimpleNamespace(func=lambda day: None)
+    assert misfit(task, ("2026-01-01",), {}) == ""
+    assert "datetime.date" in misfit(task, (date(2026, 1, 1),), {})

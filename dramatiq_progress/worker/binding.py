@@ -104,10 +104,10 @@ class Binding:
         return self.checks.message_id
 
     @property
-    def is_unnumbered(self) -> bool:
-        """Whether the store hasn't recorded the start yet, and hasn't said where an earlier attempt got to."""
+    def awaits_place(self) -> bool:
+        """Whether the store hasn't recorded the start yet, and nothing has been gone on from without its answer."""
         attempt = self._bound_attempt
-        return attempt is not None and not attempt.number
+        return attempt is not None and not attempt.number and self._resumption is None
 
     @property
     def bound_attempt(self) -> Attempt | None:

@@ -188,16 +188,16 @@ class AsyncItems(AsyncIterator[Any]):
 def wait_for_start(observer: ProgressObserver) -> None:
     """Wait for a store that gave no answer at the start: it may know where an earlier attempt got to."""
     # In an event loop this would stop all other tasks.
-    if observer.is_unnumbered and asyncio._get_running_loop() is None:
+    if observer.awaits_place and asyncio._get_running_loop() is None:
         until = time.monotonic() + configuration().resume_wait
-        while observer.is_unnumbered and time.monotonic() < until:
+        while observer.awaits_place and time.monotonic() < until:
             time.sleep(LOOK_SECONDS)
 
 
 async def wait_for_start_in_loop(observer: ProgressObserver) -> None:
     """Wait as `wait_for_start` does, in an event loop."""
-    until = time.monotonic() + (configuration().resume_wait if observer.is_unnumbered else 0.0)
-    while observer.is_unnumbered and time.monotonic() < until:
+    until = time.monotonic() + (configuration().resume_wait if observer.awaits_place else 0.0)
+    while observer.awaits_place and time.monotonic() < until:
         await asyncio.sleep(LOOK_SECONDS)
 
 

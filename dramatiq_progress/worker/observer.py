@@ -176,6 +176,7 @@ class ProgressObserver(Binding):
     @property
     def resumed(self) -> bool:
         """Whether an earlier attempt has done a part of what can be gone on from."""
+        wait_for_start(self)
         return self.resumption().is_resumed
 
     @overload

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dramatiq_progress.progress import Number
 
+from .loops import wait_for_start
 from .reports import KEEP, Checks
 from .resuming import STEP_PREFIX
 from .spans import Plan
@@ -48,6 +49,7 @@ class Step:
 
         From the first use in an attempt on, the message keeps which steps are complete, by their names.
         """
+        wait_for_start(self._observer)
         resumption = self._observer.resumption()
         resumption.keeps_steps = True
         return resumption.is_over(STEP_PREFIX + self.name)

@@ -14,7 +14,7 @@ from typing import Any
 import dramatiq
 import pytest
 
-from dramatiq_progress import progress_group, progress_pipeline
+from dramatiq_progress import State, StoreUnavailable, get_progress, progress_group, progress_pipeline
 from dramatiq_progress.worker.recorder import get_recorder
 from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, RECOVERY, TROUBLE, Scene, SceneFactory
@@ -74,6 +74,7 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
     stopping = threading.Event()
     one_fault_at_a_time = threading.Lock()
     failures: list[BaseException] = []
+    lost_at = 0.0
 
     def repeat(action: Callable[[], None]) -> None:
         try:
@@ -88,7 +89,8 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
             stopping.wait(chance.uniform(4, 12))
             with one_fault_at_a_time:
                 # Also before the worker is stopped at the end.
-                wait_until(lambda: has_recovered(worker))
+                done = done_since(scene, lost_at)
+                wait_until(lambda: has_recovered(worker) and are_outcomes_stored(done))
                 if not stopping.is_set():
                     os.killpg(worker.pid, signal.SIGKILL)
                     worker.wait()
@@ -100,6 +102,8 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
             wait_until(lambda: not get_recorder()._has_more())
             if stopping.is_set():
                 return
+            nonlocal lost_at
+            lost_at = time.monotonic()
             scene.kill_store()
             scene.forget_ends()
             stopping.wait(chance.uniform(0.5, 3))
@@ -115,6 +119,28 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
         for thread in threads:
             thread.join()
     assert not failures, failures
+
+
+def done_since(scene: Scene, moment: float) -> set[str]:
+    """Return the messages of which an attempt has ended since a moment of `time.monotonic`.
+
+    Without those that the store may have lost at that moment.
+    """
+    done = {deed.message_id for deed in scene._ledger() if deed.at > moment and deed.what in ("ended", "failed")}
+    return done - scene.history.gone
+
+
+def are_outcomes_stored(message_ids: set[str]) -> bool:
+    """Return whether the store has an outcome of each message. The logs of workers may be late."""
+    for message_id in list(message_ids):
+        try:
+            progress = get_progress(message_id)
+        except StoreUnavailable:
+            return False
+        if progress is None or (progress.state is State.ENQUEUED and not progress.attempt):
+            return False
+        message_ids.remove(message_id)
+    return True
 
 
 def has_recovered(worker: Any) -> bool:

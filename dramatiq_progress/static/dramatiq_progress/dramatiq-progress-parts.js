@@ -91,7 +91,8 @@ function rounded(seconds) {
   return Math.max(1, Math.round(seconds / unit)) * unit;
 }
 
-// The page's rules override these. The room isn't empty: the sign would be below the last line, at its baseline.
+// The page's rules override these. The room isn't empty: the sign would be below the last line, at its baseline. Its
+// order puts it after the text, whose first line the sign and the controls are aligned with.
 const sheet = new CSSStyleSheet();
 sheet.replaceSync(`
   [part=track] { display: flex; gap: 2px }
@@ -107,7 +108,6 @@ sheet.replaceSync(`
   :host(:not([compact], [inline])) [part=words]::before {
     content: var(--dramatiq-progress-reserve, attr(data-longest)) "\\200b";
     grid-area: 1 / 1;
-    /* After the text, whose first line the sign and the controls are aligned with. */
     order: 1;
     max-block-size: calc(3.75em / 0.875);
     overflow: hidden;

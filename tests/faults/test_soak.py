@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import dramatiq
@@ -89,11 +90,11 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
             stopping.wait(chance.uniform(4, 12))
             with one_fault_at_a_time:
                 # Also before the worker is stopped at the end.
-                done = done_since(scene, lost_at)
-                wait_until(lambda: has_recovered(worker) and are_outcomes_stored(done))
+                wait_until(lambda: has_recovered(worker))
                 if not stopping.is_set():
                     os.killpg(worker.pid, signal.SIGKILL)
                     worker.wait()
+                    forget_unstored(scene, done_since(scene, lost_at))
 
     def store() -> None:
         stopping.wait(chance.uniform(5, 15))
@@ -130,17 +131,23 @@ def done_since(scene: Scene, moment: float) -> set[str]:
     return done - scene.history.gone
 
 
-def are_outcomes_stored(message_ids: set[str]) -> bool:
-    """Return whether the store has an outcome of each message. The logs of workers may be late."""
-    for message_id in list(message_ids):
-        try:
-            progress = get_progress(message_id)
-        except StoreUnavailable:
-            return False
-        if progress is None or (progress.state is State.ENQUEUED and not progress.attempt):
-            return False
-        message_ids.remove(message_id)
-    return True
+def forget_unstored(scene: Scene, message_ids: set[str]) -> None:
+    """Note for the judge which outcomes the store lacks when a worker was killed: only that process had them.
+
+    Its log may say too late that the store is unavailable again, or for the first time.
+    """
+    unstored = {message_id for message_id in message_ids if not is_outcome_stored(message_id)}
+    composites = scene.history.composites.items()
+    scene.history.forgotten |= unstored
+    scene.history.forgotten |= {each for each, members in composites if not unstored.isdisjoint(chain(*members))}
+
+
+def is_outcome_stored(message_id: str) -> bool:
+    try:
+        progress = get_progress(message_id)
+    except StoreUnavailable:
+        return False
+    return progress is not None and (progress.complete or progress.state is State.RETRYING)
 
 
 def has_recovered(worker: Any) -> bool:

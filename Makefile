@@ -11,11 +11,10 @@ WORKERS ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
 demo: $(VENV)/demo.stamp
 	@exec $(VENV)/bin/python -m example.demo
 
-# The soak follows alone: beside others, its workers hold changes that time out, and are killed with them.
+# Without the soak, which `make soak` runs.
 test: $(VENV)/test.stamp
 	sh tools/system-packages.sh
-	$(VENV)/bin/pytest -n $(WORKERS) $(if $(PYTEST_ARGS),$(PYTEST_ARGS),--ignore=tests/faults/test_soak.py)
-	$(if $(PYTEST_ARGS),,$(VENV)/bin/pytest -n 2 tests/faults/test_soak.py)
+	$(VENV)/bin/pytest -n $(WORKERS) --ignore=tests/faults/test_soak.py $(PYTEST_ARGS)
 
 # The same, and which lines and branches no test has run. It takes nearly twice the processor time.
 coverage: $(VENV)/test.stamp

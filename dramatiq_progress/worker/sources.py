@@ -94,32 +94,52 @@ async def async_entries(
                 yield item, passed, passed
 
 
+class Batch:
+    """A list of items that is being filled, with the place after the last one that has any.
+
+    Parameters:
+      size: How many items fill it.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._items: list[Any] = []
+        self._count = 0
+        self._reached: Any = None
+
+    def add(self, entry: Entry) -> bool:
+        """Add the item of an entry, and return whether the batch is full."""
+        item, self._count, reached = entry
+        self._items.append(item)
+        self._reached = self._reached if reached is None else reached
+        return len(self._items) == self._size
+
+    def take(self) -> Iterator[Entry]:
+        """Yield the batch as one entry, unless it is empty, and begin the next one."""
+        if self._items:
+            taken, self._items = self._items, []
+            reached, self._reached = self._reached, None
+            yield taken, self._count, reached
+
+
 def batches(found: Iterator[Entry], size: int) -> Iterator[Entry]:
     """Yield lists of items, each with the place after the last one."""
-    batch: list[Any] = []
-    count, reached = 0, None
-    for item, count, place in found:
-        batch.append(item)
-        reached = place if place is not None else reached
-        if len(batch) == size:
-            yield batch, count, reached
-            batch, reached = [], None
-    if batch:
-        yield batch, count, reached
+    batch = Batch(size)
+    for entry in found:
+        if batch.add(entry):
+            yield from batch.take()
+    yield from batch.take()
 
 
 async def async_batches(found: AsyncIterator[Entry], size: int) -> AsyncIterator[Entry]:
     """Yield lists of items, as `batches` does."""
-    batch: list[Any] = []
-    count, reached = 0, None
-    async for item, count, place in found:
-        batch.append(item)
-        reached = place if place is not None else reached
-        if len(batch) == size:
-            yield batch, count, reached
-            batch, reached = [], None
-    if batch:
-        yield batch, count, reached
+    batch = Batch(size)
+    async for entry in found:
+        if batch.add(entry):
+            for full in batch.take():
+                yield full
+    for rest in batch.take():
+        yield rest
 
 
 def _pairs(source: Any, count: int, value: Any, check: Callable[[Any], None]) -> Iterator[Entry]:

@@ -94,7 +94,8 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
                 if not stopping.is_set():
                     os.killpg(worker.pid, signal.SIGKILL)
                     worker.wait()
-                    forget_unstored(scene, done_since(scene, lost_at))
+                    # Its log says that the store is available before all that it has kept is written.
+                    forget(scene, unstored_since(scene, lost_at))
 
     def store() -> None:
         stopping.wait(chance.uniform(5, 15))
@@ -122,32 +123,29 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
     assert not failures, failures
 
 
-def done_since(scene: Scene, moment: float) -> set[str]:
-    """Return the messages of which an attempt has ended since a moment of `time.monotonic`.
+def unstored_since(scene: Scene, moment: float) -> set[str]:
+    """Return the messages that have ended an attempt since a moment of `time.monotonic`, of which no outcome is stored.
 
-    Without those that the store may have lost at that moment.
+    Without those whose records the store may have lost at that moment.
     """
-    done = {deed.message_id for deed in scene._ledger() if deed.at > moment and deed.what in ("ended", "failed")}
-    return done - scene.history.gone
+    last = {deed.message_id: deed for deed in scene._ledger() if deed.at > moment and deed.what in ("ended", "failed")}
+    return {each for each in last.keys() - scene.history.gone if not is_stored(each, last[each].what)}
 
 
-def forget_unstored(scene: Scene, message_ids: set[str]) -> None:
-    """Note for the judge which outcomes the store lacks when a worker was killed: only that process had them.
-
-    Its log may say too late that the store is unavailable again, or for the first time.
-    """
-    unstored = {message_id for message_id in message_ids if not is_outcome_stored(message_id)}
-    composites = scene.history.composites.items()
-    scene.history.forgotten |= unstored
-    scene.history.forgotten |= {each for each, members in composites if not unstored.isdisjoint(chain(*members))}
-
-
-def is_outcome_stored(message_id: str) -> bool:
+def is_stored(message_id: str, what: str) -> bool:
     try:
         progress = get_progress(message_id)
     except StoreUnavailable:
         return False
-    return progress is not None and (progress.complete or progress.state is State.RETRYING)
+    # The record of an attempt that has ended is retrying only until that is stored.
+    return progress is not None and (progress.complete or (what == "failed" and progress.state is State.RETRYING))
+
+
+def forget(scene: Scene, unstored: set[str]) -> None:
+    """Note for the judge what only a process that was killed had, and the composites that wait for it."""
+    composites = scene.history.composites.items()
+    scene.history.forgotten |= unstored
+    scene.history.forgotten |= {each for each, members in composites if not unstored.isdisjoint(chain(*members))}
 
 
 def has_recovered(worker: Any) -> bool:

@@ -232,12 +232,12 @@ class RecordMachine(RuleBasedStateMachine):
         self.step(write, answer, after, opens=seen.state is State.FAILED)
         return delivery if answer.verdict == "run" else multiple()
 
-    @rule(delivery=started, fields=reported)
-    def report(self, delivery: Delivery, fields: Fields) -> None:
+    @rule(delivery=started, fields=reported, has_all=st.booleans())
+    def report(self, delivery: Delivery, fields: Fields, has_all: bool) -> None:
         """The holder reports, while it runs; without fields it is a heartbeat, which changes nothing that is seen.
 
         A later delivery waits while the holder is alive. Otherwise it holds the record from now on, and so does one
-        that was doubted.
+        that was doubted, if the report has all values.
         """
         model, seen, answer, after = self.model, self.model.seen, "superseded", self.model
         doubted = model.doubts(delivery)
@@ -252,16 +252,16 @@ class RecordMachine(RuleBasedStateMachine):
         elif model.has_living_holder and model.holder is not None:
             number, last = max(model.later.number, delivery.number), model.later.delivery or delivery
             after, answer = model._replace(later=Later(number, model.later.undecided, last, is_alive=True)), "waiting"
+        elif not has_all:
+            answer = "incomplete"
         else:
             values = delivery.fresh(seen)
-            if doubted and model.doubted == "any":
-                kept = ("current", "total", "description", "has_steps", "overall", "step")
-                values = replace(values, **{name: getattr(seen, name) for name in kept})
             starts, later = 1 if doubted else model.starts, model.later.after(delivery.number)
             left, beat = delivery.retries_left, self.next_order
             after, answer = Model(replace(values, **fields), delivery, starts, left, True, beat, later), "rebuilt"
 
         def write(store: Any, i: int) -> Any:
+            delivery.attempts[i].sends_all = has_all
             return store.report([(delivery.attempts[i], as_text(fields))]), delivery.attempts[i].cancel_requested
 
         changes_values = bool(fields) or answer == "rebuilt"

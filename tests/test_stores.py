@@ -76,7 +76,8 @@ class Record:
         settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.01, "LOST_AFTER": 0.02}
         wait_until(lambda: self.read().state is State.LOST)
 
-    def report(self, attempt: Attempt, **fields: str) -> str:
+    def report(self, attempt: Attempt, *, has_all: bool = True, **fields: str) -> str:
+        attempt.sends_all = has_all
         return self.store.report([(attempt, fields)])[0]
 
     def finish(self, attempt: Attempt, state: State, **options: Any) -> bool:
@@ -321,6 +322,15 @@ def test_a_report_rebuilds_a_lost_record(record: Record) -> None:
     assert record.report(attempt, current="6") == "written"
 
 
+def test_a_record_that_is_lost_is_only_made_again_with_all_values(record: Record) -> None:
+    attempt = record.attempt(number=1, version=3)
+    assert record.report(attempt, has_all=False, current="7") == "incomplete"
+    assert record.store.read([record.id]) == [None]
+    assert record.report(attempt, current="7", total="10") == "rebuilt"
+    assert record.read().percent == 70.0
+    assert not attempt.sends_all
+
+
 def test_a_report_replaces_an_older_attempt_that_a_store_has_restored(record: Record, settings: Any) -> None:
     old = record.run()
     record.report(old, current="9", description="Old")
@@ -333,15 +343,16 @@ def test_a_report_replaces_an_older_attempt_that_a_store_has_restored(record: Re
     assert record.report(old, current="10") == "superseded"
 
 
-def test_an_attempt_that_goes_on_keeps_the_values_it_went_on_from_when_it_is_shown(
-    record: Record, settings: Any
-) -> None:
-    """Its first report has only those that it has changed."""
+def test_an_attempt_that_has_waited_is_shown_with_the_values_it_went_on_from(record: Record, settings: Any) -> None:
+    """Also while it has reported only those that it has changed."""
     record.report(record.run(), cursor='[1, [], "", 5, null]', current="5", total="9", description="Reading")
+    record.change(**long_item(record))
     later = record.run()
-    assert record.report(later, current="6") == "waiting"
+    assert record.report(later, has_all=False, current="6") == "waiting"
     record.lose(settings)
-    assert record.report(later, current="6") == "rebuilt"
+    assert record.report(later, has_all=False, current="6") == "incomplete"
+    assert (record.read().attempt, record.read().total) == (1, 9)
+    assert record.report(later, current="6", total="9", description="Reading") == "rebuilt"
     again = record.read()
     assert (again.attempt, again.current, again.total, again.description) == (2, 6, 9, "Reading")
 
@@ -481,6 +492,42 @@ def test_the_attempt_that_waits_is_shown_when_the_other_has_died(record: Record,
     assert record.start().deliveries == 3
 
 
+def long_item(record: Record) -> dict[str, str]:
+    """Return the fields of an attempt that has not got further since it started, an hour ago."""
+    return {"deliveries": "1", "started_at": f"{float(record.fields()['started_at']) - 3600:.6f}"}
+
+
+@pytest.mark.parametrize("has_moved", [True, False])
+def test_a_delivery_takes_over_from_a_living_attempt_that_can_be_gone_on_from(record: Record, has_moved: bool) -> None:
+    first = record.run()
+    record.report(first, cursor='[1, [], "", 5, null]', current="5", total="9")
+    # Two copies that start at once know of the same place.
+    record.change(**(long_item(record) | {"deliveries": "0"} if has_moved else {"deliveries": "1"}))
+    start = record.store.start(second := record.attempt())
+    assert (start.verdict, start.is_shown, start.kept["current"]) == ("run", True, "5")
+    assert record.report(first, cursor='[1, [], "", 7, null]', current="7") == "superseded"
+    assert record.report(second, cursor='[2, [], "", 6, null]', current="6") == "written"
+    assert not record.finish(first, State.DONE)
+    assert (record.read().state, record.read().attempt, record.read().current) == (State.RUNNING, 2, 6)
+
+
+def test_a_delivery_waits_for_an_attempt_that_works_on_one_item_for_long(record: Record) -> None:
+    """With items that take longer than the broker waits, no item would ever be done."""
+    first = record.run()
+    record.report(first, cursor='[1, [], "", 5, null]', current="5", total="9")
+    record.change(**long_item(record))
+    second = record.run()
+    assert record.report(second, cursor='[2, [], "", 6, null]', current="6") == "waiting"
+    assert record.report(first, cursor='[1, [], "", 6, null]', current="6") == "written"
+
+
+def test_a_deferred_start_does_not_take_over_from_an_attempt_that_started_later(record: Record) -> None:
+    record.report(shown := record.run(), cursor='[1, [], "", 5, null]', current="5", total="9")
+    early = record.attempt()
+    assert not record.store.start(early, age=60.0).is_shown
+    assert record.report(shown, current="6") == "written"
+
+
 def test_a_message_whose_next_attempt_is_alive_is_not_lost(record: Record, settings: Any) -> None:
     record.run()
     second = record.run()
@@ -565,7 +612,8 @@ def test_a_message_that_was_given_up_runs_again_if_an_attempt_is_alive(record: R
     last = record.run()
     assert record.finish(last, State.FAILED, given_up=True)
     assert (record.read().state, record.read().percent) == (State.FAILED, 60.0)
-    assert record.report(first) == "rebuilt"
+    assert record.report(first, has_all=False) == "incomplete"
+    assert record.report(first, current="6", total="10") == "rebuilt"
     assert (record.read().state, record.read().percent) == (State.RUNNING, 60.0)
     assert record.start().deliveries == 2
 

@@ -240,6 +240,7 @@ def test_a_record_that_was_lost_has_its_estimate_key_again(store: Store) -> None
     attempt = start("m1", estimate_key="large")
     observer = ProgressObserver(attempt=attempt)
     forget_everything(store, "m1")
+    attempt.sends_all = True
     assert store.report([(attempt, {})]) == ["rebuilt"]
     observer.forget_stored()
     store.report([(attempt, observer.take_changes())])

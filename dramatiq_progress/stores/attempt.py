@@ -38,6 +38,7 @@ class Attempt:
       cancel_requested: Whether a cancel was requested, as of the store's last answer.
       path: The composites that the message is a member of.
       shown_at: When the store was last asked and answered that the record shows this attempt, by `time.monotonic`.
+      sends_all: Whether the next report has all values, and not only those that changed: the store may have lost some.
       slot: The slot that its composite has, as of the store's last answer.
       renews: Whether the record was made for this attempt, and its composites may know a higher number.
       companion: Private data of the message, if it has any.
@@ -62,6 +63,7 @@ class Attempt:
     path: Path = ()
     shown_at: float = -math.inf
     renews: bool = False
+    sends_all: bool = False
     slot: str = ""
     companion: Companion | None = field(default=None, repr=False)
     brought: Mapping[str, str] = field(default_factory=dict)

@@ -224,7 +224,7 @@ class Store(CompositeStore, ReadableStore):
         """Write what running messages reported, and their heartbeats, in one round trip.
 
         Parameters:
-          reports: Attempts and their changed fields; with no field, only a heartbeat.
+          reports: Attempts and their changed fields, or all (see `Attempt.sends_all`); with no field, only a heartbeat.
 
         Returns:
           The outcome of each report. One that failed is its error, so that others are known to be written.
@@ -236,11 +236,11 @@ class Store(CompositeStore, ReadableStore):
     ) -> tuple[list[ReportOutcome | StoreUnreachable | StoreRefused], list[Told | StoreUnavailable]]:
         """`report` and `tell` in one round trip."""
         current = configuration()
-        arguments = encoding.Report(milliseconds(current.unfinished_ttl), seconds(current.lost_after))
-        calls = [
-            Call("report", self._keys_of(attempt), (*encoding.writer(attempt), *arguments, *flat(fields)))
-            for attempt, fields in reports
-        ]
+        ttl, lost_after = milliseconds(current.unfinished_ttl), seconds(current.lost_after)
+        calls = []
+        for attempt, fields in reports:
+            arguments = encoding.Report(ttl, lost_after, flag(attempt.sends_all))
+            calls.append(Call("report", self._keys_of(attempt), (*encoding.writer(attempt), *arguments, *flat(fields))))
         calls += [self._part_call(each) for each in contributions]
         sent_at = time.monotonic()
         answers = self._call(calls)
@@ -387,6 +387,7 @@ def _report_outcome(attempt: Attempt, answer: Any, sent_at: float) -> ReportOutc
     attempt.version = max(attempt.version, int(version))
     attempt.cancel_requested = bool(int(cancel_requested))
     attempt.shown_at = sent_at if outcome in ("written", "rebuilt") else -math.inf
+    attempt.sends_all = attempt.sends_all and not attempt.is_shown
     attempt.renews = attempt.renews or outcome == "rebuilt"
     return outcome
 

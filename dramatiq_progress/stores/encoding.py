@@ -85,6 +85,7 @@ class Report(NamedTuple):
 
     ttl: str
     lost_after: str
+    has_all: str
 
 
 class Finish(NamedTuple):

@@ -12,10 +12,10 @@ from dramatiq_progress.progress import State
 
 from .composites import Told
 
-#: The outcome of a report: written; written to a record that had to be rebuilt, and lacks what was reported before;
-#: waiting, since an earlier attempt is alive and shown; or superseded, since a later attempt is shown or the message is
-#: final.
-ReportOutcome = Literal["written", "rebuilt", "waiting", "superseded"]
+#: The outcome of a report: written; rebuilt, where the record was gone or showed another attempt; incomplete, where it
+#: has to be rebuilt and the report has only what changed; waiting, since an earlier attempt is alive and shown; or
+#: superseded, since a later attempt is shown or the message is final.
+ReportOutcome = Literal["written", "rebuilt", "incomplete", "waiting", "superseded"]
 
 
 class Start(NamedTuple):

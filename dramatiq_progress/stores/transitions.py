@@ -107,7 +107,11 @@ def start(record: Record, now: float, given: encoding.Start, brought: Record) ->
         return Outcome(("cancelled", 0, 0, 0, "", "", before or "", 0, []), given.finished_ttl, changed=True)
     attempt = max(max(_number(record, "attempt"), later.number) + 1, int(given.min_attempt))
     deliveries = _number(record, "deliveries") + 1
-    if before == State.RUNNING and _is_alive(record["heartbeat"], now, given.lost_after):
+    takes_over = False
+    if other_lives and record.get("cursor"):
+        lead = now - float(given.age) - float(record["started_at"])
+        takes_over = lead >= 0 and (deliveries == 1 or lead < float(given.lost_after))
+    if other_lives and not takes_over:
         record |= {
             "deliveries": str(deliveries),
             "later": _Later(attempt, later.undecided + 1, given.token, now).text(),
@@ -146,9 +150,9 @@ def report(
             number = max(later.number, int(writer.attempt))
             record["later"] = _Later(number, later.undecided, later.token or writer.token, now).text()
             return Outcome(("waiting", 0, cancel_requested), given.ttl)
-        goes_on = _cursor_attempt(record) > 0
-        stays = ATTEMPT_FIELDS[:-1] if is_doubted and record.get("doubted") == "*" else KEPT_FIELDS if goes_on else ()
-        _drop(record, [name for name in ATTEMPT_FIELDS if name not in stays])
+        if given.has_all == "0":
+            return Outcome(("incomplete", 0, cancel_requested))
+        _drop(record, ATTEMPT_FIELDS)
         _rebuild(record, now, writer)
         record["state"] = State.RUNNING
         if is_doubted:

@@ -230,14 +230,20 @@ class RunningMessages:
                 )
             self.remove(observer)
             return
-        if outcome == "rebuilt":
+        if outcome == "incomplete":
             self._rewrite(observer)
+            return
+        if outcome == "rebuilt":
+            # Its composites may have to be told again.
+            attempt.slot = ""
+            self._changed.append(observer)
         observer.confirm(fields)
 
     def _rewrite(self, observer: Binding) -> None:
         observer.forget_stored()
         if (attempt := observer.bound_attempt) is not None:
             attempt.slot = ""
+            attempt.sends_all = True
         self._changed.append(observer)
 
     def _is_writable(self, observer: Binding, attempt: Attempt) -> bool:

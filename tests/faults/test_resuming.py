@@ -128,6 +128,42 @@ def falls(scene: Scene, job: dramatiq.Message[Any], lost_at: float) -> Iterator[
 
 
 @pytest.mark.slow(15)
+@pytest.mark.parametrize("starts", ["later", "at once"])
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_two_copies_do_not_both_go_through_all_items(
+    make_scene: SceneFactory, tmp_path: Path, broker: str, starts: str
+) -> None:
+    """The later one takes over, and the earlier one stops."""
+    scene = make_scene(broker=broker, progress=QUICK_PROGRESS)
+    scene.store.start()
+    hurry = tmp_path / "hurry"
+    job = scene.send(tasks.go_through, ITEMS, 0.0, str(hurry))
+    with scene.worker("-p", "1", "-t", "2") as worker:
+        until_all_move(scene, [job])
+        if starts == "at once":
+            # As after a kill between a retry and the acknowledgement: the next worker gets both.
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+        else:
+            scene.deliver_again(job)
+            wait_until(lambda: scene.deeds(job, "failed"))
+    if starts == "at once":
+        scene.deliver_again(job)
+    with scene.worker("-p", "1", "-t", "2"):
+        wait_until(lambda: len(scene.deeds(job, "began")) == 3)
+        if starts == "at once":
+            wait_until(lambda: scene.deeds(job, "failed"))
+        hurry.touch()
+        assert scene.when(job, State.DONE).current == ITEMS
+        scene.heal()
+    handled = [deed.current for deed in scene.deeds(job, "item")]
+    assert set(handled) == set(range(ITEMS))
+    # Those of half a second and more, where a write takes so long.
+    assert len(handled) < 1.1 * ITEMS
+    assert list(falls(scene, job, 0.0)) == []
+
+
+@pytest.mark.slow(15)
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 def test_an_item_that_kills_its_worker_is_given_up(make_scene: SceneFactory, tmp_path: Path, broker: str) -> None:
     """Only deaths at the same place count."""

@@ -124,12 +124,9 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
 
 
 def unstored_since(scene: Scene, moment: float) -> set[str]:
-    """Return the messages that have ended an attempt since a moment of `time.monotonic`, of which no outcome is stored.
-
-    Without those whose records the store may have lost at that moment.
-    """
+    """Return the messages without a stored outcome that have ended an attempt since a moment of `time.monotonic`."""
     last = {deed.message_id: deed for deed in scene._ledger() if deed.at > moment and deed.what in ("ended", "failed")}
-    return {each for each in last.keys() - scene.history.gone if not is_stored(each, last[each].what)}
+    return {each for each, deed in last.items() if not is_stored(each, deed.what)}
 
 
 def is_stored(message_id: str, what: str) -> bool:

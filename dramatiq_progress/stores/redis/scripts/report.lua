@@ -5,7 +5,11 @@
 -- are of two clocks: the one that is shown stays while it is alive, and a later one waits. It is shown when the other
 -- has died, or has ended without success. An older one is refused: it was frozen, or its end is known. The exception is
 -- one that was doubted: a later attempt ended, or the message was given up, before its next heartbeat.
--- KEYS: record, and its companion if there is one. Returns {written, rebuilt, waiting or superseded; version, whether a cancel was requested (0, 1)}.
+--
+-- A record that isn't there, or shows another attempt, is only written by a report that has all values: readers would
+-- see the others gone for a moment.
+-- KEYS: record, and its companion if there is one. Returns {written, rebuilt, incomplete, waiting or superseded;
+-- version, whether a cancel was requested (0, 1)}.
 local record = KEYS[1]
 
 local before = redis.call('HMGET', record, 'state', 'attempt', 'token', 'version', 'cancel_requested', 'later')
@@ -29,15 +33,8 @@ if not is_shown then
     redis.call('PEXPIRE', record, ttl)
     return {'waiting', 0, cancel_requested}
   end
-  if is_doubted and doubted == '*' then
-    -- The values of a message that was given up are still those of the attempt that turns out to be alive.
-    redis.call('HDEL', record, 'result')
-  elseif cursor_attempt(redis.call('HGET', record, 'cursor')) > 0 then
-    -- It went on from these values, and sends only those that it has changed.
-    redis.call('HDEL', record, 'rate', 'reported_at', 'result')
-  else
-    clear(record)
-  end
+  if has_all == '0' then return {'incomplete', 0, cancel_requested} end
+  clear(record)
   rebuild(record, attempt, before[2], before[6], token, actor, queue, retries_left, cancellable, owner,
     now - running_for)
   redis.call('HSET', record, 'state', 'running')

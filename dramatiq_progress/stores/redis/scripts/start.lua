@@ -6,6 +6,10 @@
 -- on, and the new attempt waits: report.lua shows it as soon as the other one is silent for too long or ends without
 -- success. The new delivery counts as a death of the other until that one's next heartbeat takes the count back.
 --
+-- If the one that is shown can be gone on from, the later one takes over at once instead, and the other stops at its next
+-- item: otherwise both would do all the items that are left. But not while that one works on an item for longer than a
+-- worker is silent: with items longer than the broker waits for them, none would ever be done.
+--
 -- Where an earlier attempt got to (its cursor) stays, with its values. The message may bring a cursor too, as the first of
 -- its fields: a store that has lost some writes has an older one.
 -- KEYS: record, and its companion if there is one. Fields: those that the message brings. Returns {run, ignored, finished
@@ -68,7 +72,13 @@ end
 attempt = math.max(attempt or 0, later_number) + 1
 attempt = math.max(attempt, tonumber(min_attempt))
 deliveries = (deliveries or 0) + 1
-if other_lives then
+local takes_over = false
+if other_lives and cursor then
+  local lead = now - age - redis.call('HGET', record, 'started_at')
+  -- Its count is 0 if it got further since it started.
+  takes_over = lead >= 0 and (deliveries == 1 or lead < tonumber(lost_after))
+end
+if other_lives and not takes_over then
   local version = redis.call('HINCRBY', record, 'version', 0)
   redis.call('HSET', record, 'deliveries', deliveries)
   note_later(record, attempt, undecided + 1, token, moment(now))

@@ -214,9 +214,6 @@ def _ended_wrongly(history: History) -> Iterator[str]:
         elif not progress.complete and message_id not in history.forgotten:
             done = ", ".join(f"{deed.what} at {deed.at:.1f}" for deed in deeds[message_id]) or "nothing"
             yield f"{message_id}: never ended, {_shown(progress)}; its actor has done: {done}"
-        elif not progress.complete and message_id not in history.composites:
-            # Only a worker that was killed had its outcome.
-            continue
         elif message_id in history.composites:
             outcomes = [_outcome(each, deeds) for each in history.composites[message_id]]
             yield from _composite_differs(progress, outcomes, may_lack=message_id in history.forgotten)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import dramatiq
 from dramatiq.middleware import GroupCallbacks, Middleware
 from dramatiq.rate_limits.backends import RedisBackend
 
+from dramatiq_progress.stores import get_store
 from dramatiq_progress.worker.parts import MemberEnd, Parts
+from dramatiq_progress.worker.recorder import get_recorder
 
 
 class DiesAfterRetry(Middleware):
@@ -52,6 +56,30 @@ class DiesBetweenWrites(Middleware):
         if not died.exists():
             MemberEnd.expected = lambda _: None  # type: ignore[method-assign]
             Parts.contribute_end = die  # type: ignore[method-assign]
+
+
+class TellsWhatIsStored(Middleware):
+    """Tells a test when a process last had nothing that the store lacks: by the time of a file for its group.
+
+    The log tells it too early: when the store is available again, before all is written.
+    """
+
+    def after_process_boot(self, broker: dramatiq.Broker) -> None:
+        threading.Thread(target=self._tell, daemon=True).start()
+
+    def _tell(self) -> None:
+        path = stored_file(os.environ["TEST_LEDGER"], os.getpgid(0))
+        recorder = get_recorder()
+        while True:
+            now = time.monotonic()
+            if get_store().health.is_available and not recorder._deferred:
+                path.write_text(str(now))
+            time.sleep(0.05)
+
+
+def stored_file(ledger: str, group: int) -> Path:
+    """Return the file of `TellsWhatIsStored` for a process group."""
+    return Path(f"{ledger}-stored-{group}")
 
 
 class SharedGroupCallbacks(GroupCallbacks):

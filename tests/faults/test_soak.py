@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import chain
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import dramatiq
 import pytest
 
-from dramatiq_progress import State, StoreUnavailable, get_progress, progress_group, progress_pipeline
+from dramatiq_progress import progress_group, progress_pipeline
 from dramatiq_progress.worker.recorder import get_recorder
 from tests.faults import tasks
-from tests.faults.scene import QUICK_PROGRESS, RECOVERY, TROUBLE, Scene, SceneFactory
+from tests.faults.middleware import stored_file
+from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
 from tests.waiting import wait_until
 
 #: Duration of the faults; `make soak` sets it.
@@ -28,6 +29,9 @@ MESSAGES_PER_SECOND = 2000 / 60
 WORKERS = 2
 #: The part of the sends that sends a group or a pipeline, which is about a third of the messages.
 COMPOSITES = 0.07
+TELLING = {"TEST_BROKER_MIDDLEWARE": json.dumps(["tests.faults.middleware.TellsWhatIsStored"])}
+#: Longer than a thread takes to defer a change, from the error of a store that was down.
+DEFERRING_SECONDS = 1.0
 
 
 @pytest.mark.slow(SOAK_SECONDS + 15)
@@ -69,13 +73,14 @@ def composite(scene: Scene, chance: random.Random) -> progress_group | progress_
 def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
     """Kill and restart workers and the store, for the length of a block.
 
-    No worker is stopped while it still keeps deferred changes: those would be lost, as documented. The store is not
-    emptied again while the sender has some, either.
+    No worker is stopped while it still keeps deferred changes: those would be lost, as documented. The store isn't
+    emptied while a process has some, either: a record that is written after a second loss hides that its message has
+    ended.
     """
+    workers: set[int] = set()
     stopping = threading.Event()
     one_fault_at_a_time = threading.Lock()
     failures: list[BaseException] = []
-    lost_at = 0.0
 
     def repeat(action: Callable[[], None]) -> None:
         try:
@@ -86,26 +91,24 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
             stopping.set()
 
     def work() -> None:
-        with scene.worker("-p", "1", "-t", "8") as worker:
+        with scene.worker("-p", "1", "-t", "8", environment=TELLING) as worker:
+            workers.add(worker.pid)
             stopping.wait(chance.uniform(4, 12))
             with one_fault_at_a_time:
                 # Also before the worker is stopped at the end.
-                wait_until(lambda: has_recovered(worker))
+                wait_until_stored(scene, [worker.pid])
+                workers.remove(worker.pid)
                 if not stopping.is_set():
                     os.killpg(worker.pid, signal.SIGKILL)
                     worker.wait()
-                    # Its log says that the store is available before all that it has kept is written.
-                    forget(scene, unstored_since(scene, lost_at))
 
     def store() -> None:
         stopping.wait(chance.uniform(5, 15))
         with one_fault_at_a_time:
-            # A record that is written late, after a second loss, hides that its message has ended in between.
-            wait_until(lambda: not get_recorder()._has_more())
             if stopping.is_set():
+                # The workers stop now.
                 return
-            nonlocal lost_at
-            lost_at = time.monotonic()
+            wait_until_stored(scene, list(workers))
             scene.kill_store()
             scene.forget_ends()
             stopping.wait(chance.uniform(0.5, 3))
@@ -123,28 +126,15 @@ def breaking(scene: Scene, chance: random.Random) -> Iterator[None]:
     assert not failures, failures
 
 
-def unstored_since(scene: Scene, moment: float) -> set[str]:
-    """Return the messages without a stored outcome that have ended an attempt since a moment of `time.monotonic`."""
-    last = {deed.message_id: deed for deed in scene._ledger() if deed.at > moment and deed.what in ("ended", "failed")}
-    return {each for each, deed in last.items() if not is_stored(each, deed.what)}
+def wait_until_stored(scene: Scene, workers: list[int]) -> None:
+    """Wait until the store, which is there, has all that these workers and this process have deferred."""
+    since = time.monotonic() + DEFERRING_SECONDS
+    files = [stored_file(scene.environment["TEST_LEDGER"], each) for each in workers]
 
-
-def is_stored(message_id: str, what: str) -> bool:
-    try:
-        progress = get_progress(message_id)
-    except StoreUnavailable:
+    def is_stored() -> bool:
+        with suppress(OSError, ValueError):  # a file is read while it is written
+            is_late = time.monotonic() > since and all(float(each.read_text()) > since for each in files)
+            return is_late and not get_recorder()._deferred
         return False
-    # The record of an attempt that has ended is retrying only until that is stored.
-    return progress is not None and (progress.complete or (what == "failed" and progress.state is State.RETRYING))
 
-
-def forget(scene: Scene, unstored: set[str]) -> None:
-    """Note for the judge what only a process that was killed had, and the composites that wait for it."""
-    composites = scene.history.composites.items()
-    scene.history.forgotten |= unstored
-    scene.history.forgotten |= {each for each, members in composites if not unstored.isdisjoint(chain(*members))}
-
-
-def has_recovered(worker: Any) -> bool:
-    log = worker.log.read_text()
-    return bool(log.count(TROUBLE) == log.count(RECOVERY))
+    wait_until(is_stored, timeout=60.0)

@@ -51,6 +51,9 @@ class Checks:
 
     def text(self, value: object, name: str = "description") -> str | Keep:
         """Return a reported text, cut; `KEEP` if it is invalid."""
+        if isinstance(value, list | tuple | set | frozenset | dict):
+            self.ignore(name, value, "it must be a text")
+            return KEEP
         try:
             # str() evaluates lazy translations.
             return "" if value is None else str(value)[:MAX_DESCRIPTION_CHARACTERS]

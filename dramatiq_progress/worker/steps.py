@@ -9,6 +9,8 @@ from itertools import accumulate
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from django.utils.functional import Promise
+
 from dramatiq_progress.progress import Number
 
 from .loops import wait_for_start
@@ -87,8 +89,12 @@ def make_plan(names: Sequence[object], weights: Iterable[Number | Decimal] | Non
     """Return the plan of steps with these names and weights.
 
     Raises:
-      InvalidReport: The weights are invalid and the checks strict. Otherwise all steps get the same weight.
+      InvalidReport: The checks are strict, and the weights are invalid or the names in a list. Otherwise all steps get
+        the same weight, and the list's items are the names.
     """
+    if len(names) == 1 and isinstance(names[0], Iterable) and not isinstance(names[0], str | bytes | Promise):
+        checks.ignore("steps", names[0], 'pass each name on its own, as in steps("Reading", "Saving") or steps(*names)')
+        names = tuple(names[0])
     texts = tuple(_name(name, checks) for name in names)
     return Plan(texts, _marks(weights, len(texts), checks))
 

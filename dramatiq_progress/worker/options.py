@@ -15,10 +15,11 @@ from typing import Any
 from django.utils.functional import Promise
 from dramatiq import Actor, Message
 
+from dramatiq_progress.error_texts import show
 from dramatiq_progress.titles import MAX_TITLE_CHARACTERS, declared_title
 
 from .tracking import CANCELLABLE_OPTION, AnyMessage
-from .validation import MAX_METADATA_BYTES, encode, printable, show
+from .validation import MAX_METADATA_BYTES, encode, printable
 
 TITLE_OPTION = "title"
 METADATA_OPTION = "metadata"

@@ -6,10 +6,11 @@ import logging
 from enum import Enum
 from typing import Final, Literal, TypeVar
 
+from dramatiq_progress.error_texts import show
 from dramatiq_progress.errors import InvalidReport
 from dramatiq_progress.progress import Number
 
-from .validation import MAX_DESCRIPTION_CHARACTERS, show, to_number
+from .validation import MAX_DESCRIPTION_CHARACTERS, to_number
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

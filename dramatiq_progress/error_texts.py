@@ -20,3 +20,14 @@ def show(value: object) -> str:
 def masked(text: str) -> str:
     """Return the text of an error without the password of a URL that was put into the wrong place."""
     return re.sub(r"(?<=://)\S*@", "…@", text)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error's text without the full stop at its end, since a sentence goes on behind it; or its type."""
+    return str(error).rstrip().removesuffix(".") or type(error).__name__
+
+
+def described(error: BaseException) -> str:
+    """Return an error's type and its text, without the full stop at its end."""
+    name, reason = type(error).__name__, reason_of(error)
+    return name if reason == name else f"{name}: {reason}"

@@ -13,7 +13,7 @@ from django.test import override_settings
 import dramatiq_progress
 from dramatiq_progress import InvalidReport, ProgressObserver, progress_group
 from dramatiq_progress.conf import configuration
-from dramatiq_progress.error_texts import MAX_SHOWN_CHARACTERS, show
+from dramatiq_progress.error_texts import MAX_SHOWN_CHARACTERS, described, reason_of, show
 from dramatiq_progress.links import progress_url
 from dramatiq_progress.progress import message_id_of
 from dramatiq_progress.schedules import scheduled
@@ -67,6 +67,31 @@ def test_long_values_end_with_an_ellipsis(call: Callable[[], object]) -> None:
     assert "a long value" in str(caught.value)
     assert "…" in str(caught.value)
     assert len(str(caught.value)) < 2 * MAX_SHOWN_CHARACTERS + 100
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "whole"),
+    [
+        (ValueError("it is negative"), "it is negative", "ValueError: it is negative"),
+        (ConnectionError("Connection refused."), "Connection refused", "ConnectionError: Connection refused"),
+        (ConnectionError("Two.\nLines.\n"), "Two.\nLines", "ConnectionError: Two.\nLines"),
+        (KeyError(), "KeyError", "KeyError"),
+    ],
+)
+def test_a_sentence_can_go_on_after_a_reason(error: Exception, reason: str, whole: str) -> None:
+    assert (reason_of(error), described(error)) == (reason, whole)
+
+
+class Endless(float):
+    """A number of a project's, whose error is a sentence."""
+
+    def __lt__(self, other: float) -> bool:
+        raise ArithmeticError("It has no end.")
+
+
+def test_a_reason_is_followed_by_one_full_stop() -> None:
+    with pytest.raises(InvalidReport, match=r": It has no end\.$"):
+        ProgressObserver().set_progress(Endless())
 
 
 def test_only_show_cuts_values() -> None:

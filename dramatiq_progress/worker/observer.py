@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar, overload
 
+from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.progress import Number, StepProgress, percent_of, percent_of_whole
 from dramatiq_progress.titles import shown_title
 
@@ -378,7 +379,7 @@ class ProgressObserver(Binding):
             with self._lock:
                 self._metadata = merged(json.loads(self._metadata), encoded)
         except Exception as error:  # any error of a value while it is encoded
-            self.checks.ignore("metadata", values, str(error))
+            self.checks.ignore("metadata", values, reason_of(error))
             return
         if self.must_notify:
             self._notify()

@@ -16,7 +16,7 @@ from django.utils.functional import Promise
 from dramatiq import Actor, Broker, Message
 from dramatiq.common import q_name
 
-from dramatiq_progress.error_texts import show
+from dramatiq_progress.error_texts import reason_of, show
 from dramatiq_progress.owners import OWNER_OPTION, carried_by
 from dramatiq_progress.progress import Number, message_id_of
 from dramatiq_progress.stores.calls import NewMessage
@@ -119,7 +119,7 @@ def shares_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequenc
     try:
         numbers = [to_number(weight) for weight in given]
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"weights={show(given)}: {error}.") from None
+        raise ValueError(f"weights={show(given)}: {reason_of(error)}.") from None
     if len(numbers) != count:
         raise ValueError(f"weights={show(given)}: there must be one for each of the {count} members.")
     largest = max(numbers, default=1)

@@ -6,7 +6,7 @@ import logging
 from enum import Enum
 from typing import Final, Literal, TypeVar
 
-from dramatiq_progress.error_texts import show
+from dramatiq_progress.error_texts import reason_of, show
 from dramatiq_progress.errors import InvalidReport
 from dramatiq_progress.progress import Number
 
@@ -47,7 +47,7 @@ class Checks:
         try:
             return to_number(value)
         except Exception as error:  # any error of a number type of the project's
-            self.ignore(name, value, str(error))
+            self.ignore(name, value, reason_of(error))
             return default
 
     def text(self, value: object, name: str = "description") -> str | Keep:
@@ -59,7 +59,7 @@ class Checks:
             # str() evaluates lazy translations.
             return "" if value is None else str(value)[:MAX_DESCRIPTION_CHARACTERS]
         except Exception as error:
-            self.ignore(name, type(value), str(error))
+            self.ignore(name, type(value), reason_of(error))
             return KEEP
 
     def ignore(self, name: str, value: object, reason: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from django.utils.functional import Promise
 
+from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.progress import Number
 
 from .loops import wait_for_start
@@ -115,5 +116,5 @@ def _marks(weights: Iterable[Number | Decimal] | None, count: int, checks: Check
                 raise ValueError("their sum must be finite and above 0")
             return tuple(each / sums[-1] for each in sums) if count else (0.0,)
         except Exception as error:  # any error of an iterable or a number type of the project's
-            checks.ignore("weights", weights, str(error))
+            checks.ignore("weights", weights, reason_of(error))
     return tuple(index / count for index in range(count + 1)) if count else (0.0,)

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from django.core.management.base import BaseCommand, CommandError
 
+from dramatiq_progress.error_texts import described
 from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.scheduler.targets import send
 from dramatiq_progress.schedules import Schedule, ScheduleStatus, get_schedules, live_schedulers
@@ -90,7 +91,7 @@ class Command(BaseCommand):
             message_id = send(schedule.target, schedule.args, schedule.kwargs, str(uuid4()))
         except Exception as error:  # the broker's, or of arguments that can't be encoded
             raise CommandError(
-                f"Could not send {name}: {type(error).__name__}: {error}. Check the broker, and the schedule's args."
+                f"Could not send {name}: {described(error)}. Check the broker, and the schedule's args."
             ) from error
         self.stdout.write(f"Sent {name}: message {message_id}")
         Schedules(get_store()).confirm(name, None, message_id, ttl=RECORD_SECONDS)

@@ -157,7 +157,7 @@ def _require_middleware(broker: Broker) -> None:
 
 def _checked_yield(seconds: object) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ValueError(f"yield_after is {show(seconds)}; it must be a number of seconds above 0.")
+        raise ValueError(f"yield_after is {show(seconds)}; it must be a number of seconds above 0, such as 300.")
     return seconds
 
 

@@ -109,7 +109,10 @@ def scheduled(
             )
         chosen = name_of(target) if name is None else name
         if not is_name(chosen):
-            raise ValueError(f"name={show(chosen)} has white space, is empty, or has more than 200 characters.")
+            raise ValueError(
+                f"name={show(chosen)} has white space, is empty, or has more than 200 characters. Use one such as "
+                'name="nightly-report".'
+            )
         _declared.append(_Declaration(target, chosen, options))
         return target
 

@@ -86,10 +86,14 @@ def build_schedule(
         raise ValueError(f"overlap={show(overlap)} is not one of {', '.join(map(repr, OVERLAP))}.")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_SECONDS:
         raise ValueError(
-            f"grace={show(grace)} is not a positive number of seconds up to {LONGEST_SECONDS:,}, nor such a timedelta."
+            f"grace={show(grace)} is not a positive number of seconds up to {LONGEST_SECONDS:,}, such as grace=600, "
+            "nor such a timedelta."
         )
     if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
-        raise ValueError(f"args={show(args)} and kwargs={show(kwargs)} must be a tuple or list, and a dict.")
+        raise ValueError(
+            f"args={show(args)} and kwargs={show(kwargs)} must be a tuple or list, and a dict, as in "
+            'args=["people.csv"], kwargs={"dry_run": True}.'
+        )
     if not isinstance(enabled, bool):
         raise ValueError(f"enabled={show(enabled)} is not True or False.")
     return Schedule(

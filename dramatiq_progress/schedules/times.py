@@ -136,8 +136,8 @@ class Every:
         is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if not is_number or not 1 <= seconds <= LONGEST_SECONDS or seconds % 1:
             raise ValueError(
-                f"every={show(interval)} is not a whole number of seconds from 1 to {LONGEST_SECONDS:,}, nor a "
-                "timedelta of that."
+                f"every={show(interval)} is not a whole number of seconds from 1 to {LONGEST_SECONDS:,}, such as "
+                "every=3600, nor a timedelta of that, such as every=timedelta(hours=1)."
             )
         self.interval = timedelta(seconds=seconds)
 
@@ -169,7 +169,7 @@ class At:
 
     def __init__(self, moment: datetime, zone: tzinfo) -> None:
         if not isinstance(moment, datetime):
-            raise ValueError(f"at={show(moment)} is not a datetime.")
+            raise ValueError(f"at={show(moment)} is not a datetime, such as at=datetime(2030, 1, 1, 3, 0).")
         self.moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
         try:
             self._in_utc = self.moment.astimezone(UTC)
@@ -200,7 +200,10 @@ class Triggered:
 
     def __init__(self, trigger: Any) -> None:
         if not callable(getattr(trigger, "get_next_fire_time", None)):
-            raise ValueError(f"trigger={show(trigger)} is not a trigger of APScheduler 3.")
+            raise ValueError(
+                f"trigger={show(trigger)} is not a trigger of APScheduler 3, such as "
+                'trigger=CronTrigger(day="last", hour=3).'
+            )
         _check_same_everywhere(trigger)
         self.trigger = trigger
         # The last tick that was found, to continue from: some triggers only count from their start.

@@ -104,7 +104,7 @@ def milliseconds_of(delay: timedelta | int | None) -> int | None:
         return round(delay.total_seconds() * 1000)
     if delay is None or isinstance(delay, int | float):
         return delay
-    raise TypeError(f"delay={show(delay)} isn't a number of milliseconds, nor a timedelta.")
+    raise TypeError(f"delay={show(delay)} isn't a number of milliseconds, such as 60_000, nor a timedelta.")
 
 
 def shares_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequence[int] | None:

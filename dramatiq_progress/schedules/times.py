@@ -178,7 +178,7 @@ class At:
 
     @property
     def words(self) -> str:
-        return f"Once, at {self.moment:%Y-%m-%d %H:%M:%S}".removesuffix(":00")
+        return f"Once, at {self.moment:%Y-%m-%d %H:%M:%S %Z}".replace(":00 ", " ")
 
     @property
     def fingerprint(self) -> str:

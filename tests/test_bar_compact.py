@@ -76,7 +76,7 @@ def test_an_unknown_percentage_of_a_compact_bar_is_a_dash(site: ScriptedSite, pa
     for look in LOOKS:
         percent = part(bar_of(page, look), "percent")
         content = percent.evaluate("part => getComputedStyle(part, '::before').content")
-        if "–" in content:
+        if "\N{EN DASH}" in content:
             dashed.add(look.state)
             assert percent.text_content() == ""
         else:

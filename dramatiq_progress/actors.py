@@ -16,6 +16,7 @@ from dramatiq import Actor, Broker
 from dramatiq.asyncio import async_to_sync as run_on_event_loop_thread
 from dramatiq.asyncio import get_event_loop_thread
 
+from .error_texts import show
 from .errors import UserFacingError
 from .middleware import ProgressMiddleware
 from .titles import declare_title
@@ -156,7 +157,7 @@ def _require_middleware(broker: Broker) -> None:
 
 def _checked_yield(seconds: object) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ValueError(f"yield_after is {seconds!r}; it must be a number of seconds above 0.")
+        raise ValueError(f"yield_after is {show(seconds)}; it must be a number of seconds above 0, such as 300.")
     return seconds
 
 

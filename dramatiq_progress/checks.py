@@ -15,6 +15,7 @@ from dramatiq import broker as dramatiq_broker
 from dramatiq.middleware import AsyncIO, Middleware, Pipelines, Retries
 
 from .actors import is_asynchronous
+from .error_texts import show
 from .errors import StoreUnavailable
 from .middleware import ProgressMiddleware
 from .permissions import uncallable_permissions
@@ -109,7 +110,7 @@ def check_settings(app_configs: Apps, **kwargs: Any) -> Messages:
     return [
         checks.Error(
             f'DRAMATIQ_PROGRESS["{key}"] can\'t be called with a request and a Progress, and the argument of a tuple: '
-            f"{function!r:.200}.",
+            f"{show(function)}.",
             hint="Declare it as def permission(request, progress), or in a tuple as "
             "def permission(request, progress, argument).",
             id="dramatiq_progress.E003",
@@ -203,8 +204,8 @@ def check_schedules(app_configs: Apps, **kwargs: Any) -> Messages:
     ]
     found += [
         checks.Warning(
-            f"Each message of the schedule {each.name!r} will fail: its args={each.args!r:.80} and "
-            f"kwargs={each.kwargs!r:.80} don't fit {name_of(each.target)}: {reason}.",
+            f"Each message of the schedule {each.name!r} will fail: its args={show(each.args)} and "
+            f"kwargs={show(each.kwargs)} don't fit {name_of(each.target)}: {reason}.",
             hint="Give the schedule other args or kwargs. If a decorator of the function adds some, silence this "
             "check.",
             id="dramatiq_progress.W008",

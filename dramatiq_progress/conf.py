@@ -9,6 +9,8 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from .error_texts import show
+
 SETTING_NAME = "DRAMATIQ_PROGRESS"
 DEFAULT_PREFIX = "dramatiq-progress:"
 
@@ -162,15 +164,7 @@ def shown(value: object) -> str:
     """Return a value of the settings as an error may show it."""
     if isinstance(value, list | dict | set):
         return f"a {type(value).__name__}"
-    try:
-        return masked(f"{value!r:.200}")
-    except Exception:  # an integer of over 4,300 digits has no repr
-        return f"a {type(value).__name__}"
-
-
-def masked(text: str) -> str:
-    """Return the text of an error without the password of a URL that was put into the wrong place."""
-    return re.sub(r"(?<=://)\S*@", "…@", text)
+    return show(value)
 
 
 def _improper(key: str, value: object, wanted: str) -> ImproperlyConfigured:

@@ -12,6 +12,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.http import urlencode
 
+from .error_texts import show
 from .progress import MessageLike, message_id_of
 
 #: Maximum number of ids in one request, and of characters in its query: 100 ids of 64 characters, and some more.
@@ -70,7 +71,10 @@ def _tokens_of(request: HttpRequest) -> dict[str, str]:
 def _sign(message_id: str, signed_for: float | timedelta) -> str:
     seconds = signed_for.total_seconds() if isinstance(signed_for, timedelta) else signed_for
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ValueError(f"signed_for is {signed_for!r}; it must be a positive number of seconds, or a timedelta.")
+        raise ValueError(
+            f"signed_for is {show(signed_for)}; it must be a positive number of seconds, or a timedelta, such as "
+            "signed_for=timedelta(days=7)."
+        )
     return _signer().sign(f"{message_id}:{b62_encode(math.ceil(time.time() + seconds))}")
 
 

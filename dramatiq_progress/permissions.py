@@ -18,7 +18,8 @@ from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
-from .conf import SETTING_NAME, configuration, masked
+from .conf import SETTING_NAME, configuration
+from .error_texts import masked, show
 from .links import linked_ids
 from .owners import owners_of
 from .progress import Progress
@@ -188,11 +189,11 @@ def _function_of(key: str, value: Any) -> tuple[Callable[..., Any], list[Any]]:
     try:
         found = import_string(path) if isinstance(path, str) else path
     except ImportError as error:
-        text = f'{SETTING_NAME}["{key}"] is {path!r}, which can\'t be imported: {error}'
+        text = f'{SETTING_NAME}["{key}"] is {show(path)}, which can\'t be imported: {error}'
         raise ImproperlyConfigured(masked(text)) from None
     # An instance of a class would allow everything, since it is true.
     if not callable(found) or isinstance(found, type):
-        raise ImproperlyConfigured(f'{SETTING_NAME}["{key}"] is {path!r:.80}, which isn\'t a function.')
+        raise ImproperlyConfigured(f'{SETTING_NAME}["{key}"] is {show(path)}, which isn\'t a function.')
     return found, arguments
 
 

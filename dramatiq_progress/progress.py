@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from . import polling
+from .error_texts import show
 
 Number = int | float
 
@@ -350,9 +351,9 @@ def message_id_of(message: MessageLike) -> str:
     # A tuple, since `str | UUID` would be built at each call: 1 % of a read.
     if not isinstance(found, (str, UUID)):
         raise ValueError(
-            f"{message!r:.80} is not a message: pass the one that an actor's send() returned, its id, or its Progress."
+            f"{show(message)} is not a message: pass the one that an actor's send() returned, its id, or its Progress."
         )
     message_id = str(found)
     if MESSAGE_ID.fullmatch(message_id) is None:
-        raise ValueError(f"{message_id!r:.80} is not a message id: those have 1 to 64 of A-Z, a-z, 0-9, _ and -.")
+        raise ValueError(f"{show(message_id)} is not a message id: those have 1 to 64 of A-Z, a-z, 0-9, _ and -.")
     return message_id

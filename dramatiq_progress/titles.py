@@ -12,6 +12,8 @@ from django.conf import settings
 from django.utils import translation
 from django.utils.functional import Promise
 
+from .error_texts import show
+
 #: Longer titles are cut.
 MAX_TITLE_CHARACTERS = 200
 
@@ -32,7 +34,7 @@ def declare_title(actor_name: str, title: str | Promise | None) -> None:
     elif isinstance(title, str | Promise):
         _declared[actor_name] = title
     else:
-        raise TypeError(f"The title of {actor_name} is {title!r:.100}; it must be a text or a lazy translation.")
+        raise TypeError(f"The title of {actor_name} is {show(title)}; it must be a text or a lazy translation.")
 
 
 def declared_title(actor_name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -144,15 +145,20 @@ def answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+#: A worker process starts its threads before it says that it is ready: its first message may kill it in between.
+_STARTED = re.compile(r"Worker process is ready|Worker with PID \d+ exited unexpectedly \(code -9\)")
+
+
 @contextmanager
 def worker(
     *options: str, log: Path, environment: dict[str, str], program: str = "dramatiq", actors: str = "tests.tasks"
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a real Dramatiq worker with the actors of a module."""
+    # The main process logs nothing, and handles no signal, until each worker is ready or this time is over.
+    options = ("--worker-fork-timeout", "1000", *options)
     command = (str(Path(sys.executable).with_name(program)), "django_dramatiq.setup", actors, *options)
     environment = {"DJANGO_SETTINGS_MODULE": "tests.settings"} | environment
     with process(*command, log=log, environment=environment) as child:
-        wait_until(lambda: child.poll() is not None or "Worker process is ready" in log.read_text())
-        # Whether it is still there isn't asked: its first message may have killed it.
-        assert "Worker process is ready" in log.read_text(), log.read_text()
+        wait_until(lambda: child.poll() is not None or _STARTED.search(log.read_text()))
+        assert _STARTED.search(log.read_text()), log.read_text()
         yield child

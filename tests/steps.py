@@ -30,7 +30,7 @@ def broker() -> Iterator[StubBroker]:
 class Steps:
     """An actor that does as many steps as a test allows, and counts them."""
 
-    def __init__(self, broker: StubBroker, total: int = 10, *, actor_name: str = "steps") -> None:
+    def __init__(self, broker: dramatiq.Broker, total: int = 10, *, actor_name: str = "steps") -> None:
         self.total = total
         self.taken = 0
         self._allowed = threading.Semaphore(0)

@@ -69,6 +69,21 @@ def test_a_compact_bar_has_its_percentage_in_every_state(site: ScriptedSite, pag
         expect(part(bar_of(page, look), "percent")).to_be_visible()
 
 
+def test_an_unknown_percentage_of_a_compact_bar_is_a_dash(site: ScriptedSite, page: Page) -> None:
+    """Not a hole in its column."""
+    open_small(page, site, "compact", LOOKS)
+    dashed = set()
+    for look in LOOKS:
+        percent = part(bar_of(page, look), "percent")
+        content = percent.evaluate("part => getComputedStyle(part, '::before').content")
+        if "\N{EN DASH}" in content:
+            dashed.add(look.state)
+            assert percent.text_content() == ""
+        else:
+            assert content == "none" and (percent.text_content() or look.state in ("waiting", "not-found", "expired"))
+    assert {"running", "done", "failed", "enqueued"} <= dashed
+
+
 def test_an_inline_bar_is_a_part_of_its_sentence(site: ScriptedSite, page: Page) -> None:
     """Bar and percentage under way, otherwise sign and text."""
     open_small(page, site, "inline", LOOKS, "<style>section { line-height: 30px }</style>")

@@ -16,8 +16,8 @@ from tests.scripted_site import Reply, ScriptedSite
 
 def set_page(site: ScriptedSite, current: int = 1200, **values: Any) -> None:
     """Set a page with a bar like that of the template tag."""
-    values = {"total": 5000, "description": "Importing", "attempt": 1} | values
-    progress = Progress(id="m1", actor="import_rows", queue="default", state=State.RUNNING, current=current, **values)
+    values = {"state": State.RUNNING, "total": 5000, "description": "Importing", "attempt": 1} | values
+    progress = Progress(id="m1", actor="import_rows", queue="default", current=current, **values)
     bar = f'<dramatiq-progress src="/progress/m1/">{markup(progress, label="Import")}</dramatiq-progress>'
     site.html = f"{HEAD}<body>{bar}"
 
@@ -84,6 +84,17 @@ def test_no_time_left_is_shown_before_it_is_exact(site: ScriptedSite, page: Page
     expect(bar.locator("> span")).to_have_text("Importing: 1,200 of 5,000, less than a minute left")
     site.release()
     expect(part(bar, "text")).to_have_text("Importing: 1,200 of 5,000, about 10 seconds left")
+
+
+def test_until_the_first_answer_a_retry_has_its_seconds(site: ScriptedSite, page: Page) -> None:
+    site.reply(Reply(json=answer("retrying", extra={"retry_in": 11.2, "attempt": 1, "retries_left": 3}), held=True))
+    set_page(site, state=State.RETRYING, retry_in=11.4, retries_left=3)
+    page.goto(site.url)
+    bar = page.locator("dramatiq-progress")
+    expect(part(bar, "text")).to_have_text("This attempt failed. Retrying in 12 s… (attempt 2 of 4)")
+    expect(bar.locator("> span")).to_contain_text("Retrying within a minute…")
+    site.release()
+    expect(part(bar, "text")).to_contain_text("seconds… (attempt 2 of 4)")
 
 
 def test_a_bar_of_an_invalid_id_looks_like_one_whose_task_is_not_found(site: ScriptedSite, page: Page) -> None:

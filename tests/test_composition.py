@@ -591,7 +591,7 @@ def test_a_group_without_an_owner_takes_none_of_its_members(site: Site) -> None:
 
 def test_a_delay_that_is_no_number_is_refused(site: Site) -> None:
     job = progress_pipeline([site.work.message()], broker=site.broker)
-    with pytest.raises(TypeError, match="delay='1h' isn't a number of milliseconds, nor a timedelta"):
+    with pytest.raises(TypeError, match="delay='1h' isn't a number of milliseconds, such as 60_000, nor a timedelta"):
         job.run(delay="1h")  # type: ignore[arg-type]
     assert get_progress(job) is None
 

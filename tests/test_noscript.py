@@ -116,7 +116,8 @@ STATES: list[tuple[Progress, str, str | None]] = [
         "24",
     ),
     (
-        make_progress(State.RETRYING, retry_in=4.0, retries_left=3),
+        make_progress(State.RETRYING, retry_in=3.1, retries_left=3),
+        'data-text="This attempt failed. Retrying in 4\N{NO-BREAK SPACE}s… (attempt 2 of 4)">'
         "This attempt failed. Retrying within a minute… (attempt 2 of 4)",
         "24",
     ),

@@ -216,6 +216,34 @@ def test_track_of_a_queryset_makes_one_query(observer: ProgressObserver, django_
     assert (observer.current, observer.total) == (3, 3)
 
 
+@pytest.mark.parametrize("bad", [["a", "b"], ("a",), {"a": 1}, {"a"}])
+def test_a_collection_is_no_text(
+    observer: ProgressObserver, lenient: ProgressObserver, bad: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    lenient.set_progress(1, 2, "Reading")
+    for report in (lambda each: each.set_progress(2, 2, bad), lambda each: each.increment_progress(description=bad)):
+        with pytest.raises(InvalidReport, match=r"reported description=.*: it must be a text"):
+            report(observer)
+        report(lenient)
+    with pytest.raises(InvalidReport, match="reported title="):
+        observer.set_title(bad)
+    lenient.set_title(bad)
+    assert (lenient.current, lenient.description, lenient.title) == (3, "Reading", "Work")
+    assert "invalid report from work (message m1): description=" in caplog.text
+
+
+def test_a_call_whose_name_is_none_is_made(
+    observer: ProgressObserver, lenient: ProgressObserver, caplog: pytest.LogCaptureFixture
+) -> None:
+    name: Any = ["mail"]
+    calls: list[str] = []
+    with pytest.raises(InvalidReport, match=r"reported once=\['mail'\]: it must be a name"):
+        observer.once(name, lambda: calls.append("strict"))
+    lenient.once(name, lambda: calls.append("lenient"))
+    assert calls == ["lenient"]
+    assert "once=['mail'] (it must be a name" in caplog.text
+
+
 # Metadata and results
 
 

@@ -12,7 +12,11 @@ from typing import Any
 import pytest
 import redis
 from django.test import Client
+from dramatiq import Worker
+from dramatiq.brokers.redis import RedisBroker
 from dramatiq.brokers.stub import StubBroker
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from dramatiq_progress import Progress, ProgressObserver, State, StoreUnavailable, get_progress, progress_actor
 from dramatiq_progress.errors import StoreRefused, StoreUnreachable
@@ -204,3 +208,42 @@ def test_the_log_of_an_outage_names_the_address_and_no_password(settings: Any, c
     assert client.get("/progress/m1/").status_code == 503
     assert "127.0.0.1:1" in caplog.text and "hunter2" not in caplog.text
     get_store().close()
+
+
+def test_a_server_that_is_the_broker_too_and_is_frozen(
+    server: Server, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Dramatiq gives up the acknowledgement after redis-py's timeouts. The server may have received it, or not."""
+    server.start()
+
+    def work() -> tuple[Steps, Worker]:
+        # The host, since a URL takes no other options.
+        patience = {"socket_timeout": 0.5, "retry": Retry(NoBackoff(), 0)}
+        quick = {"heartbeat_timeout": 1_000, "maintenance_chance": 1_000_000}
+        broker = RedisBroker(host="127.0.0.1", port=server.port, **patience, **quick)
+        request.addfinalizer(broker.client.close)
+        broker.add_middleware(ProgressMiddleware())
+        broker.emit_after("process_boot")
+        steps = Steps(broker)
+        worker = Worker(broker, worker_timeout=100, worker_threads=1)
+        worker.start()
+        request.addfinalizer(worker.stop)
+        return steps, worker
+
+    steps, worker = work()
+    message = steps.actor.send()
+    steps.go(4)
+    when(message, State.RUNNING)
+    with server.frozen():
+        steps.go(6)
+        wait_until(lambda: "You've found a bug in Dramatiq" in caplog.text)
+    done = when(message, State.DONE)
+    assert done.current == 10
+    worker.stop()
+    again, _ = work()
+    with server.client() as client:
+        if client.hlen("dramatiq:default.msgs"):
+            again.go(10)
+        wait_until(lambda: not client.hlen("dramatiq:default.msgs"))
+    assert when(message, State.DONE).attempt == 1
+    assert steps.attempts == [1]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,12 @@ def test_the_list_is_one_that_a_person_can_read(project: Project) -> None:
     assert re.fullmatch(r"off +disabled \(At 00:00 every day\) +- +-", lines[2])
     assert re.fullmatch(r"often +Every 5 minutes +\d{4}-\d\d-\d\d \d\d:\d[05] C[SD]T +-", lines[3])
     assert lines[-1] == "No scheduler is running, so nothing is sent."
+
+    # Sent by hand, at any second: all times are as long as each other.
+    Schedules(project.store).confirm("often", datetime(2026, 6, 1, 1, 0, 7, tzinfo=UTC), "m1", ttl=60)
+    lines = project.run("--list").stdout.splitlines()
+    assert re.fullmatch(r"nightly +At 03:00 every day +\d{4}-\d\d-\d\d 03:00:00 CES?T +-", lines[1])
+    assert lines[3].endswith(":07 CDT: sent")
 
 
 def test_one_schedule_is_sent_by_hand(project: Project) -> None:

@@ -97,8 +97,11 @@ def test_one_actor_has_several_schedules_with_a_name_for_each(plain_actor: drama
         ({"cron": "@daily", "every": timedelta(hours=1)}, "given: cron, every"),
         ({"cron": "0 25 * * *"}, "cron='0 25 \\* \\* \\*' is invalid: the second field, the hour, is 0-23"),
         ({"every": 0.5}, "every=0.5 is not a whole number of seconds"),
+        ({"every": "1h"}, r"every='1h' is not .*, such as every=3600, nor .* every=timedelta\(hours=1\)"),
         *[({"every": each}, "every=.* is not a whole number of seconds from 1 to") for each in (float("inf"), 10**12)],
-        ({"at": "noon"}, "at='noon' is not a datetime"),
+        ({"at": "2030-01-01"}, r"at='2030-01-01' is not a datetime, such as at=datetime\(2030, 1, 1, 3, 0\)"),
+        ({"at": date(2030, 1, 1)}, "is not a datetime, such as"),
+        ({"trigger": "daily"}, "trigger='daily' is not a trigger .*, such as trigger=CronTrigger"),
         ({"at": datetime.max, "timezone": "America/New_York"}, "outside the years 1 to 9999"),
         ({"cron": "@daily", "timezone": "Berlin"}, "timezone='Berlin' is not an IANA name such as \"Europe/Berlin\""),
         ({"cron": "@daily", "missed": "twice"}, "missed='twice' is not one of 'once', 'all', 'skip'"),
@@ -107,8 +110,9 @@ def test_one_actor_has_several_schedules_with_a_name_for_each(plain_actor: drama
             ({"cron": "@daily", "grace": each}, "grace=.* is not a positive number of seconds up to")
             for each in (0, float("inf"), float("nan"), 10**12)
         ],
-        ({"cron": "@daily", "args": "us"}, "args='us' and kwargs={} must be a tuple or list, and a dict"),
-        ({"cron": "@daily", "name": "a b"}, "name='a b' has white space"),
+        ({"cron": "@daily", "grace": "10m"}, "grace='10m' is not .*, such as grace=600, nor such a timedelta"),
+        ({"cron": "@daily", "args": "us"}, "args='us' and kwargs={} must be a tuple or list, and a dict, as in"),
+        ({"cron": "@daily", "name": "a b"}, "name='a b' has white space.* Use one such as name=\"nightly-report\""),
     ],
 )
 def test_an_invalid_option_is_an_error_at_its_decorator(options: dict[str, Any], reason: str) -> None:

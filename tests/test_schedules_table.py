@@ -85,11 +85,12 @@ def test_the_last_run_has_a_live_bar_while_its_record_exists(in_store: Schedules
     assert "<dramatiq-progress" not in html and cells(html)[4] == "The task failed."
 
 
-def test_times_have_seconds_if_they_are_not_whole_minutes(in_store: Schedules) -> None:
+def test_times_have_seconds_if_one_of_them_is_not_a_whole_minute(in_store: Schedules) -> None:
     in_store.confirm("<nightly>", datetime(2026, 6, 1, 1, 0, 7, tzinfo=UTC), "m1", ttl=60)
     assert cells(render())[3] == "06/01/2026 3:00:07 a.m. CEST"
     with translation.override("de"):
         assert cells(render())[3] == "01.06.2026 03:00:07 CEST"
+        assert re.search(r" 03:00:00 CES?T$", cells(render())[2])
 
 
 @pytest.mark.parametrize("width", [320, 900])

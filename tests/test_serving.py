@@ -40,7 +40,7 @@ class FailingBroker(StubBroker):
 
     def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
         if self.is_down:
-            raise ConnectionError("refused")
+            raise ConnectionError("Connection refused.")
         return super().enqueue(message, delay=delay)
 
 
@@ -257,7 +257,8 @@ def test_a_message_that_cannot_be_sent_is_tried_again_and_logged_once(
     errors = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert len(errors) == 1
     assert "another scheduler" not in caplog.text
-    assert "Could not send each-hour" in errors[0].message and "ConnectionError: refused" in errors[0].message
+    assert "Could not send each-hour" in errors[0].message
+    assert "ConnectionError: Connection refused. Trying again" in errors[0].message
     assert "Check the broker." in errors[0].message
     served.broker.is_down = False
     scheduler.serve(None)

@@ -94,13 +94,10 @@ def quick_rechecks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "_cache", sessions._Cache())
 
 
-@pytest.mark.usefixtures("quick_rechecks")
-def test_no_view_saves_the_session(site: People) -> None:
-    client = site.clients["owner"]
+def read_by_every_view(client: Client, message_id: str) -> None:
+    """Read the progress of a message with the session of this client, by polls and a stream."""
     asynchronous = AsyncClient()
     asynchronous.cookies = client.cookies
-    message_id = site.send("owner")
-    end = age_session(client)
     poll(client, message_id)
 
     async def scenario() -> None:
@@ -108,6 +105,14 @@ def test_no_view_saves_the_session(site: People) -> None:
         await stream(asynchronous, message_id)
 
     run_within(60, scenario)
+
+
+@pytest.mark.usefixtures("quick_rechecks")
+def test_no_view_saves_the_session(site: People) -> None:
+    client = site.clients["owner"]
+    message_id = site.send("owner")
+    end = age_session(client)
+    read_by_every_view(client, message_id)
     assert client.post(f"/progress/{message_id}/cancel/").status_code == 200
     assert end_of(client) == end
 
@@ -149,17 +154,9 @@ def documented_middleware(people: People, settings: Any) -> Iterator[None]:
 @pytest.mark.usefixtures("saved_by_every_request", "documented_middleware", "quick_rechecks")
 def test_the_documented_middleware_keeps_bars_from_renewing_the_session(people: People) -> None:
     client = people.clients["owner"]
-    asynchronous = AsyncClient()
-    asynchronous.cookies = client.cookies
     message_id = people.send("owner")
     end = age_session(client)
-    poll(client, message_id)
-
-    async def scenario() -> None:
-        await poll_async(asynchronous, message_id)
-        await stream(asynchronous, message_id)
-
-    run_within(60, scenario)
+    read_by_every_view(client, message_id)
     assert end_of(client) == end
     client.get("/page/")
     assert end_of(client) > end

@@ -525,6 +525,21 @@ def test_names_are_cut_and_may_be_lazy_translations(observer: ProgressObserver, 
     lenient.release()
 
 
+def test_names_in_a_list_are_refused_or_taken_from_it(
+    observer: ProgressObserver, lenient: ProgressObserver, caplog: pytest.LogCaptureFixture
+) -> None:
+    names: Any = ["Reading", "Saving"]
+    for given in (names, tuple(names), iter(names)):
+        with pytest.raises(InvalidReport, match=r"reported steps=.*: pass each name on its own, .* steps\(\*names\)"):
+            observer.steps(given)
+    assert not shown(observer).has_steps
+    assert [step.name for step in lenient.steps(names, weights=(1, 3))] == names
+    assert "steps=['Reading', 'Saving'] (pass each name on its own" in caplog.text
+    with pytest.raises(InvalidReport, match=r"reported step=\['Reading', 'Saving'\]: it must be a text"):
+        observer.steps("Copying", names)
+    lenient.release()
+
+
 def enter_in_two_threads(observer: ProgressObserver) -> tuple[Any, Any]:
     """Enter a step while another thread is in one of the same steps, and return what is shown then and afterwards."""
     first, second = observer.steps("a", "b")

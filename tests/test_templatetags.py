@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from dramatiq import Message
 
 from dramatiq_progress.stores import Store
 from dramatiq_progress.templatetags.dramatiq_progress import (
+    ATTRIBUTES,
     PARTS,
     RESULT,
     RESULT_ATTRIBUTES,
@@ -92,6 +95,57 @@ def test_options_become_attributes() -> None:
         ' result-module="/static/dramatiq_progress/dramatiq-progress-result.js" src="/progress/m1/" show-result>'
         "</dramatiq-progress>"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("lable", "label"),
+        ("show_results", "show_result"),
+        ("showResult", "show_result"),
+        ("cancle", "cancel"),
+        ("cancel_confrim", "cancel_confirm"),
+        ("fall_back", "fallback"),
+        ("poll_intervall", "poll_interval"),
+        ("compat", "compact"),
+        ("text_donne", "text_done"),
+    ],
+)
+def test_a_misspelled_attribute_is_an_error_that_names_the_one_that_was_meant(name: str, meant: str) -> None:
+    reason = re.escape(f'no attribute "{name}"; did you mean "{meant}"?')
+    with pytest.raises(TemplateSyntaxError, match=reason):
+        render(f'{{% dramatiq_progress "m1" {name}=True %}}')
+    # Before anything is read: the page may have no message.
+    for tag in ("mine", "schedules"):
+        with pytest.raises(TemplateSyntaxError, match=reason):
+            render(f"{{% dramatiq_progress_{tag} {name}=True %}}")
+
+
+@pytest.mark.parametrize(("tag", "name"), [("mine", "emty"), ("schedules", "staf_only")])
+def test_a_misspelled_option_of_a_tag_is_an_error(tag: str, name: str) -> None:
+    with pytest.raises(TemplateSyntaxError, match=f'no attribute "{name}"; did you mean'):
+        render(f"{{% dramatiq_progress_{tag} {name}=True %}}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("id", "class", "style", "hidden", "title", "lang", "dir", "slot", "part", "role", "tabindex", "name", "key"),
+        *("data_label", "data_lable", "aria_labelledby", "aria_live", "aria_describedby", "onclick", "is", "translate"),
+        *("hx_swap", "hx_get", "x_label", "x_data", "v_cloak", "up_source", "hidden_until"),
+        *("text_retryNow", "text_retrynow", "text_not_found", "text_cancelFailed", "text_stepped"),
+    ],
+)
+def test_a_page_has_attributes_of_its_own(name: str) -> None:
+    assert f' {name.replace("_", "-")}="one"' in bar("m1", **{name: "one"})
+
+
+def test_every_documented_attribute_is_known() -> None:
+    document = (Path(__file__).parent.parent / "docs" / "bar.md").read_text()
+    table = document.partition("## Attributes that you set")[2].partition("###")[0]
+    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    names = {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)}
+    assert len(names) > 25 and names <= ATTRIBUTES
 
 
 @pytest.mark.parametrize("attribute", RESULT_ATTRIBUTES)

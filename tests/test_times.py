@@ -191,7 +191,9 @@ def test_one_moment_is_due_once() -> None:
         (Every(3600), "Every hour"),
         (Every(timedelta(seconds=90)), "Every 90 seconds"),
         (Every(timedelta(days=2)), "Every 2 days"),
-        (At(datetime(2026, 12, 24, 18), BERLIN), "Once, at 2026-12-24 18:00"),
+        (At(datetime(2026, 12, 24, 18), BERLIN), "Once, at 2026-12-24 18:00 CET"),
+        (At(datetime(2026, 7, 1, 18, 0, 30), BERLIN), "Once, at 2026-07-01 18:00:30 CEST"),
+        (At(datetime(2026, 12, 24, 18, tzinfo=UTC), BERLIN), "Once, at 2026-12-24 18:00 UTC"),
         (Triggered(IntervalTrigger(hours=2, start_date="2026-01-01")), "interval[2:00:00]"),
     ],
 )

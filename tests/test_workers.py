@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from dramatiq_progress import State, get_progress
+from tests import servers
 from tests.faults import tasks
 from tests.faults.scene import Scene
 
@@ -28,6 +30,24 @@ def test_every_broker_has_the_same_states(scene: Scene, tmp_path: Path) -> None:
         assert scene.lasted(untracked) > 0
         assert get_progress(untracked.message_id) is None
         scene.heal()
+
+
+def test_a_worker_that_its_first_message_kills_had_started(scene: Scene) -> None:
+    """As it may before the worker says that it is ready."""
+    message = scene.send(tasks.kill_worker)
+    booting = {"TEST_BROKER_MIDDLEWARE": json.dumps(["tests.faults.middleware.BootsForever"])}
+    with scene.worker("-p", "1", "-t", "1", environment=booting) as worker:
+        assert worker.wait(30) != 0
+    assert "is ready for action" not in worker.log.read_text()
+    assert len(scene.deeds(message, "began")) == 1
+
+
+def test_a_worker_that_cannot_import_its_actors_fails_with_its_log(tmp_path: Path) -> None:
+    with (
+        pytest.raises(AssertionError, match=r"Failed to import module(.|\n)*No module named 'tests\.absent'"),
+        servers.worker("-p", "1", log=tmp_path / "worker.log", environment={}, actors="tests.absent"),
+    ):
+        raise RuntimeError("It has no actors.")
 
 
 @pytest.mark.parametrize(

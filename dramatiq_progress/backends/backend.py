@@ -21,12 +21,12 @@ from dramatiq import broker as dramatiq_broker
 from dramatiq.middleware import AsyncIO
 
 from dramatiq_progress.cancellation import Cancellation, cancel
+from dramatiq_progress.error_texts import show
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import note_owner
 from dramatiq_progress.progress import MESSAGE_ID, message_id_of
 from dramatiq_progress.worker.options import TITLE_OPTION
 from dramatiq_progress.worker.tracking import CANCELLABLE_OPTION
-from dramatiq_progress.worker.validation import show
 
 from .dispatch import Band, declare_actors, declare_queues, get_broker, known_queues, max_priority, priority_options
 from .options import Options, is_count, is_limit, read_options

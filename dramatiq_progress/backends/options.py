@@ -9,6 +9,7 @@ from typing import Any
 from django.tasks.exceptions import InvalidTaskBackend
 
 from dramatiq_progress.conf import LONGEST_SECONDS, SHORTEST_SECONDS
+from dramatiq_progress.error_texts import show
 
 #: How long a finished task's result and its bar are kept, as tasks that nobody watches need: their results are read.
 RESULT_TTL_SECONDS = 24 * 3600.0
@@ -51,7 +52,7 @@ def read_options(alias: str, given: Mapping[str, Any]) -> Options:
         ("on_commit", "True, False or a database alias", isinstance(found.on_commit, bool | str)),
     ):
         if not is_valid:
-            value = f"{getattr(found, name)!r:.200}"
+            value = show(getattr(found, name))
             raise InvalidTaskBackend(f'TASKS["{alias}"]["OPTIONS"]["{name}"] is {value}; it must be {wanted}.')
     return found
 

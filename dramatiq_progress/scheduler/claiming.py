@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import uuid4
 
+from dramatiq_progress.error_texts import described
 from dramatiq_progress.schedules import Schedule
 from dramatiq_progress.stores.schedules import LEASE_SECONDS, RECORD_SECONDS, Open, Schedules
 
@@ -136,12 +137,11 @@ class Claiming:
         except Exception as error:
             logger.log(
                 logging.DEBUG if self.is_failing else logging.ERROR,
-                "Could not send %s for %s: %s: %s. Trying again about every %.0f s, from any scheduler, until it is "
+                "Could not send %s for %s: %s. Trying again about every %.0f s, from any scheduler, until it is "
                 "%g s late. Check the broker.",
                 schedule.name,
                 schedule.local(tick),
-                type(error).__name__,
-                error,
+                described(error),
                 LEASE_SECONDS,
                 schedule.grace,
             )

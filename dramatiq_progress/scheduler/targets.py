@@ -8,6 +8,7 @@ from typing import Any
 
 from dramatiq import Actor, get_encoder
 
+from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.owners import owned_by
 from dramatiq_progress.progress import State
 from dramatiq_progress.stores import Store
@@ -36,7 +37,7 @@ def _unencodable(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
 
             normalize_json({"args": args, "kwargs": kwargs})
     except Exception as error:  # the encoder may be the project's own
-        return str(error)
+        return reason_of(error)
     return ""
 
 
@@ -50,7 +51,7 @@ def _unbindable(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     try:
         signature.bind(*given, **kwargs)
     except TypeError as error:
-        return str(error)
+        return reason_of(error)
     return ""
 
 

@@ -6,6 +6,6 @@ and send nothing. `scheduler` has what sends.
 
 from .declaring import scheduled
 from .options import Schedule
-from .reading import ScheduleStatus, get_schedules, live_schedulers
+from .reading import ScheduleStatus, get_schedules, have_seconds, live_schedulers
 
-__all__ = ["Schedule", "ScheduleStatus", "get_schedules", "live_schedulers", "scheduled"]
+__all__ = ["Schedule", "ScheduleStatus", "get_schedules", "have_seconds", "live_schedulers", "scheduled"]

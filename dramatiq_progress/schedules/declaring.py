@@ -15,6 +15,7 @@ from dramatiq import Actor
 from dramatiq import broker as dramatiq_broker
 
 from dramatiq_progress.conf import SETTING_NAME, configuration
+from dramatiq_progress.error_texts import show
 
 from .options import DEFAULT_GRACE, OPTIONS, WHEN, Missed, Overlap, Schedule, build_schedule, is_name
 
@@ -90,7 +91,7 @@ def scheduled(
     """
     if positional:
         raise TypeError(
-            f'scheduled({positional[0]!r:.100}): name its options, as in @scheduled(cron="0 3 * * *") or '
+            f'scheduled({show(positional[0])}): name its options, as in @scheduled(cron="0 3 * * *") or '
             "@scheduled(every=60)."
         )
     given = {"cron": cron, "every": every, "at": at, "trigger": trigger}
@@ -103,12 +104,15 @@ def scheduled(
     def declare(target: T) -> T:
         if not is_target(target):
             raise TypeError(
-                f"scheduled() decorates an actor or a task, not {target!r:.100}. Put @scheduled(…) above "
+                f"scheduled() decorates an actor or a task, not {show(target)}. Put @scheduled(…) above "
                 "@progress_actor, @dramatiq.actor or @task."
             )
         chosen = name_of(target) if name is None else name
         if not is_name(chosen):
-            raise ValueError(f"name={chosen!r:.100} has white space, is empty, or has more than 200 characters.")
+            raise ValueError(
+                f"name={show(chosen)} has white space, is empty, or has more than 200 characters. Use one such as "
+                'name="nightly-report".'
+            )
         _declared.append(_Declaration(target, chosen, options))
         return target
 
@@ -187,7 +191,7 @@ def _duplicate(first: _Declaration, second: _Declaration) -> Problem:
 
 
 def _make(name: Any, declaration: _Declaration | None, override: Any) -> Schedule | Problem:
-    where = f'{SETTING_NAME}["SCHEDULES"][{name!r:.200}]'
+    where = f'{SETTING_NAME}["SCHEDULES"][{show(name)}]'
     if not isinstance(override, dict):
         return Problem("E010", f"{where} is not a dict.", f"Its keys are {', '.join(_ALLOWED)}.")
     unknown = set(override) - set(_ALLOWED)
@@ -196,7 +200,7 @@ def _make(name: Any, declaration: _Declaration | None, override: Any) -> Schedul
             what = f"has no option {', '.join(sorted(map(repr, unknown)))}"
             return Problem("E010", f"{where} {what}.", f"The options are {', '.join(_ALLOWED)}.")
         repair = "A name is a string of 1 to 200 characters without white space: use - or _ instead."
-        return Problem("E010", f"{where}: {name!r:.200} is not a name.", repair)
+        return Problem("E010", f"{where}: {show(name)} is not a name.", repair)
     given = {key: value for key, value in override.items() if key in OPTIONS}
     options = dict(declaration.options) if declaration else {}
     if any(key in given for key in WHEN):
@@ -221,5 +225,5 @@ def _import_target(path: object) -> tuple[Any, str]:
     try:
         target = import_string(path) if isinstance(path, str) else path
     except ImportError as error:
-        return None, f"sends {path!r:.200}, which can't be imported: {error}"
-    return (target, "") if is_target(target) else (None, f"sends {path!r:.200}, which is neither an actor nor a task")
+        return None, f"sends {show(path)}, which can't be imported: {error}"
+    return (target, "") if is_target(target) else (None, f"sends {show(path)}, which is neither an actor nor a task")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from dramatiq_progress.conf import LONGEST_SECONDS
+from dramatiq_progress.error_texts import show
 
 from .times import At, Cron, Every, Times, Triggered
 
@@ -80,17 +81,21 @@ def build_schedule(
     grace = options.get("grace", DEFAULT_GRACE)
     seconds = grace.total_seconds() if isinstance(grace, timedelta) else grace
     if missed not in MISSED:
-        raise ValueError(f"missed={missed!r:.80} is not one of {', '.join(map(repr, MISSED))}.")
+        raise ValueError(f"missed={show(missed)} is not one of {', '.join(map(repr, MISSED))}.")
     if overlap not in OVERLAP:
-        raise ValueError(f"overlap={overlap!r:.80} is not one of {', '.join(map(repr, OVERLAP))}.")
+        raise ValueError(f"overlap={show(overlap)} is not one of {', '.join(map(repr, OVERLAP))}.")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_SECONDS:
         raise ValueError(
-            f"grace={grace!r:.80} is not a positive number of seconds up to {LONGEST_SECONDS:,}, nor such a timedelta."
+            f"grace={show(grace)} is not a positive number of seconds up to {LONGEST_SECONDS:,}, such as grace=600, "
+            "nor such a timedelta."
         )
     if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
-        raise ValueError(f"args={args!r:.80} and kwargs={kwargs!r:.80} must be a tuple or list, and a dict.")
+        raise ValueError(
+            f"args={show(args)} and kwargs={show(kwargs)} must be a tuple or list, and a dict, as in "
+            'args=["people.csv"], kwargs={"dry_run": True}.'
+        )
     if not isinstance(enabled, bool):
-        raise ValueError(f"enabled={enabled!r:.80} is not True or False.")
+        raise ValueError(f"enabled={show(enabled)} is not True or False.")
     return Schedule(
         name=name,
         target=target,
@@ -125,7 +130,7 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, TypeError, ValueError, OSError):
-        raise ValueError(f'timezone={name!r:.80} is not an IANA name such as "Europe/Berlin".') from None
+        raise ValueError(f'timezone={show(name)} is not an IANA name such as "Europe/Berlin".') from None
 
 
 def is_name(text: object) -> bool:

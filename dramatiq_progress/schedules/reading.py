@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -58,6 +58,11 @@ def get_schedules() -> list[ScheduleStatus]:
     sent = [record.sent_id for record in records if record.sent_id]
     progress = dict(zip(sent, store.read(sent), strict=True))
     return [_status(each, record, progress) for each, record in zip(schedules, records, strict=True)]
+
+
+def have_seconds(statuses: Sequence[ScheduleStatus]) -> bool:
+    """Return whether a list of these shows its times with seconds: all of them, or none if all are whole minutes."""
+    return any(moment.second for each in statuses for moment in (each.next_at, each.last_at) if moment is not None)
 
 
 def live_schedulers() -> list[str]:

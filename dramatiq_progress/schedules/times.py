@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from cronsim import CronSim, CronSimError
 
 from dramatiq_progress.conf import LONGEST_SECONDS
+from dramatiq_progress.error_texts import show
 
 #: Cron's names for expressions. Its ``@reboot`` has no meaning here: any number of schedulers may start at any time.
 ALIASES = {
@@ -77,25 +78,25 @@ class Cron:
 
     def __init__(self, expression: str, zone: tzinfo) -> None:
         if not isinstance(expression, str):
-            raise ValueError(f"cron={expression!r:.80} is not a string such as '0 3 * * *'.")
+            raise ValueError(f"cron={show(expression)} is not a string such as '0 3 * * *'.")
         self.expression = " ".join(expression.split())
         self.zone = zone
         self._fields = ALIASES.get(self.expression.lower(), self.expression)
         if self._fields.startswith("@"):
-            raise ValueError(f"cron={expression!r} has an unknown name; use one of {', '.join(ALIASES)}.")
+            raise ValueError(f"cron={show(expression)} has an unknown name; use one of {', '.join(ALIASES)}.")
         if (count := len(self._fields.split())) != 5:
             raise ValueError(
-                f"cron={expression!r} has {count} field{'' if count == 1 else 's'}; use five: minute, hour, day of the "
-                "month, month, day of the week."
+                f"cron={show(expression)} has {count} field{'' if count == 1 else 's'}; use five: minute, hour, day of "
+                "the month, month, day of the week."
             )
         try:
             simulated = CronSim(self._fields, datetime(2000, 1, 1))
             next(simulated)
         except CronSimError as error:
             field = str(error).removeprefix("Bad ")
-            raise ValueError(f"cron={expression!r} is invalid: {_FIELDS.get(field, str(error))}.") from None
+            raise ValueError(f"cron={show(expression)} is invalid: {_FIELDS.get(field, str(error))}.") from None
         except StopIteration:
-            raise ValueError(f"cron={expression!r} is never due; check its day and its month.") from None
+            raise ValueError(f"cron={show(expression)} is never due; check its day and its month.") from None
         self._words = simulated.explain()
         # The last answer, which is that for every moment between the two.
         self._last: tuple[datetime, datetime] | None = None
@@ -135,8 +136,8 @@ class Every:
         is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         if not is_number or not 1 <= seconds <= LONGEST_SECONDS or seconds % 1:
             raise ValueError(
-                f"every={interval!r:.80} is not a whole number of seconds from 1 to {LONGEST_SECONDS:,}, nor a "
-                "timedelta of that."
+                f"every={show(interval)} is not a whole number of seconds from 1 to {LONGEST_SECONDS:,}, such as "
+                "every=3600, nor a timedelta of that, such as every=timedelta(hours=1)."
             )
         self.interval = timedelta(seconds=seconds)
 
@@ -168,16 +169,16 @@ class At:
 
     def __init__(self, moment: datetime, zone: tzinfo) -> None:
         if not isinstance(moment, datetime):
-            raise ValueError(f"at={moment!r:.80} is not a datetime.")
+            raise ValueError(f"at={show(moment)} is not a datetime, such as at=datetime(2030, 1, 1, 3, 0).")
         self.moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
         try:
             self._in_utc = self.moment.astimezone(UTC)
         except OverflowError:
-            raise ValueError(f"at={moment!r:.80} is outside the years 1 to 9999 in UTC.") from None
+            raise ValueError(f"at={show(moment)} is outside the years 1 to 9999 in UTC.") from None
 
     @property
     def words(self) -> str:
-        return f"Once, at {self.moment:%Y-%m-%d %H:%M:%S}".removesuffix(":00")
+        return f"Once, at {self.moment:%Y-%m-%d %H:%M:%S %Z}".replace(":00 ", " ")
 
     @property
     def fingerprint(self) -> str:
@@ -199,7 +200,10 @@ class Triggered:
 
     def __init__(self, trigger: Any) -> None:
         if not callable(getattr(trigger, "get_next_fire_time", None)):
-            raise ValueError(f"trigger={trigger!r:.80} is not a trigger of APScheduler 3.")
+            raise ValueError(
+                f"trigger={show(trigger)} is not a trigger of APScheduler 3, such as "
+                'trigger=CronTrigger(day="last", hour=3).'
+            )
         _check_same_everywhere(trigger)
         self.trigger = trigger
         # The last tick that was found, to continue from: some triggers only count from their start.
@@ -228,16 +232,16 @@ def _check_same_everywhere(trigger: Any) -> None:
         _check_same_everywhere(each)
     if repr(trigger) == object.__repr__(trigger):
         raise ValueError(
-            f"trigger={trigger!r:.200} is shown with its address, so that its times seem to change with each start. "
+            f"trigger={show(trigger)} is shown with its address, so that its times seem to change with each start. "
             "Give its class a __repr__ that shows its options."
         )
     if getattr(trigger, "jitter", None):
-        raise ValueError(f"trigger={trigger!r:.200} has a jitter, so that each scheduler has other times. Omit it.")
+        raise ValueError(f"trigger={show(trigger)} has a jitter, so that each scheduler has other times. Omit it.")
     start, now = getattr(trigger, "start_date", getattr(trigger, "run_date", None)), datetime.now(UTC)
     interval = getattr(trigger, "interval", timedelta(0))
     is_now = isinstance(start, datetime) and abs(start - interval - now) < timedelta(minutes=1)
     if is_now or (start is not None and not isinstance(start, datetime) and start == datetime.now().date()):
         raise ValueError(
-            f"trigger={trigger!r:.200} starts when the process starts, so that each scheduler has other times. "
+            f"trigger={show(trigger)} starts when the process starts, so that each scheduler has other times. "
             'Give it a start_date in the past, such as start_date="2026-01-01", or a DateTrigger its run_date.'
         )

@@ -17,7 +17,8 @@ from dramatiq import broker as dramatiq_broker
 from dramatiq.broker import Broker
 from dramatiq.brokers.stub import StubBroker
 
-from dramatiq_progress.conf import DEFAULT_PREFIX, SETTING_NAME, Configuration, configuration, masked
+from dramatiq_progress.conf import DEFAULT_PREFIX, SETTING_NAME, Configuration, configuration
+from dramatiq_progress.error_texts import masked, show
 from dramatiq_progress.progress import MessageLike, Progress, message_id_of
 
 from .base import Store
@@ -99,14 +100,14 @@ def _make(settings: Configuration, broker: Broker | None) -> Store:
     try:
         store = import_string(path)(prefix=prefix, **options)
     except ImportError as error:
-        text = f'{SETTING_NAME}["STORE"] is {path!r}, which can\'t be imported: {error}'
+        text = f'{SETTING_NAME}["STORE"] is {show(path)}, which can\'t be imported: {error}'
         raise ImproperlyConfigured(masked(text)) from None
     except (TypeError, ValueError) as error:
         names = ", ".join(sorted(options)) or "none"
         text = f'{SETTING_NAME}["OPTIONS"] (given: {names}) doesn\'t fit {path}: {error}'
         raise ImproperlyConfigured(masked(text)) from None
     if not isinstance(store, Store):
-        raise ImproperlyConfigured(f'{SETTING_NAME}["STORE"] is {path!r}, which isn\'t a {Store.__qualname__}.')
+        raise ImproperlyConfigured(f'{SETTING_NAME}["STORE"] is {show(path)}, which isn\'t a {Store.__qualname__}.')
     return store
 
 

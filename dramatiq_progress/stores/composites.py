@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from dramatiq_progress.error_texts import show
 from dramatiq_progress.progress import MESSAGE_ID, State
 
 #: The letter of each state in a slot (see composite.lua). A message that is enqueued again by its own actor waits.
@@ -96,11 +97,11 @@ class Place(NamedTuple):
         texts = place.name, place.flags, place.description, place.title, place.owner or ""
         numbers = place.planned, place.share, place.weight, place.callbacks
         if not isinstance(place.id, str) or MESSAGE_ID.fullmatch(place.id) is None:
-            raise ValueError(f"{place.id!r:.80} is not an id")
+            raise ValueError(f"{show(place.id)} is not an id")
         if not all(isinstance(text, str) for text in texts) or not FLAGS.issuperset(place.flags):
-            raise ValueError(f"{option!r:.200} isn't a place in a composite")
+            raise ValueError(f"{show(option)} isn't a place in a composite")
         if not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in numbers):
-            raise ValueError(f"{option!r:.200} isn't a place in a composite")
+            raise ValueError(f"{show(option)} isn't a place in a composite")
         return place
 
 
@@ -235,5 +236,5 @@ def read_path(option: Any) -> Path:
       TypeError, ValueError: It isn't one that this version of the package writes.
     """
     if not isinstance(option, list | tuple) or not 0 < len(option) <= MAX_LEVELS:
-        raise ValueError(f"{option!r:.200} isn't a list of composites")
+        raise ValueError(f"{show(option)} isn't a list of composites")
     return tuple(Place.parse(each) for each in option)

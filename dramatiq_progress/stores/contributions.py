@@ -10,6 +10,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
+from dramatiq_progress.error_texts import show
 from dramatiq_progress.progress import FINAL_STATES, State
 
 from . import encoding
@@ -96,7 +97,7 @@ class Counters:
         *numbers, flags = text.split(" ")
         values = [convert(number) for convert, number in zip(_KINDS, numbers, strict=True)]
         if not all(0 <= value < math.inf for value in values):
-            raise ValueError(f"{text:.200} are no counters")
+            raise ValueError(f"{show(text)} are no counters")
         # Read at each poll: not by name.
         return cls(*values, flags)  # type: ignore[call-arg, arg-type]
 
@@ -248,7 +249,7 @@ def _contribute(record: Record, counters: Counters, members: Members, member: st
             del members[member]
         return False
     if slot is None:
-        raise ValueError(f"{text!r} isn't a slot")
+        raise ValueError(f"{show(text)} isn't a slot")
     if slot.state == "w" and not slot.attempt:
         if known is None:
             members[member] = text

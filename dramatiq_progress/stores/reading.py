@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from dramatiq_progress.error_texts import show
 from dramatiq_progress.progress import (
     DEFAULT_RESULTS,
     STATES,
@@ -253,7 +254,7 @@ def _number(record: Mapping[str, str], name: str) -> Number | None:
     number = int(text) if text.isdecimal() else float(text)
     # float() raises for a whole number beyond its range.
     if not 0 <= float(number) < math.inf:
-        raise ValueError(f"{name} is {text:.100}, which isn't a number that can be shown")
+        raise ValueError(f"{name} is {show(text)}, which isn't a number that can be shown")
     return number
 
 
@@ -270,9 +271,9 @@ def _step(text: str | None, overall: float | None, total: Number | None) -> Step
     index, count, name, *span = _json(text)
     begin, end = span or (0.0, 0.0)
     if type(index) is not int or type(count) is not int or not 1 <= index <= count <= MAX_STEPS:
-        raise ValueError(f"{text:.100} isn't a step")
+        raise ValueError(f"{show(text)} isn't a step")
     if type(name) is not str or not 0 <= begin <= end <= 1:
-        raise ValueError(f"{text:.100} isn't a step")
+        raise ValueError(f"{show(text)} isn't a step")
     # Half a surrogate pair raises UnicodeEncodeError here, and not on a page.
     name.encode()
     return StepProgress.of(index, count, name, span=(begin, end), overall=overall, total=total)
@@ -296,7 +297,7 @@ def _object(text: str) -> dict[str, Any]:
         return {}
     decoded = _json(text)
     if not isinstance(decoded, dict):
-        raise TypeError(f"the metadata is {text:.100}, which isn't an object")
+        raise TypeError(f"the metadata is {show(text)}, which isn't an object")
     return decoded
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from django import template
@@ -29,7 +31,7 @@ from dramatiq_progress.schedules import get_schedules, live_schedulers
 from dramatiq_progress.web import schedules as schedules_table
 from dramatiq_progress.web.noscript import markup, reading
 from dramatiq_progress.web.reading import read_mine
-from dramatiq_progress.web.texts import NOT_NOW, REFRESH, TEXTS, page_texts, translate
+from dramatiq_progress.web.texts import CANCEL_TEXTS, NOT_NOW, PARTS_TEXTS, REFRESH, TEXTS, page_texts, translate
 
 logger = logging.getLogger(__name__)
 register = template.Library()
@@ -49,6 +51,24 @@ RESULT_ATTRIBUTES = ("show-result", "download", "redirect", "swap", "retry")
 
 #: The attributes that require `COMPACT_STYLESHEET`.
 COMPACT_ATTRIBUTES = ("compact", "inline")
+
+#: The attributes that have a meaning for a bar, and the options of the tags. Any other attribute is the page's own.
+ATTRIBUTES = frozenset(
+    {
+        *RESULT_ATTRIBUTES,
+        *COMPACT_ATTRIBUTES,
+        *("src", "list", "stream", "transport", "poll-interval", "pulse", "label", "aria-label", "origins", "warning"),
+        *("stream-module", "result-module", "parts-module", "cancel-module"),
+        *("progress-bar-id", "progress-bar-message-id", "result-element-id"),
+        *("cancel", "cancel-confirm", "csrf-cookie", "csrf"),
+        # HTML has no upper case in names.
+        *(f"text-{name.lower()}" for name in TEXTS | CANCEL_TEXTS | PARTS_TEXTS),
+        *("fallback", "empty", "staff-only"),
+    }
+)
+
+#: How similar a name is to that of an attribute that was meant; 1 is equal.
+_SIMILARITY = 0.8
 
 #: Marks a template that has linked `COMPACT_STYLESHEET`.
 _IS_LINKED = "dramatiq-progress-compact"
@@ -118,8 +138,10 @@ def mine(context: template.Context, *, empty: str = "", **attributes: str | bool
       attributes: Attributes of each bar, as for ``{% dramatiq_progress %}``.
 
     Raises:
+      TemplateSyntaxError: An attribute is a misspelling.
       ImproperlyConfigured: The template is rendered without its request.
     """
+    _check_names(attributes)
     request = _request_of(context, "dramatiq_progress_mine")
     try:
         found = run_outside_event_loop(lambda: read_mine(request))
@@ -148,8 +170,10 @@ def schedules(context: template.Context, *, staff_only: bool = True, **attribute
       attributes: Attributes of each bar, as for ``{% dramatiq_progress %}``. Bars are compact by default.
 
     Raises:
+      TemplateSyntaxError: An attribute is a misspelling.
       ImproperlyConfigured: The template is rendered without its request, or a schedule is invalid.
     """
+    _check_names(attributes)
     request = _request_of(context, "dramatiq_progress_schedules")
     if staff_only and not run_outside_event_loop(lambda: is_staff(request)):
         return SafeString()
@@ -217,8 +241,8 @@ def bar(
         signed link, the bar sends it.
 
     Raises:
-      TemplateSyntaxError: The message id is invalid, and ``DEBUG`` is true. Otherwise the bar shows that the task
-        could not be found.
+      TemplateSyntaxError: An attribute is a misspelling, such as ``lable``; or the message id is invalid, and ``DEBUG``
+        is true. Otherwise the bar shows that the task could not be found.
       ImproperlyConfigured: The project's URLs don't include those of the package, or there is a button and no request.
     """
     element = _element(message, request, fallback=fallback, cancel=cancel, **attributes)
@@ -233,6 +257,7 @@ def _element(
     cancel: str | bool | None = None,
     **attributes: str | bool | None,
 ) -> SafeString:
+    _check_names(attributes)
     named = {name.replace("_", "-"): value for name, value in attributes.items()}
     try:
         message_id = message_id_of(message)
@@ -270,6 +295,32 @@ def _warning_about_cancel(progress: Progress) -> str:
             '"dramatiq_progress.requests.OwnerMiddleware" in MIDDLEWARE?'
         )
     return ""
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Check that no attribute is a misspelling.
+
+    Raises:
+      TemplateSyntaxError: One is.
+    """
+    for name in names:
+        if meant := _meant_by(name):
+            raise TemplateSyntaxError(
+                f'A bar has no attribute "{name}"; did you mean "{meant}"? If you didn\'t, prefix it: "data_{name}".'
+            )
+
+
+@cache
+def _meant_by(name: str) -> str:
+    """Return the attribute of which this name is a misspelling. Empty if it is none."""
+    attribute = name.replace("_", "-").lower()
+    if attribute in ATTRIBUTES or attribute.startswith(("data-", "aria-")):
+        return ""
+    # x-label, of another library.
+    if any(attribute.endswith(f"-{each}") for each in ATTRIBUTES):
+        return ""
+    close = get_close_matches(attribute, sorted(ATTRIBUTES), n=1, cutoff=_SIMILARITY)
+    return close[0].replace("-", "_") if close else ""
 
 
 def _is_compact(attributes: Mapping[str, object]) -> bool:

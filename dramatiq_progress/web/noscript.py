@@ -78,10 +78,10 @@ def markup(progress: Progress | None, *, label: str | None = None, name: str = "
         attributes = {"data-state": progress.state.value}
         if percent is not None:
             attributes["data-percent"] = f"{percent:g}"
-        if (exact := _without_short_times(progress)) != progress:
-            # "less than a minute left" would be replaced by "about 10 seconds left" a moment later.
-            attributes["data-text"] = describe(exact)
-        parts.append(format_html("<span{}>{}</span>", flatatt(attributes), describe(progress)))
+        text = describe(progress)
+        if (first := _until_first_answer(progress)) != text:
+            attributes["data-text"] = first
+        parts.append(format_html("<span{}>{}</span>", flatatt(attributes), text))
     if progress is None or not progress.complete:
         parts.append(format_html(' <a href="">{}</a>', translate(REFRESH)))
     return format_html_join("", "{}", ((each,) for each in parts))
@@ -184,8 +184,15 @@ def _with_time(name: str, short: str, text: str, seconds: float) -> str:
     return _format(name, text=text, time=_duration(seconds))
 
 
+def _until_first_answer(progress: Progress) -> str:
+    """Return the text of a bar until its first answer, which counts down: "less than a minute" would be replaced."""
+    if progress.state is State.RETRYING:
+        return _describe_retry(progress, is_counted_down=True)
+    return describe(_without_short_times(progress))
+
+
 def _without_short_times(progress: Progress) -> Progress:
-    """Return what a bar shows until its first answer: without the times that are only exact there."""
+    """Return progress without the times that are only exact in the first answer."""
     if progress.eta and progress.eta < MINUTE_SECONDS:
         return replace(progress, eta=None, usual=None)
     if progress.usual is not None and any(each and each < MINUTE_SECONDS for each in progress.usual):
@@ -201,17 +208,24 @@ def _describe_step(step: StepProgress, text: str) -> str:
     return _format("stepped", step=shown, text=text) if text else shown
 
 
-def _describe_retry(progress: Progress) -> str:
-    text = _describe_wait(progress.retry_in or 0)
+def _describe_retry(progress: Progress, *, is_counted_down: bool = False) -> str:
+    text = _describe_wait(progress.retry_in or 0, is_counted_down=is_counted_down)
     attempts = progress.attempt + (progress.retries_left or 0)
     name = "attemptOf" if progress.retries_left else "attempt"
     return _format(name, text=text, attempt=progress.attempt + 1, attempts=attempts)
 
 
-def _describe_wait(seconds: float) -> str:
+def _describe_wait(seconds: float, *, is_counted_down: bool) -> str:
     if not seconds:
         return translate(TEXTS["retryNow"])
-    return translate(RETRY_SHORT) if seconds < MINUTE_SECONDS else _format("retryIn", time=_duration(seconds))
+    if seconds >= MINUTE_SECONDS:
+        return _format("retryIn", time=_duration(seconds))
+    # The symbol of the second is the same in each language, and Django has no translation of the word.
+    return (
+        _format("retryIn", time=f"{math.ceil(seconds)}\N{NO-BREAK SPACE}s")
+        if is_counted_down
+        else translate(RETRY_SHORT)
+    )
 
 
 def _format(name: str, **values: Number | str) -> str:

@@ -11,7 +11,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from dramatiq_progress.progress import Progress
-from dramatiq_progress.schedules import ScheduleStatus
+from dramatiq_progress.schedules import ScheduleStatus, have_seconds
 
 from .texts import SCHEDULE_TEXTS, TEXTS, translate
 
@@ -27,8 +27,9 @@ def table(statuses: Sequence[ScheduleStatus], live: Sequence[str], bar: Callable
       live: The running schedulers.
       bar: Renders the bar of a message.
     """
+    seconds = have_seconds(statuses)
     headings = format_html_join("", '<th scope="col">{}</th>', ((_text(each),) for each in _COLUMNS))
-    rows = format_html_join("", "<tr>{}</tr>", ((_row(each, bar),) for each in statuses))
+    rows = format_html_join("", "<tr>{}</tr>", ((_row(each, bar, seconds=seconds),) for each in statuses))
     shown = format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", headings, rows)
     is_stopped = not live and any(each.enabled for each in statuses)
     warning = format_html('<p role="alert">{}</p>', _text("stopped")) if is_stopped else SafeString()
@@ -40,11 +41,11 @@ def wrapped(content: SafeString) -> SafeString:
     return format_html('<div class="dramatiq-progress-schedules">{}</div>', content)
 
 
-def _row(status: ScheduleStatus, bar: Callable[[Progress], SafeString]) -> SafeString:
+def _row(status: ScheduleStatus, bar: Callable[[Progress], SafeString], *, seconds: bool) -> SafeString:
     cells = (
         status.runs,
-        _moment(status.next_at) if status.enabled else _text("disabled"),
-        _moment(status.last_at),
+        _moment(status.next_at, seconds=seconds) if status.enabled else _text("disabled"),
+        _moment(status.last_at, seconds=seconds),
         _outcome(status, bar),
     )
     name = format_html('<th scope="row">{}</th>', status.name)
@@ -59,11 +60,11 @@ def _outcome(status: ScheduleStatus, bar: Callable[[Progress], SafeString]) -> S
     return _NOTHING if status.last_state is None else translate(TEXTS[status.last_state.value])
 
 
-def _moment(moment: datetime | None) -> SafeString | str:
+def _moment(moment: datetime | None, *, seconds: bool) -> SafeString | str:
     if moment is None:
         return _NOTHING
     shape = get_format("SHORT_DATETIME_FORMAT")
-    if moment.second:
+    if seconds:
         # No format of Django's has seconds, which a schedule that is due each few seconds needs.
         shape = re.sub(r"(?<!\\)i", "i:s", re.sub(r"(?<!\\)P", "g:i a", shape))
     text = date_format(moment, shape)

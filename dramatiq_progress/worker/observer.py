@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar, overload
 
+from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.progress import Number, StepProgress, percent_of, percent_of_whole
 from dramatiq_progress.titles import shown_title
 
@@ -124,7 +125,8 @@ class ProgressObserver(Binding):
           description: The current activity, as plain text, cut at 1,000 characters.
 
         Raises:
-          InvalidReport: A value that isn't a number, is negative or isn't finite. See the class for when.
+          InvalidReport: A value that isn't a number, is negative or isn't finite; a description that is a list or a
+            dict. See the class for when.
         """
         level = self.levels.top
         # Nearly every report has plain whole numbers, and the same total and description as before: no call for those.
@@ -332,12 +334,13 @@ class ProgressObserver(Binding):
         falls in this attempt.
 
         Parameters:
-          names: The name of each step, as plain text, cut at 100 characters.
+          names: The name of each step, as plain text, cut at 100 characters; a list as ``*names``.
           weights: Numbers that are proportional to the time that each step takes. Default to 1.
 
         Raises:
-          InvalidReport: Weights that are negative, not finite, all 0, or not one for each step; or all of the work is
-            done already. See the class for when; otherwise all steps get the same weight, or the percentage stays.
+          InvalidReport: Weights that are negative, not finite, all 0, or not one for each step; a list instead of
+            names; or all of the work is done already. See the class for when; otherwise all steps get the same weight,
+            the list's items are the names, or the percentage stays.
         """
         plan = make_plan(names, weights, self.checks)
         if self.levels.is_over:
@@ -345,7 +348,7 @@ class ProgressObserver(Binding):
             self.checks.ignore("steps", names, reason)
         self.levels.split()
         self.note_change()
-        return tuple(Step(self, plan, index) for index in range(len(names)))
+        return tuple(Step(self, plan, index) for index in range(len(plan.names)))
 
     def set_title(self, title: str) -> None:
         """Name the job for users, from now on and in later attempts.
@@ -354,7 +357,7 @@ class ProgressObserver(Binding):
           title: Plain text, cut at 200 characters. Empty: the actor's title, or its name in words.
 
         Raises:
-          InvalidReport: A text that can't be converted. See the class for when.
+          InvalidReport: A list or a dict, or what can't be converted to text. See the class for when.
         """
         text = self.checks.text(title, "title")
         if text is not KEEP:
@@ -376,7 +379,7 @@ class ProgressObserver(Binding):
             with self._lock:
                 self._metadata = merged(json.loads(self._metadata), encoded)
         except Exception as error:  # any error of a value while it is encoded
-            self.checks.ignore("metadata", values, str(error))
+            self.checks.ignore("metadata", values, reason_of(error))
             return
         if self.must_notify:
             self._notify()

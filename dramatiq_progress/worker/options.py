@@ -15,10 +15,11 @@ from typing import Any
 from django.utils.functional import Promise
 from dramatiq import Actor, Message
 
+from dramatiq_progress.error_texts import reason_of, show
 from dramatiq_progress.titles import MAX_TITLE_CHARACTERS, declared_title
 
 from .tracking import CANCELLABLE_OPTION, AnyMessage
-from .validation import MAX_METADATA_BYTES, encode, printable, show
+from .validation import MAX_METADATA_BYTES, encode, printable
 
 TITLE_OPTION = "title"
 METADATA_OPTION = "metadata"
@@ -141,8 +142,8 @@ def _metadata(metadata: object) -> str:
         return encode(dict(metadata), MAX_METADATA_BYTES)
     except Exception as error:  # any error of a value while it is encoded
         raise ValueError(
-            f"metadata={show(metadata)} can't be shown on a page: {error}. Pass at most {MAX_METADATA_BYTES:,} bytes "
-            "of values that DjangoJSONEncoder can serialise."
+            f"metadata={show(metadata)} can't be shown on a page: {reason_of(error)}. Pass at most "
+            f"{MAX_METADATA_BYTES:,} bytes of values that DjangoJSONEncoder can serialise."
         ) from error
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dramatiq_progress.conf import configuration
+from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.errors import StoreRefused, StoreUnavailable, StoreUnreachable
 from dramatiq_progress.progress import State
 from dramatiq_progress.signals import send_state_changed
@@ -313,7 +314,7 @@ def path_of(message: AnyMessage) -> Path:
             "version of dramatiq-progress.",
             message.message_id,
             message.actor_name,
-            error,
+            reason_of(error),
         )
         return ()
 

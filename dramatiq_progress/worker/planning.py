@@ -16,6 +16,7 @@ from django.utils.functional import Promise
 from dramatiq import Actor, Broker, Message
 from dramatiq.common import q_name
 
+from dramatiq_progress.error_texts import reason_of, show
 from dramatiq_progress.owners import OWNER_OPTION, carried_by
 from dramatiq_progress.progress import Number, message_id_of
 from dramatiq_progress.stores.calls import NewMessage
@@ -33,7 +34,7 @@ from dramatiq_progress.stores.composites import (
 
 from .options import estimate_key_of, metadata_of, title_of
 from .tracking import companion_of, count_retries_left, is_cancellable, name_of, tracked_actor
-from .validation import printable, show, to_number
+from .validation import printable, to_number
 
 #: Weights are kept as whole numbers up to this one.
 LARGEST_SHARE = 1_000
@@ -103,7 +104,7 @@ def milliseconds_of(delay: timedelta | int | None) -> int | None:
         return round(delay.total_seconds() * 1000)
     if delay is None or isinstance(delay, int | float):
         return delay
-    raise TypeError(f"delay={show(delay)} isn't a number of milliseconds, nor a timedelta.")
+    raise TypeError(f"delay={show(delay)} isn't a number of milliseconds, such as 60_000, nor a timedelta.")
 
 
 def shares_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequence[int] | None:
@@ -118,12 +119,12 @@ def shares_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequenc
     try:
         numbers = [to_number(weight) for weight in given]
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"weights={given!r:.200}: {error}.") from None
+        raise ValueError(f"weights={show(given)}: {reason_of(error)}.") from None
     if len(numbers) != count:
-        raise ValueError(f"weights={given!r:.200}: there must be one for each of the {count} members.")
+        raise ValueError(f"weights={show(given)}: there must be one for each of the {count} members.")
     largest = max(numbers, default=1)
     if not 0 < largest < math.inf:
-        raise ValueError(f"weights={given!r:.200}: one of them must be above 0.")
+        raise ValueError(f"weights={show(given)}: one of them must be above 0.")
     if largest <= LARGEST_SHARE and all(isinstance(number, int) for number in numbers):
         return [int(number) for number in numbers]
     return [max(1, round(number / largest * LARGEST_SHARE)) if number else 0 for number in numbers]

@@ -6,10 +6,11 @@ import logging
 from enum import Enum
 from typing import Final, Literal, TypeVar
 
+from dramatiq_progress.error_texts import reason_of, show
 from dramatiq_progress.errors import InvalidReport
 from dramatiq_progress.progress import Number
 
-from .validation import MAX_DESCRIPTION_CHARACTERS, show, to_number
+from .validation import MAX_DESCRIPTION_CHARACTERS, to_number
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -46,16 +47,19 @@ class Checks:
         try:
             return to_number(value)
         except Exception as error:  # any error of a number type of the project's
-            self.ignore(name, value, str(error))
+            self.ignore(name, value, reason_of(error))
             return default
 
     def text(self, value: object, name: str = "description") -> str | Keep:
         """Return a reported text, cut; `KEEP` if it is invalid."""
+        if isinstance(value, list | tuple | set | frozenset | dict):
+            self.ignore(name, value, "it must be a text")
+            return KEEP
         try:
             # str() evaluates lazy translations.
             return "" if value is None else str(value)[:MAX_DESCRIPTION_CHARACTERS]
         except Exception as error:
-            self.ignore(name, type(value), str(error))
+            self.ignore(name, type(value), reason_of(error))
             return KEEP
 
     def ignore(self, name: str, value: object, reason: str) -> None:

@@ -195,6 +195,9 @@ class Resumption:
 
     def begin_call(self, name: str) -> bool:
         """Return whether a call is to be made: unless an earlier attempt has."""
+        if not isinstance(name, str):
+            self._checks.ignore("once", name, 'it must be a name, as in once("mail", send_mail)')
+            return True
         if name in self._names:
             self._checks.ignore("once", name, "an earlier loop or call of this attempt has that name")
             return True
@@ -211,7 +214,8 @@ class Resumption:
 
     def note_over(self, name: str) -> None:
         """Note that a call or a step is done."""
-        if name not in self._over:
+        # A name that isn't one was reported by begin_call.
+        if isinstance(name, str) and name not in self._over:
             self._over = (*self._over, name)
 
     def _now(self) -> tuple[tuple[str, ...], str | None, int, Any]:

@@ -9,6 +9,9 @@ from itertools import accumulate
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from django.utils.functional import Promise
+
+from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.progress import Number
 
 from .loops import wait_for_start
@@ -87,8 +90,12 @@ def make_plan(names: Sequence[object], weights: Iterable[Number | Decimal] | Non
     """Return the plan of steps with these names and weights.
 
     Raises:
-      InvalidReport: The weights are invalid and the checks strict. Otherwise all steps get the same weight.
+      InvalidReport: The checks are strict, and the weights are invalid or the names in a list. Otherwise all steps get
+        the same weight, and the list's items are the names.
     """
+    if len(names) == 1 and isinstance(names[0], Iterable) and not isinstance(names[0], str | bytes | Promise):
+        checks.ignore("steps", names[0], 'pass each name on its own, as in steps("Reading", "Saving") or steps(*names)')
+        names = tuple(names[0])
     texts = tuple(_name(name, checks) for name in names)
     return Plan(texts, _marks(weights, len(texts), checks))
 
@@ -109,5 +116,5 @@ def _marks(weights: Iterable[Number | Decimal] | None, count: int, checks: Check
                 raise ValueError("their sum must be finite and above 0")
             return tuple(each / sums[-1] for each in sums) if count else (0.0,)
         except Exception as error:  # any error of an iterable or a number type of the project's
-            checks.ignore("weights", weights, str(error))
+            checks.ignore("weights", weights, reason_of(error))
     return tuple(index / count for index in range(count + 1)) if count else (0.0,)

@@ -79,14 +79,6 @@ def is_finite(current: Number, by: Number) -> bool:
         return False
 
 
-def show(value: object) -> str:
-    """Return a value's repr for an error message, cut at 200 characters."""
-    try:
-        return f"{value!r:.200}"
-    except Exception:  # an integer of over 4,300 digits has no repr
-        return f"a {type(value).__name__}"
-
-
 def encode(value: Any, max_bytes: int) -> str:
     """Return a value as JSON for a browser, by Django's encoder.
 

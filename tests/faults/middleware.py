@@ -28,6 +28,13 @@ class DiesAfterRetry(Middleware):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class BootsForever(Middleware):
+    """Keeps a worker from saying that it is ready: its threads have started, and process messages."""
+
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        signal.pause()
+
+
 class DieBeforeSend(Middleware):
     """Kills the process of a scheduler before it sends a message, as soon as a file exists."""
 

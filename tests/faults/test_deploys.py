@@ -12,7 +12,7 @@ import pytest
 
 from dramatiq_progress import State
 from tests.faults import tasks
-from tests.faults.scene import QUICK_PROGRESS, SceneFactory
+from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
 from tests.waiting import wait_until
 
 #: More than any of these jobs does before its worker is stopped, at 5 ms each.
@@ -22,13 +22,15 @@ STOP_SECONDS = 30.0
 PROGRESS = {**QUICK_PROGRESS, "MAX_DELIVERIES": 2}
 
 
+@pytest.fixture(params=["redis", "rabbitmq"])
+def scene(request: pytest.FixtureRequest, make_scene: SceneFactory) -> Scene:
+    made = make_scene(broker=request.param, progress=PROGRESS)
+    made.store.start()
+    return made
+
+
 @pytest.mark.slow(20)
-@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
-def test_jobs_go_on_in_the_next_worker_and_nothing_is_done_twice(
-    make_scene: SceneFactory, tmp_path: Path, broker: str
-) -> None:
-    scene = make_scene(broker=broker, progress=PROGRESS)
-    scene.store.start()
+def test_jobs_go_on_in_the_next_worker_and_nothing_is_done_twice(scene: Scene, tmp_path: Path) -> None:
     hurry = tmp_path / "hurry"
     jobs = [scene.send(tasks.go_through, ITEMS, 0.0, str(hurry)) for _ in range(8)]
 
@@ -54,13 +56,8 @@ def test_jobs_go_on_in_the_next_worker_and_nothing_is_done_twice(
 
 
 @pytest.mark.slow(15)
-@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
-def test_a_worker_stops_while_the_store_is_down_and_the_job_goes_on_all_the_same(
-    make_scene: SceneFactory, tmp_path: Path, broker: str
-) -> None:
+def test_a_worker_stops_while_the_store_is_down_and_the_job_goes_on_all_the_same(scene: Scene, tmp_path: Path) -> None:
     """The message itself brings its place: the store comes back empty."""
-    scene = make_scene(broker=broker, progress=PROGRESS)
-    scene.store.start()
     hurry = tmp_path / "hurry"
     job = scene.send(tasks.go_through, ITEMS, 0.0, str(hurry))
     with scene.worker("-p", "1", "-t", "1") as worker:

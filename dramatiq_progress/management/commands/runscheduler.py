@@ -12,9 +12,10 @@ from uuid import uuid4
 
 from django.core.management.base import BaseCommand, CommandError
 
+from dramatiq_progress.error_texts import described
 from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.scheduler.targets import send
-from dramatiq_progress.schedules import Schedule, ScheduleStatus, get_schedules, live_schedulers
+from dramatiq_progress.schedules import Schedule, ScheduleStatus, get_schedules, have_seconds, live_schedulers
 from dramatiq_progress.schedules.declaring import find_schedules
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.memory import MemoryStore
@@ -90,7 +91,7 @@ class Command(BaseCommand):
             message_id = send(schedule.target, schedule.args, schedule.kwargs, str(uuid4()))
         except Exception as error:  # the broker's, or of arguments that can't be encoded
             raise CommandError(
-                f"Could not send {name}: {type(error).__name__}: {error}. Check the broker, and the schedule's args."
+                f"Could not send {name}: {described(error)}. Check the broker, and the schedule's args."
             ) from error
         self.stdout.write(f"Sent {name}: message {message_id}")
         Schedules(get_store()).confirm(name, None, message_id, ttl=RECORD_SECONDS)
@@ -103,7 +104,9 @@ class Command(BaseCommand):
         self.stdout.write(f"Running: {', '.join(here)}")
 
     def _list(self) -> None:
-        rows = [_COLUMNS, *(_row(each) for each in get_schedules())]
+        statuses = get_schedules()
+        shape = f"%Y-%m-%d {'%H:%M:%S' if have_seconds(statuses) else '%H:%M'} %Z"
+        rows = [_COLUMNS, *(_row(each, shape) for each in statuses)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
         for row in rows:
             self.stdout.write("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
@@ -112,19 +115,19 @@ class Command(BaseCommand):
         self.stdout.write(f"\n{running}")
 
 
-def _row(status: ScheduleStatus) -> tuple[str, ...]:
+def _row(status: ScheduleStatus, shape: str) -> tuple[str, ...]:
     runs = status.runs if status.enabled else f"disabled ({status.runs})"
-    return (status.name, runs, _moment(status.next_at), _last_run(status))
+    return (status.name, runs, _moment(status.next_at, shape), _last_run(status, shape))
 
 
-def _moment(moment: datetime | None) -> str:
-    return "-" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S %Z}".replace(":00 ", " ", 1)
+def _moment(moment: datetime | None, shape: str) -> str:
+    return "-" if moment is None else moment.strftime(shape)
 
 
-def _last_run(status: ScheduleStatus) -> str:
+def _last_run(status: ScheduleStatus, shape: str) -> str:
     if status.last_at is None:
         return "-"
-    text = f"{_moment(status.last_at)}: {status.last_state or 'sent'}"
+    text = f"{_moment(status.last_at, shape)}: {status.last_state or 'sent'}"
     progress = status.last_progress
     if progress is not None and progress.percent is not None and not progress.complete:
         text += f", {progress.percent:g} %"

@@ -20,6 +20,8 @@ from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from dramatiq_progress.error_texts import show
+
 from .cluster import Cluster
 from .sentinels import SentinelMaster
 from .servers import OneServer, Servers
@@ -270,7 +272,7 @@ def _shown(given: Any) -> str:
     if isinstance(given, Mapping):
         return f"a dict of {', '.join(map(str, given)) or 'nothing'}"
     if (isinstance(given, str) and "@" not in given) or isinstance(given, bool | float):
-        return f"{given!r:.100}"
+        return f"{show(given)}"
     if type(given) is int and abs(given) < 10**20:
         return repr(given)
     return f"a {type(given).__name__}"

@@ -30,7 +30,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Deed:
-    """A line that an actor wrote to the ledger: it ``began``, ``ended`` or ``failed``, and its current value."""
+    """A line that an actor wrote to the ledger: it ``began``, ``ended`` or ``failed``, and its current value.
+
+    Or the number of an ``item`` that a job that resumes has done.
+    """
 
     at: float
     message_id: str
@@ -90,6 +93,7 @@ def judge(history: History) -> list[str]:
         *_said_done_too_early(history),
         *_harmed(history),
         *_ended_wrongly(history),
+        *_left_out(history),
         *(f"the key {key} never expires" for key in history.eternal_keys),
         *(
             f"{each.name}: {each.before} before, {each.after} after"
@@ -236,6 +240,17 @@ def _differs_from_ledger(history: History, progress: Progress, deeds: list[Deed]
             yield f"{progress.id}: was to be cancelled, and is {_shown(progress)}, its actor at {ended}"
     elif ended or not any(deed.what == "failed" for deed in deeds):
         yield f"{progress.id}: {_shown(progress)}, and its actor {[deed.what for deed in deeds]}"
+
+
+def _left_out(history: History) -> Iterator[str]:
+    done: dict[str, set[float]] = defaultdict(set)
+    for deed in history.deeds:
+        if deed.what == "item":
+            done[deed.message_id].add(deed.current)
+    ended = {deed.message_id: deed.current for deed in history.deeds if deed.what == "ended"}
+    for message_id in done.keys() & ended.keys():
+        if lacking := sorted(set(range(int(ended[message_id]))) - done[message_id]):
+            yield f"{message_id}: ended without the items {lacking}"
 
 
 def _outcome(member: list[str], deeds: dict[str, list[Deed]]) -> State | None:

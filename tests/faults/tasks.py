@@ -252,15 +252,18 @@ def meet_poison(progress_observer: ProgressObserver, items: int, once: int, alwa
 
 
 #: The kinds of jobs in the soak.
-KINDS = ("fast", "slow", "failing", "retried")
+KINDS = ("fast", "slow", "failing", "retried", "resumed")
 
 
-@progress_actor(max_retries=1, **QUICK_RETRY)
+@progress_actor(max_retries=1, yield_after=0.4, **QUICK_RETRY)
 @recorded
 def soak(progress_observer: ProgressObserver, kind: str) -> None:
-    """One of many jobs, whose workers and store are killed."""
-    steps = 100 if kind == "slow" else 5
-    for step in progress_observer.track(range(steps), description=kind):
+    """One of many jobs, whose workers and store are killed. One that resumes makes room twice, too."""
+    steps = 100 if kind in ("slow", "resumed") else 5
+    fails_once = kind in ("retried", "resumed") and progress_observer.attempt == 1
+    for step in progress_observer.track(range(steps), description=kind, resume=kind == "resumed"):
         time.sleep(0.01)
-        if step == steps // 2 and (kind == "failing" or (kind == "retried" and progress_observer.attempt == 1)):
+        if step == steps // 2 and (kind == "failing" or fails_once):
             raise Planned
+        if kind == "resumed":
+            note(progress_observer.message_id, "item", attempt=progress_observer.attempt, current=step)

@@ -138,6 +138,16 @@ BAD = {
     "the actor was harmed by StoreUnavailable": history(
         seen(FAILED, version=2), deeds=[Deed(1, "m", "failed", why="StoreUnavailable")]
     ),
+    "ended without the items [3, 7]": history(
+        seen(RUNNING, version=1),
+        seen(RUNNING, version=2),
+        seen(DONE, version=3, current=10),
+        deeds=[
+            *(Deed(1.5, "m", "item", current=each) for each in (0, 1, 2, 4, 5)),
+            *(Deed(1.8, "m", "item", attempt=2, current=each) for each in (5, 6, 8, 9)),
+            Deed(2.5, "m", "ended", attempt=2, current=10),
+        ],
+    ),
     "the key k never expires": history(eternal_keys=["k"], ends={}),
     "threads of a worker: 4 before, 6 after": history(
         resources=[Resources("threads of a worker", 4, 6, allowed=1)], ends={}

@@ -11,10 +11,9 @@ WORKERS ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
 demo: $(VENV)/demo.stamp
 	@exec $(VENV)/bin/python -m example.demo
 
-# Without the soak, which `make soak` runs.
 test: $(VENV)/test.stamp
 	sh tools/system-packages.sh
-	$(VENV)/bin/pytest -n $(WORKERS) --ignore=tests/faults/test_soak.py $(PYTEST_ARGS)
+	$(VENV)/bin/pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 # The same, and which lines and branches no test has run. It takes nearly twice the processor time.
 coverage: $(VENV)/test.stamp

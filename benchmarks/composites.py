@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.measuring import ROUNDS, Row, compare, report, seconds, store
+from benchmarks.measuring import Row, compare, report, seconds, store
 from benchmarks.messages import DRAMATIQ, THREADS, Side, left, send, worked
 
 if TYPE_CHECKING:
@@ -29,8 +29,11 @@ def main() -> None:
         os.environ["BENCH_BROKER_URL"] = url
         sides = {"progress_group": partial(_send, url, in_group=True), "plain": partial(_send, url, in_group=False)}
         report(compare(f"14. sender's CPU time for {MEMBERS:,} messages", "ms", sides, bar=1.2))
-        ends = [_end(url) for _ in range(ROUNDS)]
-        report(Row("14. a member's end, at the server", "µs", {"end": ends}, bar=30, bar_unit="µs"))
+        ends = {"member": partial(_end, url, of_member=True), "message": partial(_end, url, of_member=False)}
+        row = compare("14. an end, at the server", "µs", ends)
+        report(
+            row, Row("14. a member's end, at the server", "µs", {"end": row.figures["member"]}, bar=30, bar_unit="µs")
+        )
         size = float(_members_size(url, 10_000))
         report(Row("14. memory of 10,000 members", "bytes", {"members": [size]}, bar=2**20, bar_unit="bytes"))
         reports = {"in a step": partial(_report, in_step=True), "outside": partial(_report, in_step=False)}
@@ -81,18 +84,25 @@ def _group(name: str, count: int) -> Contribution:
     return made
 
 
-def _end(url: str) -> float:
-    """Return the microseconds that the server takes for the end of a member."""
+def _end(url: str, *, of_member: bool) -> float:
+    """Return the microseconds that the server takes to tell a composite of a member's end, or for a message's end."""
     import redis
 
     from dramatiq_progress import State
     from dramatiq_progress.stores import get_store
+    from dramatiq_progress.stores.attempt import Attempt
 
     made = _group(f"ends-{time.monotonic_ns()}", MEMBERS)
+    attempts = [Attempt(member, "resize", "default") for member in made.slots]
+    for attempt in attempts:
+        get_store().start(attempt)
     with redis.Redis.from_url(url, decode_responses=True) as client:
         client.config_resetstat()
-        for member in made.slots:
-            get_store().tell([made._replace(slots={member: made.place.slot(State.DONE, 1, 1000)})])
+        for member, attempt in zip(made.slots, attempts, strict=True):
+            if of_member:
+                get_store().tell([made._replace(slots={member: made.place.slot(State.DONE, 1, 1000)})])
+            else:
+                get_store().finish(attempt, state=State.DONE)
         statistics: Any = client.info("commandstats")
         return float(statistics["cmdstat_evalsha"]["usec_per_call"])
 

@@ -1,5 +1,7 @@
 """`make demo`: starts a Valkey server, the web site, two workers and a scheduler, and stops all of them on Ctrl-C.
 
+The page "Trouble" restarts the worker, as a deploy does, by a signal to this process.
+
 Environment variables: PORT (default 8000), REDIS_URL (your own server instead of the embedded Valkey), BROKER_URL
 (amqp://… for RabbitMQ), EXAMPLE_VAR (the folder of the site's data and logs; default example/var).
 """
@@ -13,7 +15,7 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 
-from .processes import POLL_INTERVAL_SECONDS, Child, stop
+from .processes import DEMO_PID_VARIABLE, POLL_INTERVAL_SECONDS, RESTART_SIGNAL, Child, stop
 from .servers import DemoError, check_rabbitmq, check_redis, shown, without_password
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +23,7 @@ HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 NEXT_PORTS = 50
 START_TIMEOUT_SECONDS = 60
+MANAGE = (sys.executable, "-m", "example.manage")
 # Time for a running job to finish after Ctrl-C. Dramatiq redelivers an unfinished one.
 JOB_GRACE_SECONDS = 5
 STOP_GRACE_SECONDS = JOB_GRACE_SECONDS + 5
@@ -30,11 +33,16 @@ WORKER_READY = "Worker process is ready for action."
 SCHEDULER_READY = " starts with "
 
 
-class StopRequests:
-    """Counts stop signals. An exception could interrupt a start before the child is recorded."""
+class Requests:
+    """Notes the signals that stop the demo or restart its worker.
+
+    An exception could interrupt a start before the child is recorded.
+    """
 
     def __init__(self):
         self.count = 0
+        self.restart = False
+        signal.signal(RESTART_SIGNAL, self._record_restart)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # nohup ignores SIGHUP on purpose.
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
@@ -43,6 +51,9 @@ class StopRequests:
     def _record(self, number, frame):
         self.count += 1
 
+    def _record_restart(self, number, frame):
+        self.restart = True
+
 
 class Demo:
     """The processes of a demo."""
@@ -50,15 +61,21 @@ class Demo:
     def __init__(self, environment):
         self.environment = environment
         self.var_dir = Path(environment.get("EXAMPLE_VAR") or ROOT / "example" / "var").resolve()
-        self.requests = StopRequests()
+        self.requests = Requests()
+        self.environment[DEMO_PID_VARIABLE] = str(os.getpid())
         self.valkey = None
+        self.restarts = 0
         self.children = []
 
     def run(self):
         """Start everything, wait for Ctrl-C, and stop everything. Return the exit code."""
         try:
             self._start()
-            self._wait_until(lambda: False)
+            while True:
+                self._wait_until(lambda: self.requests.restart)
+                self._restart_worker()
+                # Another press of the button meanwhile meant the same restart.
+                self.requests.restart = False
         except KeyboardInterrupt:
             return 0
         except DemoError as error:
@@ -79,23 +96,36 @@ class Demo:
             ) from None
         self._choose_servers()
 
-        manage = [sys.executable, "-m", "example.manage"]
-        migrate = self._child("migrate", [*manage, "migrate", "--verbosity", "0"])
+        migrate = self._child("migrate", [*MANAGE, "migrate", "--verbosity", "0"])
         self._wait_until(lambda: migrate.exit_code == 0)
         self.children.remove(migrate)
 
-        web = self._child("web server", [*manage, "runserver", "--noreload", f"{HOST}:{port}"])
-        workers = [
-            self._child(name, [*manage, "rundramatiq", *worker_options(queue, threads)], EXAMPLE_DEBUG="0")
-            for name, queue, threads in (("worker", "example", 4), ("slow worker", "example-slow", 1))
-        ]
-        scheduler = self._child("scheduler", [*manage, "runscheduler"], EXAMPLE_DEBUG="0")
+        web = self._child("web server", [*MANAGE, "runserver", "--noreload", f"{HOST}:{port}"])
+        self.worker = self._start_worker("worker", "example", 4)
+        slow_worker = self._start_worker("slow worker", "example-slow", 1)
+        scheduler = self._child("scheduler", [*MANAGE, "runscheduler"], EXAMPLE_DEBUG="0")
         self._wait_until(lambda: answers(port), child=web)
-        for worker in workers:
+        for worker in (self.worker, slow_worker):
             self._wait_until(lambda worker=worker: WORKER_READY in worker.log(), child=worker)
         self._wait_until(lambda: SCHEDULER_READY in scheduler.log(), child=scheduler)
         show(f"  logs      {shortened(self.log_dir)}")
         show(f"\nOpen http://{HOST}:{port}/ and press “Start the import”. Ctrl-C stops everything.")
+
+    def _restart_worker(self):
+        """Stop the worker as a deploy does it, and start it again."""
+        self.worker.terminate()
+        self._wait_until(lambda: self.worker.exit_code is not None)
+        self.children.remove(self.worker)
+        self.restarts += 1
+        # The next one has a log of its own, so that this one stays.
+        self.worker = self._start_worker(f"worker {self.restarts + 1}", "example", 4)
+        self._wait_until(lambda: WORKER_READY in self.worker.log(), child=self.worker)
+
+    def _start_worker(self, name, queue, threads):
+        """Start `rundramatiq` with one process for one queue."""
+        options = ["--processes", "1", "--threads", str(threads), "--queues", queue]
+        options += ["--worker-shutdown-timeout", str(JOB_GRACE_SECONDS * 1000)]
+        return self._child(name, [*MANAGE, "rundramatiq", *options], EXAMPLE_DEBUG="0")
 
     def _choose_port(self):
         wanted = self.environment.get("PORT") or str(DEFAULT_PORT)
@@ -186,12 +216,6 @@ class Demo:
         for group in (others, [self.valkey] if self.valkey else []):
             stop(group, grace_seconds=STOP_GRACE_SECONDS, hurry=lambda: self.requests.count > requests_before)
         show("Stopped.")
-
-
-def worker_options(queue, threads):
-    """Return the options of `rundramatiq` for one process with one queue."""
-    counts = ["--processes", "1", "--threads", str(threads)]
-    return [*counts, "--queues", queue, "--worker-shutdown-timeout", str(JOB_GRACE_SECONDS * 1000)]
 
 
 def answers(port):

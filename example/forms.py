@@ -53,6 +53,6 @@ class QueueForm(forms.Form):
 
 
 class TroubleForm(forms.Form):
-    """The kind of failure to cause."""
+    """The kind of trouble to cause."""
 
-    kind = forms.ChoiceField(choices=[(kind, kind) for kind in ("retry", "message", "exception")])
+    kind = forms.ChoiceField(choices=[(kind, kind) for kind in ("retry", "message", "exception", "import", "restart")])

@@ -11,6 +11,9 @@ from contextlib import suppress
 POLL_INTERVAL_SECONDS = 0.05
 LOG_TAIL_LINES = 12
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Sent to the demo by its web server. Its process id is in this environment variable.
+RESTART_SIGNAL = signal.SIGUSR1
+DEMO_PID_VARIABLE = "EXAMPLE_DEMO_PID"
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -74,6 +77,16 @@ def stop(children, *, grace_seconds, hurry):
         time.sleep(POLL_INTERVAL_SECONDS)
     for child in children:
         child.kill()
+
+
+def can_restart_worker():
+    """Return whether a demo has started this process."""
+    return DEMO_PID_VARIABLE in os.environ
+
+
+def restart_worker():
+    """Let the demo that has started this process restart its worker."""
+    os.kill(int(os.environ[DEMO_PID_VARIABLE]), RESTART_SIGNAL)
 
 
 def _stop_when_parent_dies(parent):

@@ -28,21 +28,24 @@ def import_rows(progress_observer: ProgressObserver, import_id: str, pause_secon
     source = Import.objects.get(pk=import_id)
     # Dramatiq delivers at least once. A second delivery of a complete import has nothing to do.
     if source.finished_at is None:
-        # After the death of a worker, the next delivery starts over without the rows of the first one.
-        source.rows.all().delete()
         csv_file = CsvFile(source.file.path)
-        source.header = csv_file.header()
         checking, importing = progress_observer.steps("Checking", "Importing", weights=(1, 9))
-        # The first pass checks and counts all rows: nothing is written unless all are valid.
-        with checking:
-            source.row_count = sum(1 for _ in progress_observer.track(csv_file.rows()))
+        if not checking.done:
+            # The first pass checks and counts all rows: nothing is written unless all are valid.
+            with checking:
+                source.header = csv_file.header()
+                source.row_count = sum(1 for _ in progress_observer.track(csv_file.rows()))
+                source.save()
+        # Rows of an attempt that this one doesn't resume, since the store has lost its place.
+        progress_observer.once("clean", source.rows.all().delete)
 
+        rows = csv_file.rows()
         try:
             with importing:
-                progress_observer.set_progress(0, source.row_count)
-                for batch in batches(csv_file.rows(), BATCH_ROWS):
-                    Row.objects.bulk_create(Row(source=source, line=line, values=values) for line, values in batch)
-                    progress_observer.increment_progress(len(batch))
+                for batch in progress_observer.track(rows, source.row_count, resume="rows", batch=BATCH_ROWS):
+                    new = [Row(source=source, line=line, values=values) for line, values in batch]
+                    # The last batch of a worker that was killed may come twice.
+                    Row.objects.bulk_create(new, ignore_conflicts=True)
                     time.sleep(pause_seconds)
         except Cancelled:
             # A cancelled import leaves no rows.
@@ -142,8 +145,14 @@ def count_rows(progress_observer: ProgressObserver) -> None:
 
 @scheduled(cron="0 3 * * *")
 @progress_actor(queue_name=QUEUE, max_retries=3)
-def remove_old_exports(progress_observer: ProgressObserver) -> None:
-    old = Export.objects.filter(created_at__lt=timezone.now() - timedelta(days=1))
-    for export in progress_observer.track(list(old), description="Removing"):
+def remove_leftovers(progress_observer: ProgressObserver) -> None:
+    yesterday = timezone.now() - timedelta(days=1)
+    exports = Export.objects.filter(created_at__lt=yesterday)
+    for export in progress_observer.track(exports, description="Removing exports", resume="exports"):
         export.path.unlink(missing_ok=True)
         export.delete()
+    # Imports that were cancelled while they waited for a worker.
+    imports = Import.objects.filter(finished_at=None, created_at__lt=yesterday)
+    for source in progress_observer.track(imports, description="Removing imports", resume="imports"):
+        source.file.delete(save=False)
+        source.delete()

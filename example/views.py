@@ -22,10 +22,13 @@ from . import tasks
 from .forms import ImportForm, PaceForm, PhotosForm, QueueForm, TroubleForm
 from .models import Export, Import, Photo, Row
 from .pictures import draw
+from .processes import can_restart_worker, restart_worker
 
 SHOWN_IMPORTS = 5
 SHOWN_JOBS = 10
 PHOTO_COUNT = 60
+# For the import that is interrupted by a restart: about 20 seconds.
+RESTART_PAUSE_SECONDS = 0.3
 DAMAGED_PHOTO = 9
 
 
@@ -40,7 +43,8 @@ def home(request):
 def import_page(request, message_id=None):
     form = ImportForm(request.POST or None, request.FILES or None)
     if form.is_valid():
-        return send_import(form.cleaned_data["file"], form.pause_seconds)
+        message = send_import(form.cleaned_data["file"], form.pause_seconds)
+        return redirect("import", message_id=message.message_id)
     context = {
         "form": form,
         "sample_form": PaceForm(prefix="sample"),
@@ -55,16 +59,21 @@ def import_page(request, message_id=None):
 def import_sample(request):
     form = PaceForm(request.POST, prefix="sample")
     form.full_clean()
+    message = send_sample(form.pause_seconds)
+    if request.POST.get("from") == "home":
+        return redirect("home")
+    return redirect("import", message_id=message.message_id)
+
+
+def send_sample(pause_seconds):
     with resources.files("airportsdata").joinpath("airports.csv").open("rb") as file:
-        response = send_import(File(file, name="airports.csv"), form.pause_seconds)
-    return redirect("home") if request.POST.get("from") == "home" else response
+        return send_import(File(file, name="airports.csv"), pause_seconds)
 
 
 def send_import(file, pause_seconds):
     # A worker may start before `send` returns, so its row and file are saved first.
     source = Import.objects.create(name=file.name, file=file)
-    message = tasks.import_rows.send_with_options(args=(str(source.pk), pause_seconds), title=f"Import {file.name}")
-    return redirect("import", message_id=message.message_id)
+    return tasks.import_rows.send_with_options(args=(str(source.pk), pause_seconds), title=f"Import {file.name}")
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -153,7 +162,7 @@ def jobs_page(request):
 
 @require_GET
 def schedules_page(request):
-    code = "\n\n".join(source_of(actor) for actor in (tasks.count_rows, tasks.remove_old_exports))
+    code = "\n\n".join(source_of(actor) for actor in (tasks.count_rows, tasks.remove_leftovers))
     return render(request, "example/schedules.html", {"code": code})
 
 
@@ -166,9 +175,17 @@ def trouble_page(request, message_id=None):
     }
     form = TroubleForm(request.POST or None)
     if form.is_valid():
-        message = actors[form.cleaned_data["kind"]].send()
+        kind = form.cleaned_data["kind"]
+        if kind == "restart":
+            restart_worker()
+            return redirect(request.path)
+        message = send_sample(RESTART_PAUSE_SECONDS) if kind == "import" else actors[kind].send()
         return redirect("trouble", message_id=message.message_id)
-    context = {"message_id": message_id, "code": "\n\n".join(map(source_of, actors.values()))}
+    context = {
+        "message_id": message_id,
+        "can_restart": can_restart_worker(),
+        "code": "\n\n".join(map(source_of, (*actors.values(), tasks.import_rows))),
+    }
     return render(request, "example/trouble.html", context)
 
 

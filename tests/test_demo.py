@@ -304,15 +304,23 @@ django.setup()
 from django.core.files.base import ContentFile
 from example.models import Import, Row
 from example.tasks import import_rows
+from dramatiq_progress import ProgressObserver
 
 source = Import.objects.create(name="twice.csv", file=ContentFile(b"a,b\\n1,2\\n3,4\\n", "twice.csv"))
 Row.objects.create(source=source, line=2, values=["left by", "a worker that died"])
 import_rows(str(source.pk))
 import_rows(str(source.pk))
+
+# A worker that was killed has saved more than its place says.
+source = Import.objects.create(name="killed.csv", file=ContentFile(b"a,b\\n1,2\\n3,4\\n", "killed.csv"))
+Row.objects.create(source=source, line=2, values=["1", "2"])
+observer = ProgressObserver()
+observer._go_on({"cursor": '[1, ["clean"], null, 0, null]'})
+import_rows.fn(observer, str(source.pk))
 """
     environment = {"DJANGO_SETTINGS_MODULE": "example.settings", "EXAMPLE_VAR": str(running.var_dir)}
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ | environment, check=True)
-    assert running.rows("twice.csv") == [["1", "2"], ["3", "4"]]
+    assert running.rows("twice.csv") == running.rows("killed.csv") == [["1", "2"], ["3", "4"]]
 
 
 def test_an_import_that_is_cancelled_leaves_no_row(running: Running) -> None:
@@ -488,6 +496,31 @@ def test_the_grid_of_photos_fills_until_the_user_cancels(running: Running, page:
     assert page.locator("#photos li:empty").count()
     page.goto(f"{running.url}/jobs/")
     expect(page.locator("dramatiq-progress", has_text="Resize 60 photos")).to_have_count(1)
+
+
+@pytest.mark.slow(25)
+def test_an_import_goes_on_after_the_page_has_restarted_its_worker(running: Running, page: Page) -> None:
+    page.goto(f"{running.url}/trouble/")
+    page.get_by_role("button", name="Start a slow import").click()
+    page.wait_for_url("**/trouble/*/")
+    bar = page.locator("dramatiq-progress")
+    expect(bar).to_contain_text(re.compile(r"Importing\. [\d,]*[1-9]\d\d of"))
+    page.get_by_role("button", name="Restart the worker").click()
+    expect(bar).to_contain_text(re.compile(r"Waiting to continue\. .*Importing\. [\d,]*[1-9]\d\d of"))
+    waiting = reading(page)
+    assert waiting["state"] == "enqueued"
+    expect(bar).to_have_attribute("state", "running")
+    resumed = reading(page)
+    assert resumed["attempt"] == 2
+    assert resumed["progress"]["current"] >= waiting["progress"]["current"] > 0
+    expect(bar).to_have_attribute("state", "done")
+    # Other imports of the same file are whole or have left nothing.
+    assert len(running.rows("airports.csv")) % reading(page)["result"]["imported"] == 0
+
+
+def reading(page: Page) -> dict[str, Any]:
+    """Return the progress that the page's bar shows."""
+    return dict(page.evaluate("fetch(document.querySelector('dramatiq-progress').src).then((answer) => answer.json())"))
 
 
 def test_the_table_of_imports_is_new_without_a_reload(running: Running, page: Page, tmp_path: Path) -> None:

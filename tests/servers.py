@@ -57,13 +57,13 @@ def find_program(*names: str, path: str = "") -> str:
 
 @contextmanager
 def process(
-    *command: str, log: Path, environment: dict[str, str], group: bool = False
+    *command: str, log: Path, environment: dict[str, str], group: bool = False, folder: Path = ROOT
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a child in its own process group. SIGTERM stops it, or its whole `group`; after a minute it is killed."""
     with log.open("ab") as output:
         child = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=folder,
             env=os.environ | environment,
             stdout=output,
             stderr=subprocess.STDOUT,

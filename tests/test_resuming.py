@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import io
 import itertools
 import json
@@ -12,14 +11,12 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from decimal import Decimal
 from typing import Any
 
 import dramatiq
 import pytest
-from django.contrib.auth.models import Group, User
-from django.db import connection, models, transaction
-from django.db.models import Count
+from django.contrib.auth.models import Group
+from django.db import transaction
 from dramatiq import Message
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import AgeLimit, AsyncIO, Middleware, Pipelines, Retries
@@ -727,129 +724,3 @@ def test_an_option_that_is_no_cursor_is_left_alone(site: Site, option: Any) -> N
     message = actor.send_with_options(**{CURSOR_OPTION: option})
     when(message, State.DONE)
     assert seen == [0, 1, 2]
-
-
-# ---- Querysets ----
-
-
-class Thing(models.Model):  # noqa: DJ008
-    """One unique field of each kind."""
-
-    uuid = models.UUIDField(unique=True, default=uuid.uuid4)
-    text = models.CharField(max_length=20, unique=True)
-    day = models.DateField(unique=True)
-    moment = models.DateTimeField(unique=True)
-    amount = models.DecimalField(unique=True, max_digits=12, decimal_places=4)
-    other = models.IntegerField(default=0)
-    maybe = models.IntegerField(unique=True, null=True)
-
-    class Meta:
-        app_label = "tests"
-        ordering = ("other",)
-
-
-class Cell(models.Model):  # noqa: DJ008
-    """A composite key."""
-
-    pk = models.CompositePrimaryKey("row", "column")
-    row = models.IntegerField()
-    column = models.CharField(max_length=5)
-
-    class Meta:
-        app_label = "tests"
-
-
-@pytest.fixture
-def things(transactional_db: None) -> Iterator[None]:
-    with connection.schema_editor() as editor:
-        editor.create_model(Thing)
-        editor.create_model(Cell)
-    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-    Thing.objects.bulk_create(
-        Thing(
-            text=f"t{i * 7919 % 100_003:06}",
-            day=start.date() + datetime.timedelta(days=i),
-            moment=start + datetime.timedelta(microseconds=i),
-            amount=Decimal(i) / 1000,
-        )
-        for i in range(200)
-    )
-    Cell.objects.bulk_create(Cell(row=i // 10, column=str(i % 10)) for i in range(200))
-    yield
-    with connection.schema_editor() as editor:
-        editor.delete_model(Thing)
-        editor.delete_model(Cell)
-
-
-QUERYSETS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    "pk": (lambda: Thing.objects.all(), lambda row: row.pk),
-    "-pk": (lambda: Thing.objects.order_by("-pk"), lambda row: row.pk),
-    **{
-        name: (lambda name=name: Thing.objects.order_by(name), lambda row: row.pk)
-        for sign in ("", "-")
-        for name in (f"{sign}uuid", f"{sign}text", f"{sign}day", f"{sign}moment", f"{sign}amount")
-    },
-    "values": (lambda: Thing.objects.values("id", "text"), lambda row: row["id"]),
-    "values_list": (lambda: Thing.objects.order_by("text").values_list("id", "text"), lambda row: row[0]),
-    "flat": (lambda: Thing.objects.values_list("pk", flat=True), lambda row: row),
-    "named": (lambda: Thing.objects.values_list("pk", "text", named=True), lambda row: row.pk),
-    "only": (lambda: Thing.objects.only("other").order_by("text"), lambda row: row.pk),
-    "composite": (lambda: Cell.objects.all(), lambda row: row.pk),
-    "-composite": (lambda: Cell.objects.order_by("-pk"), lambda row: row.pk),
-}
-
-
-@pytest.mark.parametrize("name", QUERYSETS)
-def test_a_queryset_goes_on_by_its_own_order(
-    things: None, memory_store: Store, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """Read in small pieces, and interrupted around every boundary."""
-    monkeypatch.setattr("dramatiq_progress.worker.sources.PIECE_ROWS", 20)
-    make, key = QUERYSETS[name]
-    text, seen, total = "", [], 200
-    for stop in [*(n for around in range(0, 200, 20) for n in (around - 1, around, around + 1)), 10**6]:
-        observer = ProgressObserver()
-        observer._go_on({"cursor": text} if text else {})
-        for row in observer.track(make(), resume=True):
-            if len(seen) >= stop:
-                break
-            seen.append(key(row))
-        text = observer.resumption().text(1)
-        assert (observer.total, observer.current) == (total, len(seen))
-    assert seen == [key(row) for row in (make() if make().query.order_by else make().order_by("pk"))]
-
-
-def test_rows_may_be_deleted_in_the_loop(things: None) -> None:
-    for row in ProgressObserver().track(Thing.objects.all(), resume=True):
-        row.delete()
-    assert not Thing.objects.exists()
-
-
-REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "sliced": (lambda: User.objects.all()[:5], "sliced"),
-    "grouped": (lambda: User.objects.annotate(n=Count("groups")), "groups rows"),
-    "combined": (lambda: User.objects.all().union(User.objects.all()), "union"),
-    "distinct fields": (lambda: User.objects.order_by("username").distinct("username"), "distinct on some fields"),
-    "several fields": (lambda: User.objects.order_by("username", "pk"), "several fields"),
-    "not unique": (lambda: User.objects.order_by("email"), "no unique field"),
-    "null": (lambda: Thing.objects.order_by("maybe"), "without NULL"),
-    "of another model": (lambda: User.objects.order_by("groups__name"), "no unique field of its own"),
-    "at random": (lambda: User.objects.order_by("?"), "an expression"),
-    "expression": (lambda: User.objects.order_by(models.F("username").asc()), "an expression"),
-    "not among the values": (lambda: User.objects.values("email"), 'add "pk"'),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_queryset_that_has_no_such_order_is_an_error(name: str) -> None:
-    make, reason = REFUSED[name]
-    with pytest.raises(InvalidReport, match=reason):
-        ProgressObserver().track(make(), resume=True)
-
-
-@pytest.mark.django_db
-def test_without_debug_such_a_queryset_runs_as_a_plain_loop(memory_store: Store) -> None:
-    User.objects.create_user("ada")
-    lenient = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
-    assert len(list(lenient.track(User.objects.order_by("email"), resume=True))) == 1
-    assert lenient.resumption().text(1) == ""

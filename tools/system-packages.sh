@@ -1,14 +1,15 @@
 #!/bin/sh
 # Installs the programs that the tests need and pip can't install: Chromium for the browser tests, Firefox and WebKitGTK
 # (with Xvfb, since it has no headless mode) for those that compare engines, RabbitMQ for the broker tests, Redis (Debian
-# 12 has 7.0, the oldest supported version) for the store tests, libfaketime for tests with wrong clocks, and npm for
-# TypeScript. It needs root on Debian or Ubuntu. Elsewhere it prints the missing packages, and their tests are skipped.
-# With CI=true no test may be skipped, and it fails.
+# 12 has 7.0, the oldest supported version) for the store tests, PostgreSQL and MariaDB for tests of querysets, libfaketime
+# for tests with wrong clocks, and npm for TypeScript. It needs root on Debian or Ubuntu. Elsewhere it prints the missing
+# packages, and their tests are skipped. With CI=true no test may be skipped, and it fails.
 # usage: system-packages.sh [PACKAGE …]; with packages, installs these instead (their programs have the same names).
 set -eu
 
-# Debian installs the programs of RabbitMQ there.
-PATH=$PATH:/usr/lib/rabbitmq/bin
+# Debian installs the programs of RabbitMQ, MariaDB and each version of PostgreSQL there.
+PATH=$PATH:/usr/lib/rabbitmq/bin:/usr/sbin
+for folder in /usr/lib/postgresql/*/bin; do PATH=$PATH:$folder; done
 missing=
 if [ $# -gt 0 ]; then
     for package in "$@"; do command -v "$package" >/dev/null 2>&1 || missing="$missing $package"; done
@@ -21,6 +22,8 @@ else
     command -v rabbitmq-server >/dev/null 2>&1 || missing="$missing rabbitmq-server"
     command -v faketime >/dev/null 2>&1 || missing="$missing faketime"
     command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
+    command -v mariadbd >/dev/null 2>&1 || missing="$missing mariadb-server-core mariadb-client-core"
+    command -v initdb >/dev/null 2>&1 || missing="$missing postgresql"
     command -v npm >/dev/null 2>&1 || missing="$missing npm"
 fi
 [ -n "$missing" ] || exit 0

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import CompositePrimaryKey, Field, QuerySet
+from django.db.models import BinaryField, CompositePrimaryKey, Field, JSONField, QuerySet
 from django.db.models.query import (
     FlatValuesListIterable,
     ModelIterable,
@@ -200,6 +200,9 @@ class Order(NamedTuple):
         name = given.lstrip("+-")
         field = _field(queryset, name)
         fields: tuple[Any, ...] = tuple(field.fields) if isinstance(field, CompositePrimaryKey) else (field,)
+        if unreadable := next((each for each in fields if _is_unreadable(each)), None):
+            kind = type(unreadable).__name__
+            raise ValueError(f"it is ordered by a {kind}, whose values no text keeps; use another unique field")
         return cls(name, fields, given.startswith("-"), _key(queryset, name, field, fields))
 
     def piece(self, queryset: QuerySet[Any], value: Any) -> QuerySet[Any]:
@@ -225,7 +228,15 @@ def _field(queryset: QuerySet[Any], name: str) -> Field[Any, Any]:
         raise ValueError(
             f'it is ordered by "{name}", which is no unique field of its own without NULL; use order_by("pk")'
         )
+    if field.is_relation and name not in ("pk", field.attname):
+        # Django orders by the other model's `Meta.ordering`.
+        raise ValueError(f'it is ordered by "{name}", which is another model; use order_by("{field.attname}")')
     return field
+
+
+def _is_unreadable(field: Field[Any, Any]) -> bool:
+    # Those with a base field are PostgreSQL's arrays and ranges.
+    return isinstance(field, BinaryField | JSONField) or hasattr(field, "base_field")
 
 
 def _key(

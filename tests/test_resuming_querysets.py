@@ -1,0 +1,246 @@
+"""Loops over querysets that go on where an earlier attempt got to, by each kind of key and on each kind of database."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connections, models
+from django.db.models import Count
+
+from dramatiq_progress import InvalidReport, ProgressObserver
+from dramatiq_progress.stores import Store
+from dramatiq_progress.stores.attempt import Attempt
+from tests import databases
+
+ROWS, PIECE_ROWS = 100, 20
+
+#: A collation for which the two cases of a letter are equal, by the vendor of the database.
+CASELESS = {"sqlite": "NOCASE", "postgresql": "caseless", "mysql": "utf8mb4_unicode_520_ci"}
+#: Letters whose order isn't that of their code points.
+INITIALS = ("t", "T", "e", "É", "-a", "ß", "z z")
+
+
+class Thing(models.Model):  # noqa: DJ008
+    """One unique field of each kind."""
+
+    uuid = models.UUIDField(unique=True, default=uuid.uuid4)
+    text = models.CharField(max_length=20, unique=True)
+    caseless = models.CharField(max_length=20, unique=True, db_collation=CASELESS["sqlite"])
+    day = models.DateField(unique=True)
+    moment = models.DateTimeField(unique=True)
+    hour = models.TimeField(unique=True)
+    span = models.DurationField(unique=True)
+    amount = models.DecimalField(unique=True, max_digits=12, decimal_places=4)
+    number = models.FloatField(unique=True)
+    address = models.GenericIPAddressField(unique=True)
+    other = models.IntegerField(default=0)
+    maybe = models.IntegerField(unique=True, null=True)
+
+    class Meta:
+        app_label = "tests"
+        ordering = ("other",)
+
+
+class Cell(models.Model):  # noqa: DJ008
+    """A composite key."""
+
+    pk = models.CompositePrimaryKey("day", "column")
+    day = models.DateField()
+    column = models.CharField(max_length=5)
+
+    class Meta:
+        app_label = "tests"
+
+
+class Part(models.Model):  # noqa: DJ008
+    """A key that is another model's, which has an order of its own."""
+
+    thing = models.OneToOneField(Thing, models.CASCADE, primary_key=True)
+
+    class Meta:
+        app_label = "tests"
+
+
+class Blob(models.Model):  # noqa: DJ008
+    """Keys that no text keeps. Without a table: MariaDB has no unique fields of these kinds."""
+
+    data = models.BinaryField(unique=True)
+    document = models.JSONField(unique=True)
+
+    class Meta:
+        app_label = "tests"
+        managed = False
+
+
+TABLES = (Thing, Cell, Part)
+
+
+@contextmanager
+def things(alias: str) -> Iterator[None]:
+    """Make rows of each model in a database, whose order by one field is not that by another."""
+    connection = connections[alias]
+    caseless: Any = Thing._meta.get_field("caseless")
+    caseless.db_collation = CASELESS[connection.vendor]
+    with connection.schema_editor() as editor:
+        for model in TABLES:
+            editor.create_model(model)
+    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    Thing.objects.using(alias).bulk_create(
+        Thing(
+            text=f"{INITIALS[i % len(INITIALS)]}{i * 7919 % 100_003:06}",
+            caseless=f"{'aA'[i % 2]}{i * 6007 % 100_003:06}",
+            day=start.date() + datetime.timedelta(days=i * 37 % ROWS),
+            moment=start + datetime.timedelta(microseconds=i),
+            hour=datetime.time(microsecond=i * 41 % ROWS),
+            span=datetime.timedelta(days=i * 43 % ROWS - ROWS // 2, microseconds=i),
+            amount=Decimal(i * 47 % ROWS - ROWS // 2) / 1000,
+            number=(i - ROWS / 2) / 3 * 10.0 ** (i % 40 - 20),
+            address=f"10.0.0.{i * 53 % ROWS}" if i % 2 else f"2001:db8::{i:x}",
+        )
+        for i in range(ROWS)
+    )
+    Cell.objects.using(alias).bulk_create(
+        Cell(day=start.date() + datetime.timedelta(days=i // 10), column=f"{'cC'[i % 2]}{i % 10}") for i in range(ROWS)
+    )
+    Part.objects.using(alias).bulk_create(Part(thing=thing) for thing in Thing.objects.using(alias))
+    try:
+        yield
+    finally:
+        with connection.schema_editor() as editor:
+            for model in reversed(TABLES):
+                editor.delete_model(model)
+        caseless.db_collation = CASELESS["sqlite"]
+
+
+FIELDS = ("uuid", "text", "caseless", "day", "moment", "hour", "span", "amount", "number", "address")
+
+QUERYSETS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "pk": (lambda: Thing.objects.all(), lambda row: row.pk),
+    "-pk": (lambda: Thing.objects.order_by("-pk"), lambda row: row.pk),
+    **{
+        name: (lambda name=name: Thing.objects.order_by(name), lambda row: row.pk)
+        for field in FIELDS
+        for name in (field, f"-{field}")
+    },
+    "values": (lambda: Thing.objects.values("id", "text"), lambda row: row["id"]),
+    "values_list": (lambda: Thing.objects.order_by("text").values_list("id", "text"), lambda row: row[0]),
+    "flat": (lambda: Thing.objects.values_list("pk", flat=True), lambda row: row),
+    "named": (lambda: Thing.objects.values_list("pk", "text", named=True), lambda row: row.pk),
+    "only": (lambda: Thing.objects.only("other").order_by("text"), lambda row: row.pk),
+    "prefetch": (lambda: Thing.objects.prefetch_related("part").order_by("-moment"), lambda row: row.pk),
+    "one to one": (lambda: Part.objects.select_related("thing"), lambda row: row.pk),
+    "-one to one": (lambda: Part.objects.order_by("-thing_id"), lambda row: row.pk),
+    "composite": (lambda: Cell.objects.all(), lambda row: row.pk),
+    "-composite": (lambda: Cell.objects.order_by("-pk"), lambda row: row.pk),
+}
+
+
+def interrupted(name: str, alias: str) -> tuple[list[Any], list[Any]]:
+    """Go through a queryset by attempts that end around every boundary; return the rows they saw, and all in order."""
+    make, key = QUERYSETS[name]
+    queryset = make().using(alias)
+    text, seen = "", []
+    for stop in [*(n for around in range(0, ROWS, PIECE_ROWS) for n in (around - 1, around, around + 1)), 10**6]:
+        observer = ProgressObserver()
+        observer._go_on({"cursor": text} if text else {})
+        for row in observer.track(queryset, resume=True):
+            if len(seen) >= stop:
+                break
+            seen.append(key(row))
+        text = observer.resumption().text(1)
+        assert (observer.total, observer.current) == (ROWS, len(seen))
+    return seen, [key(row) for row in (queryset if queryset.query.order_by else queryset.order_by("pk"))]
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dramatiq_progress.worker.sources.PIECE_ROWS", PIECE_ROWS)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("name", QUERYSETS)
+def test_a_queryset_goes_on_by_its_own_order(memory_store: Store, small_pieces: None, name: str) -> None:
+    with things("default"):
+        seen, expected = interrupted(name, "default")
+    assert seen == expected and len(seen) == ROWS
+
+
+# One test for each, so that a server is started once in a run.
+@pytest.mark.slow(6)
+@pytest.mark.parametrize("server", [databases.postgresql, databases.mariadb], ids=lambda server: server.__name__)
+def test_a_queryset_of_a_database_server_goes_on_by_its_own_order(
+    memory_store: Store,
+    small_pieces: None,
+    django_db_blocker: Any,
+    server: Callable[[], AbstractContextManager[dict[str, Any]]],
+) -> None:
+    with server() as settings, django_db_blocker.unblock(), database(settings) as alias, things(alias):
+        for name in QUERYSETS:
+            seen, expected = interrupted(name, alias)
+            assert (name, seen) == (name, expected)
+            assert len(seen) == ROWS
+
+
+@contextmanager
+def database(settings: dict[str, Any]) -> Iterator[str]:
+    """Let Django know a database, and yield its alias."""
+    alias = "server"
+    connections.settings[alias] = connections.configure_settings({"default": {}, alias: settings})[alias]
+    connection = connections[alias]
+    try:
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                options = "provider = icu, locale = 'und-u-ks-level2', deterministic = false"
+                cursor.execute(f"CREATE COLLATION {CASELESS['postgresql']} ({options})")
+        yield alias
+    finally:
+        connection.close()
+        del connections[alias], connections.settings[alias]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_rows_may_be_deleted_in_the_loop() -> None:
+    with things("default"):
+        for row in ProgressObserver().track(Thing.objects.all(), resume=True):
+            row.delete()
+        assert not Thing.objects.exists()
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "sliced": (lambda: User.objects.all()[:5], "sliced"),
+    "grouped": (lambda: User.objects.annotate(n=Count("groups")), "groups rows"),
+    "combined": (lambda: User.objects.all().union(User.objects.all()), "union"),
+    "distinct fields": (lambda: User.objects.order_by("username").distinct("username"), "distinct on some fields"),
+    "several fields": (lambda: User.objects.order_by("username", "pk"), "several fields"),
+    "not unique": (lambda: User.objects.order_by("email"), "no unique field"),
+    "null": (lambda: Thing.objects.order_by("maybe"), "without NULL"),
+    "ordered as another model": (lambda: Part.objects.order_by("thing"), 'use order_by\\("thing_id"'),
+    "binary": (lambda: Blob.objects.order_by("data"), "a BinaryField"),
+    "document": (lambda: Blob.objects.order_by("document"), "a JSONField"),
+    "of another model": (lambda: User.objects.order_by("groups__name"), "no unique field of its own"),
+    "at random": (lambda: User.objects.order_by("?"), "an expression"),
+    "expression": (lambda: User.objects.order_by(models.F("username").asc()), "an expression"),
+    "not among the values": (lambda: User.objects.values("email"), 'add "pk"'),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_queryset_that_has_no_such_order_is_an_error(name: str) -> None:
+    make, reason = REFUSED[name]
+    with pytest.raises(InvalidReport, match=reason):
+        ProgressObserver().track(make(), resume=True)
+
+
+@pytest.mark.django_db
+def test_without_debug_such_a_queryset_runs_as_a_plain_loop(memory_store: Store) -> None:
+    User.objects.create_user("ada")
+    lenient = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
+    assert len(list(lenient.track(User.objects.order_by("email"), resume=True))) == 1
+    assert lenient.resumption().text(1) == ""

@@ -29,6 +29,7 @@ QUESTIONS = (
     "schedules",
     "django_tasks",
     "composites",
+    "deploys",
     "streams_load",
 )
 PACKAGES = (

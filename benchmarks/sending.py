@@ -12,6 +12,8 @@ def main() -> None:
     kind, messages = sys.argv[1], int(sys.argv[2])
     if kind == "group":
         return send_group(messages)
+    if kind == "jobs":
+        return send_jobs(messages)
     send = sender(kind)
     send()  # imports and connections of the first one don't count
     began, cpu_began = time.perf_counter(), time.process_time()
@@ -30,6 +32,15 @@ def send_group(count: int) -> None:
 
     progress_group([actor.message() for _ in range(count)]).run()
     print("{}")
+
+
+def send_jobs(count: int) -> None:
+    import django
+
+    django.setup()
+    from benchmarks.tasks import long_job
+
+    print(json.dumps([long_job.send().message_id for _ in range(count)]))
 
 
 def sender(kind: str) -> Callable[[], object]:

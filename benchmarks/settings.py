@@ -14,8 +14,12 @@ BROKER_URL = os.environ.get("BENCH_BROKER_URL", "")
 CELERY_BROKER_URL = BROKER_URL or "memory://"
 PROGRESS_MIDDLEWARE = "dramatiq_progress.middleware.ProgressMiddleware"
 
+if BROKER_URL:
+    BROKER = "rabbitmq.RabbitmqBroker" if BROKER_URL.startswith("amqp") else "redis.RedisBroker"
+else:
+    BROKER = "stub.StubBroker"
 DRAMATIQ_BROKER = {
-    "BROKER": "dramatiq.brokers.redis.RedisBroker" if BROKER_URL else "dramatiq.brokers.stub.StubBroker",
+    "BROKER": f"dramatiq.brokers.{BROKER}",
     "OPTIONS": {"url": BROKER_URL} if BROKER_URL else {},
     "MIDDLEWARE": [
         "dramatiq.middleware.AgeLimit",

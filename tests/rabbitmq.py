@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,15 +21,20 @@ DEBIAN_PATH = "/usr/lib/rabbitmq/bin"
 
 
 @contextmanager
-def rabbitmq(folder: Path, *, advanced: str = "") -> Iterator[str]:
+def rabbitmq(folder: Path, *, advanced: str = "", definitions: dict[str, Any] | None = None) -> Iterator[str]:
     """Run a RabbitMQ server with its files in a folder, and yield its URL.
 
     Parameters:
       advanced: Options of the application ``rabbit``, as Erlang terms.
+      definitions: Users, virtual hosts and permissions, instead of the default ones.
     """
     program = servers.find_program("rabbitmq-server", path=DEBIAN_PATH)
     port, distribution_port, names_port = (servers.free_port() for _ in range(3))
-    (folder / "rabbitmq.conf").write_text(f"listeners.tcp.1 = 127.0.0.1:{port}\n")
+    configuration = f"listeners.tcp.1 = 127.0.0.1:{port}\n"
+    if definitions is not None:
+        (folder / "definitions.json").write_text(json.dumps(definitions))
+        configuration += f"load_definitions = {folder}/definitions.json\n"
+    (folder / "rabbitmq.conf").write_text(configuration)
     (folder / "advanced.config").write_text(f"[{{rabbit, [{advanced}]}}].\n")
     (folder / "enabled_plugins").write_text("[].\n")
     environment = {
@@ -53,6 +60,23 @@ def rabbitmq(folder: Path, *, advanced: str = "") -> Iterator[str]:
         wait_until(lambda: child.poll() is not None or servers.answers(port), timeout=START_TIMEOUT_SECONDS)
         assert child.poll() is None, log.read_text()
         yield f"amqp://guest:guest@127.0.0.1:{port}/"
+
+
+#: Each queue of this virtual host is a quorum queue, unless its declaration says otherwise; Dramatiq's say nothing.
+QUORUM_QUEUES = {
+    "users": [{"name": "guest", "password": "guest", "tags": "administrator"}],
+    "vhosts": [{"name": "/", "default_queue_type": "quorum"}],
+    "permissions": [{"user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}],
+}
+
+
+@pytest.fixture
+def quorum_rabbitmq_url(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server with quorum queues."""
+    folder = tmp_path / "quorum-rabbitmq"
+    folder.mkdir()
+    with rabbitmq(folder, definitions=QUORUM_QUEUES) as url:
+        yield url
 
 
 @pytest.fixture

@@ -336,8 +336,8 @@ def holding(group: int) -> dict[str, int]:
     return counts
 
 
-#: Creates a scene. `broker` is ``redis``, ``rabbitmq`` or ``impatient_rabbitmq``, `progress` are settings, `store` is a
-#: server (which the test starts) or a running `Topology`.
+#: Creates a scene. `broker` is ``redis``, or a fixture of tests/rabbitmq.py without its ``_url``. `progress` are
+#: settings, `store` is a server (which the test starts) or a running `Topology`.
 SceneFactory = Callable[..., Scene]
 
 

@@ -30,6 +30,7 @@ def scene(request: pytest.FixtureRequest, make_scene: SceneFactory) -> Scene:
 
 
 @pytest.mark.slow(20)
+@pytest.mark.parametrize("scene", ["redis", "rabbitmq", "quorum_rabbitmq"], indirect=True)
 def test_jobs_go_on_in_the_next_worker_and_nothing_is_done_twice(scene: Scene, tmp_path: Path) -> None:
     hurry = tmp_path / "hurry"
     jobs = [scene.send(tasks.go_through, ITEMS, 0.0, str(hurry)) for _ in range(8)]

@@ -242,7 +242,8 @@ def stop_fetching(worker: Worker) -> None:
     """Let a worker that shuts down fetch no more messages: it would hold those sent again until its last job ends.
 
     On Redis: after 1.2 s instead of 10.7 s another worker goes on, beside a job of 14 s (Dramatiq 2.2). The attribute
-    isn't documented; the consumer of the delay queue goes on, and gives the heartbeats. RabbitMQ has no such way.
+    isn't documented; the consumer of the delay queue goes on, and gives the heartbeats. RabbitMQ has no such way that
+    is right for all queues: quorum queues refuse consumers with a global prefetch and close the connection (3.10).
     """
     for thread in worker.consumers.values():
         consumer = thread.consumer

@@ -12,7 +12,7 @@ POLL_INTERVAL_SECONDS = 0.05
 LOG_TAIL_LINES = 12
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Sent to the demo by its web server. Its process id is in this environment variable.
-RESTART_SIGNAL = signal.SIGUSR1
+RESTART_SIGNAL = getattr(signal, "SIGUSR1", None)  # Windows has none, and no demo.
 DEMO_PID_VARIABLE = "EXAMPLE_DEMO_PID"
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -85,8 +85,9 @@ def can_restart_worker():
 
 
 def restart_worker():
-    """Let the demo that has started this process restart its worker."""
-    os.kill(int(os.environ[DEMO_PID_VARIABLE]), RESTART_SIGNAL)
+    """Let the demo that has started this process restart its worker, if there is one."""
+    if can_restart_worker():
+        os.kill(int(os.environ[DEMO_PID_VARIABLE]), RESTART_SIGNAL)
 
 
 def _stop_when_parent_dies(parent):

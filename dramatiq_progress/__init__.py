@@ -6,6 +6,7 @@ from .composition import progress_group, progress_pipeline
 from .errors import Cancelled, DramatiqProgressError, Interrupted, InvalidReport, StoreUnavailable, UserFacingError
 from .links import progress_url
 from .owners import owned_by
+from .pausing import PauseOutcome, Pausing, apause, aresume, pause, resume
 from .progress import Progress, State
 from .schedules import get_schedules, scheduled
 from .stores import aget_progress, get_progress
@@ -18,6 +19,8 @@ __all__ = [
     "DramatiqProgressError",
     "Interrupted",
     "InvalidReport",
+    "PauseOutcome",
+    "Pausing",
     "Progress",
     "ProgressObserver",
     "State",
@@ -25,14 +28,18 @@ __all__ = [
     "UserFacingError",
     "acancel",
     "aget_progress",
+    "apause",
+    "aresume",
     "cancel",
     "current_observer",
     "get_progress",
     "get_schedules",
     "owned_by",
+    "pause",
     "progress_actor",
     "progress_group",
     "progress_pipeline",
     "progress_url",
+    "resume",
     "scheduled",
 ]

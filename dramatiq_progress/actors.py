@@ -20,7 +20,7 @@ from .error_texts import show
 from .errors import UserFacingError
 from .middleware import ProgressMiddleware
 from .titles import declare_title
-from .worker.delivery import end_cancelled, end_interrupted, note_exception, note_return, open_observer
+from .worker.current import end_cancelled, end_interrupted, note_exception, note_return, open_observer
 from .worker.injection import ObserverParameter, called_function
 from .worker.interruption import is_cancel, is_interruption
 from .worker.observer import ProgressObserver, current_observer, observing

@@ -52,6 +52,8 @@ class Configuration:
         of one of these and a third argument for it. None: `dramatiq_progress.permissions.owner_or_staff`.
       cancel_permission: The permission to cancel a message, in the same form. None: see
         `dramatiq_progress.permissions.may_cancel`.
+      pause_permission: The permission to pause and to resume a message, in the same form, for views of a project.
+        None: see `dramatiq_progress.permissions.may_pause`.
       cancellable: Whether messages of actors that don't say so themselves can be cancelled.
       estimates: Whether the durations of runs are kept, and pages are told how long a message usually takes and waits.
       schedules: Options of schedules by name (see docs/schedules.md). `schedules.declaring` validates them.
@@ -72,6 +74,7 @@ class Configuration:
     trusted_proxies: int = 0
     permission: Any = None
     cancel_permission: Any = None
+    pause_permission: Any = None
     cancellable: bool = False
     estimates: bool = True
     schedules: dict[str, Any] = field(default_factory=dict)
@@ -102,7 +105,7 @@ class Configuration:
         for name in ("cancellable", "estimates"):
             if not isinstance(value := getattr(self, name), bool):
                 raise _improper(name.upper(), value, "True or False")
-        for name in ("permission", "cancel_permission"):
+        for name in ("permission", "cancel_permission", "pause_permission"):
             if not _is_permission(given := getattr(self, name)):
                 raise _improper(
                     name.upper(), given, "a function, a dotted path, or a tuple of one of these and an argument"

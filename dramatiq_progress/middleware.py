@@ -17,7 +17,9 @@ from dramatiq.worker import ConsumerThread, Worker, WorkerThread
 from .owners import begin_job, end_job, note_owner
 from .progress import State
 from .stores.composites import Contribution
-from .worker.delivery import Delivery, SendAgainFailed, current_delivery, delivery_of, this_thread
+from .worker.again import SendAgainFailed
+from .worker.current import current_delivery, delivery_of, this_thread
+from .worker.delivery import Delivery
 from .worker.enqueueing import Send, forget_send, is_recorded, log_invalid_id, watch_sends
 from .worker.options import ESTIMATE_KEY_OPTION, estimate_key_of, metadata_of, title_of
 from .worker.parts import path_of

@@ -1,4 +1,4 @@
-"""The permissions to read and to cancel messages: those of the settings, and ready-made ones.
+"""The permissions to read, to cancel and to pause messages: those of the settings, and ready-made ones.
 
 A permission is a function, sync or async, that takes a request and a `Progress`, and returns whether access is allowed.
 Raising `PermissionDenied`, or any other exception, denies it. Permissions are checked per message, and never while a
@@ -87,6 +87,16 @@ def may_cancel(request: HttpRequest, progress: Progress) -> bool:
     return _may_cancel(request, [progress]) == [True]
 
 
+def may_pause(request: HttpRequest, progress: Progress) -> bool:
+    """Whether the request may pause and resume a message: by ``["PAUSE_PERMISSION"]`` and ``["PERMISSION"]``.
+
+    For views of a project: no view of this package pauses messages. The default is that of `may_cancel`, without its
+    setting. Don't call it in an event loop's thread.
+    """
+    permission = _resolve("PAUSE_PERMISSION", configuration().pause_permission)
+    return _may_change(permission, request, [progress]) == [True]
+
+
 def cancellable_ids(request: HttpRequest, messages: Sequence[Progress]) -> set[str]:
     """Return the ids of the messages that can be cancelled now, and that the request may cancel.
 
@@ -100,7 +110,7 @@ def cancellable_ids(request: HttpRequest, messages: Sequence[Progress]) -> set[s
     others = [progress for progress in checked if progress.id not in linked]
     allowed = [
         *zip(by_link, _may_cancel(request, by_link), strict=True),
-        *zip(others, _check(cancel_permission() or _cancel_by_default, request, others), strict=True),
+        *zip(others, _check(cancel_permission() or _change_by_default, request, others), strict=True),
     ]
     return {progress.id for progress, is_allowed in allowed if is_allowed}
 
@@ -160,18 +170,26 @@ def uncallable_permissions() -> dict[str, Callable[..., Any]]:
       ImproperlyConfigured: One can't be imported, or isn't a function.
     """
     settings = configuration()
-    given = {"PERMISSION": settings.permission, "CANCEL_PERMISSION": settings.cancel_permission}
+    given = {
+        "PERMISSION": settings.permission,
+        "CANCEL_PERMISSION": settings.cancel_permission,
+        "PAUSE_PERMISSION": settings.pause_permission,
+    }
     found = {key: _function_of(key, value) for key, value in given.items() if value is not None}
     return {key: function for key, (function, arguments) in found.items() if not _accepts(function, arguments)}
 
 
 def _may_cancel(request: HttpRequest, messages: Sequence[Progress]) -> list[bool]:
-    permissions = (cancel_permission() or _cancel_by_default, read_permission())
+    return _may_change(cancel_permission(), request, messages)
+
+
+def _may_change(permission: Permission | None, request: HttpRequest, messages: Sequence[Progress]) -> list[bool]:
+    permissions = (permission or _change_by_default, read_permission())
     answers = (_check(permission, request, messages) for permission in permissions)
     return [all(each) for each in zip(*answers, strict=True)]
 
 
-def _cancel_by_default(request: HttpRequest, progress: Progress) -> bool:
+def _change_by_default(request: HttpRequest, progress: Progress) -> bool:
     if not progress.owner:
         return is_staff(request)
     return read_permission() is not anyone_with_link or owner_or_staff(request, progress)
@@ -243,8 +261,8 @@ def _denied(progress: Progress, error: Exception) -> bool:
         # Not raised: one message must not keep the others of a list from being shown, and an error for a message that
         # exists would tell it apart from one that doesn't.
         logger.error(
-            "A permission failed for message %s; denying access to it. Check the functions in PERMISSION and "
-            "CANCEL_PERMISSION.",
+            "A permission failed for message %s; denying access to it. Check the functions in PERMISSION, "
+            "CANCEL_PERMISSION and PAUSE_PERMISSION.",
             progress.id,
             exc_info=error,
         )

@@ -56,7 +56,7 @@ def poll_after(
         seconds = min(SHORTEST_SECONDS + silence, LATE_RETRY_SECONDS)
     elif state == "enqueued":
         seconds = max(LIVELY_SECONDS, (queue_position or 0) * POSITION_SECONDS)
-    elif state == "delayed":
+    elif state in ("delayed", "paused"):
         seconds = LIVELY_SECONDS
     elif state == "lost":
         seconds = LOST_SECONDS

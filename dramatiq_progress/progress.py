@@ -22,6 +22,7 @@ class State(StrEnum):
     DELAYED = "delayed"
     RUNNING = "running"
     RETRYING = "retrying"
+    PAUSED = "paused"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -35,8 +36,8 @@ class State(StrEnum):
 
     @property
     def is_pending(self) -> bool:
-        """Whether the message waits in a queue: for its first attempt, or for another one."""
-        return self in (State.ENQUEUED, State.DELAYED)
+        """Whether the message waits, for its first attempt or for another one, and not for a retry."""
+        return self in (State.ENQUEUED, State.DELAYED, State.PAUSED)
 
 
 STATES = {state.value: state for state in State}
@@ -161,8 +162,9 @@ class Progress:
       parts: The members of a group or a pipeline, which has a record like a message. None for a message. `current` and
         `total` are then the number of members that have ended, and of all.
       attempt: Number of the attempt that is described. 0 before the first.
-      continues: Whether it has run, and waits in a queue to go on where it was. `current`, `total`, `description` and
-        the percentage are then those that it got to. Not part of the JSON, except that ``pending`` is false.
+      continues: Whether it has run, and waits to go on where it was, or is paused before a retry. `current`, `total`,
+        `description` and the percentage are then those that it got to. Not part of the JSON, except that ``pending`` is
+        false.
       retries_left: Number of attempts that may follow a failure. None if Dramatiq has no limit.
       retry_in: Seconds until the next attempt, while ``retrying``.
       rate: Work done per second, smoothed. None while unknown, and in every state but ``running``.
@@ -172,6 +174,7 @@ class Progress:
       usual: How long it usually takes and waits, unless it has finished or is ``lost``. None while unknown.
       elapsed: Seconds that the attempt has been running, or ran. None before the first.
       cancel_requested: Whether a cancel was requested. Also true after it was cancelled.
+      pause_requested: Whether a pause was requested. Also true while it is paused.
       cancellable: Whether the message was sent as one that can be cancelled. Not part of the JSON.
       metadata: The values that the actor attached for the page.
       result: The public result if the message is ``done``, or the text for the user after any other outcome.
@@ -206,6 +209,7 @@ class Progress:
     rate: float | None = None
     eta: float | None = None
     cancel_requested: bool = False
+    pause_requested: bool = False
     cancellable: bool = False
     metadata: dict[str, Any] = field(default_factory=dict)
     result: Any = None
@@ -294,6 +298,7 @@ class Progress:
             "rate": self.rate,
             "eta": self.eta,
             "cancel_requested": self.cancel_requested,
+            "pause_requested": self.pause_requested,
             "can_cancel": may_cancel and self.can_cancel,
             "title": self.title,
             "step": None if self.step is None else asdict(self.step),

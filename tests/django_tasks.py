@@ -103,6 +103,15 @@ def wait() -> None:
         observer.set_progress(1)
 
 
+@task(takes_context=True)
+def go_through(context: Any, rows: int) -> str:
+    """Waits at each row, which is then noted."""
+    for row in context.progress.track(range(rows), resume=True):
+        go_on.wait(60)
+        noted.append(row)
+    return "all"
+
+
 @task
 async def wait_async() -> None:
     noted.append("waiting")

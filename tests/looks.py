@@ -110,6 +110,7 @@ LOOKS = [
         continues=True,
         extra=_POSITION,
     ),
+    _look("paused", text="Paused: 3,100 of 5,000", current=3100, continues=True, pause_requested=True),
     Look(name="running", state="running", replies=(_RUNNING,)),
     _look("running", "running-unknown", total=None, version=3),
     _look(
@@ -148,6 +149,7 @@ LOOKS = [
     ),
     _look("running", "cancel", 'cancel="/cancel/"', "cancel", current=3100, extra={"can_cancel": True, "eta": 9.2}),
     _look("running", "cancelling", 'cancel="/cancel/"', text="Cancelling…", cancel_requested=True),
+    _look("running", "pausing", text="Pausing: 3,100 of 5,000", current=3100, pause_requested=True),
     _look("retrying", retry_in=12, retries_left=3),
     _look("lost"),
     Look(name="offline", state="running", replies=(_STARTED, _OUTAGE), offline=True),

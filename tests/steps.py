@@ -13,6 +13,7 @@ from dramatiq.middleware import Retries
 
 from dramatiq_progress import Progress, ProgressObserver, State, StoreUnavailable, get_progress, progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.worker.recorder import get_recorder
 from tests.waiting import wait_until
 
 
@@ -66,3 +67,13 @@ def when(message: dramatiq.Message[Any], state: State) -> Progress:
     reading = wait_until(progress)
     assert reading is not None
     return reading
+
+
+def until_asked(message_id: str) -> None:
+    """Wait until this process, whose worker runs a message, knows that a pause of it was requested."""
+
+    def is_asked() -> bool:
+        attempts = [observer.bound_attempt for observer in get_recorder().observers()]
+        return any(each is not None and each.message_id == message_id and each.pause_requested for each in attempts)
+
+    wait_until(is_asked)

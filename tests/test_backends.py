@@ -30,19 +30,23 @@ from dramatiq.middleware import AsyncIO, Middleware, Pipelines, Retries, TimeLim
 
 from dramatiq_progress import (
     CancelOutcome,
+    PauseOutcome,
     State,
     StoreUnavailable,
     cancel,
     get_progress,
     owned_by,
+    pause,
     progress_group,
     progress_pipeline,
+    resume,
 )
 from dramatiq_progress.backends import DramatiqBackend
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store, get_store
 from tests import django_tasks as tasks
 from tests.people import MIDDLEWARE
+from tests.steps import until_asked
 from tests.store_server import Server
 from tests.waiting import wait_until
 
@@ -158,6 +162,31 @@ def test_a_task_has_the_progress_of_a_message(site: Site) -> None:
     assert (progress.actor, progress.queue) == ("tests.django_tasks.import_rows", "default")
     assert (progress.current, progress.total, progress.description) == (2, 2, "Importing")
     assert (progress.metadata, progress.result) == ({"kind": "rows"}, {"imported": 2})
+
+
+def test_a_paused_task_is_ready_and_goes_on_where_it_was(
+    site: Site, signals: list[Any], settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dramatiq_progress.worker.again.PAUSE_SECONDS", 0.05)
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.05}
+    waiting, running = tasks.add.enqueue(1, 2), tasks.go_through.enqueue(3)
+    assert pause(waiting.id).outcome is PauseOutcome.PAUSED
+    site.work()
+    wait_until(lambda: get_progress(running.id).total == 3)  # type: ignore[union-attr]
+    assert pause(running.id).outcome is PauseOutcome.REQUESTED
+    until_asked(running.id)
+    tasks.go_on.set()
+    wait_until(lambda: get_progress(running.id).state is State.PAUSED)  # type: ignore[union-attr]
+    for result in (waiting, running):
+        result.refresh()
+        assert (result.status, result.is_finished) == (READY, False)
+    assert (tasks.noted, running.attempts) == ([0], 1)
+    assert resume(waiting.id) and resume(running.id)
+    assert (ended(waiting).return_value, ended(running).return_value) == (3, "all")
+    assert (tasks.noted, running.attempts, waiting.attempts) == ([0, 1, 2], 2, 1)
+    wait_until(lambda: len(signals) == 7)
+    names = [[name for name, each, *_ in signals if each == result.id] for result in (waiting, running)]
+    assert names == [["enqueued", "started", "finished"], ["enqueued", "started", "started", "finished"]]
 
 
 def test_a_task_has_a_title(site: Site) -> None:

@@ -45,6 +45,8 @@ STATES: list[tuple[dict[str, Any], str, str | None]] = [
     (answer("lost"), "The task stopped responding. It may restart automatically.", "24"),
     # A retry has the values of the attempt that failed.
     (answer("enqueued", attempt=2), "Waiting in the queue", None),
+    (answer("paused", total=None, current=0, pause_requested=True), "Paused", None),
+    (answer("paused", attempt=2, pause_requested=True), "Paused", None),
     (answer("done"), "Done", "24"),
     (answer("done", total=None, current=0), "Done", None),
     (answer("failed", result="Row 7 has no code."), "Row 7 has no code.", "24"),

@@ -133,6 +133,24 @@ RECORDS += [
     ),
 ]
 
+RECORDS += [
+    Progress(id="m", actor="work", queue="default", pause_requested=True, **values)
+    for values in (
+        {"state": State.PAUSED},
+        {"state": State.PAUSED, "attempt": 1, "current": 6200, "total": 10_000},
+        {"state": State.PAUSED, "attempt": 1, "continues": True, "current": 6200, "total": 10_000},
+        {"state": State.PAUSED, "attempt": 1, "continues": True, "current": 6200, "description": "Reading"},
+        {"state": State.PAUSED, "attempt": 1, "continues": True},
+        {"state": State.PAUSED, "attempt": 1, "continues": True, "step": StepProgress(2, 3, "Checking"), "current": 5},
+        {"state": State.RUNNING, "attempt": 1, "current": 6200, "total": 10_000, "description": "Reading"},
+        {"state": State.RUNNING, "attempt": 1, "usual": UsualTimes(118, 300, 90)},
+        {"state": State.RUNNING, "attempt": 1, "step": StepProgress(2, 3, "Checking"), "current": 5, "total": 9},
+        {"state": State.RETRYING, "attempt": 1, "retry_in": 900.0},
+        {"state": State.LOST, "attempt": 1, "current": 6200, "total": 10_000},
+        {"state": State.DONE, "attempt": 1, "current": 10, "total": 10},
+    )
+]
+
 
 def ungrouped(text: str) -> str:
     """Return a text with ordinary spaces, and its numbers without separators: Django's differ from the browser's."""
@@ -251,6 +269,29 @@ def test_a_bar_whose_job_is_interrupted_stays_where_it_is(open_bar: OpenBar, sit
     expect(part(bar, "text")).to_have_text(text)
     assert bar.evaluate(shown) == waiting
     assert page.evaluate("announced.at(-1)") == f"Import, 62%, {text}"
+
+
+def test_a_bar_whose_job_is_paused_stays_where_it_is_and_goes_on(
+    open_bar: OpenBar, site: ScriptedSite, page: Page
+) -> None:
+    """Screen readers say each state once, and nothing while its last item ends."""
+    running = {"current": 6200, "total": 10_000, "title": "Import", "poll_after": 0.1}
+    site.reply(answer("running", **running))
+    bar = open_bar("", "")
+    expect(part(bar, "text")).to_have_text("Importing: 6,200 of 10,000")
+    site.reply(answer("running", pause_requested=True, **running))
+    expect(part(bar, "text")).to_have_text("Pausing: 6,200 of 10,000")
+    said = page.evaluate("announced.length")
+    site.reply(answer("paused", continues=True, pause_requested=True, **running))
+    expect(part(bar, "text")).to_have_text("Paused: 6,200 of 10,000")
+    expect(bar).to_have_attribute("state", "paused")
+    expect(part(bar, "percent")).to_have_text("62%")
+    wait_until(lambda: page.evaluate("announced.at(-1)") == "Import, 62%, Paused: 6,200 of 10,000")
+    assert page.evaluate("announced.length") == said + 1
+    site.reply(answer("enqueued", continues=True, **running))
+    expect(part(bar, "text")).to_have_text("Waiting to continue: 6,200 of 10,000")
+    site.reply(answer("running", current=6300, total=10_000, attempt=2, title="Import"))
+    expect(part(bar, "text")).to_have_text("Importing: 6,300 of 10,000")
 
 
 # ---- Loading ----

@@ -90,6 +90,21 @@ def test_it_shows_a_retry_as_running_and_then_a_failure(
     expect(bar).to_have_css("background-color", FAILED)
 
 
+def test_it_shows_a_paused_job_where_it_is(
+    site: str, page: Page, bar: Locator, message: Locator, redis_store: Store
+) -> None:
+    attempt = Attempt("m1", **ATTEMPT, resumable=True)
+    redis_store.start(attempt)
+    fields = {"cursor": '[1,[],"",30,null]', "current": "30", "total": "120", "description": "Importing"}
+    redis_store.report([(attempt, fields)])
+    redis_store.pause("m1")
+    redis_store.finish(attempt, state=State.ENQUEUED, yields=True, fields=fields)
+    page.goto(f"{site}/celery/m1/")
+    page.wait_for_event("response", lambda each: each.json()["state"] == "paused")
+    expect(message).to_have_text("30 of 120 processed. Importing")
+    expect_drawn(bar, 25, RUNNING)
+
+
 def test_an_unknown_id_is_an_http_error(site: str, page: Page, bar: Locator, message: Locator) -> None:
     page.goto(f"{site}/celery/never-sent/")
     expect(message).to_have_text("Uh-Oh, something went wrong! HTTP Code 404")

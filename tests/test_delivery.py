@@ -24,7 +24,7 @@ from dramatiq_progress import Progress, ProgressObserver, State, cancel, current
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.worker.delivery import this_thread
+from dramatiq_progress.worker.current import this_thread
 from dramatiq_progress.worker.recorder import get_recorder
 from tests.servers import ROOT
 from tests.steps import when

@@ -22,7 +22,7 @@ ORDER = [
     {"links", "stores", "requests"},
     {"permissions"},
     {"signals", "schedules"},
-    {"cancellation"},
+    {"cancellation", "pausing"},
     {"worker", "web"},
     {"middleware", "views"},
     {"actors", "urls", "templatetags"},

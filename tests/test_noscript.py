@@ -85,6 +85,17 @@ STATES: list[tuple[Progress, str, str | None]] = [
             ),
         ]
     ),
+    (make_progress(State.PAUSED, current=0, total=None), '<span data-state="paused">Paused<', "0"),
+    (
+        make_progress(State.PAUSED, continues=True),
+        '<span data-percent="24" data-state="paused">Paused: 1,200 of 5,000<',
+        "24",
+    ),
+    (
+        make_progress(pause_requested=True),
+        '<span data-percent="24" data-state="running">Pausing: 1,200 of 5,000<',
+        "24",
+    ),
     (make_progress(), "Importing: 1,200 of 5,000", "24"),
     (
         make_progress(current=1, total=3, eta=119.3, description=""),
@@ -198,6 +209,8 @@ def test_it_is_in_the_language_of_the_page() -> None:
         usual = make_progress(State.DELAYED, usual=UsualTimes(120, 600, None))
         continued = make_progress(State.ENQUEUED, continues=True)
         assert ">Wartet auf Fortsetzung: 1.200 von 5.000<" in markup(continued, label="")
+        paused = make_progress(State.PAUSED, continues=True)
+        assert ">Pausiert: 1.200 von 5.000<" in markup(paused, label="")
         assert ">Geplant, dauert meist 2 bis 10\N{NO-BREAK SPACE}Minuten<" in markup(usual, label="")
         assert "Das hat auch nach mehreren Versuchen nicht geklappt." in markup(
             make_progress(State.FAILED, result=RESULTS[-1]), label=""

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from dramatiq_progress import CancelOutcome, ProgressObserver, State, cancel, get_progress
+from dramatiq_progress import CancelOutcome, PauseOutcome, ProgressObserver, State, cancel, get_progress, pause, resume
 from dramatiq_progress.errors import StoreRefused
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
@@ -155,16 +155,17 @@ def test_a_record_that_cannot_be_read_is_logged_once(store: Store, caplog: Any) 
 
 def test_a_state_of_a_later_version_is_left_alone(store: Store) -> None:
     """While a deployment replaces processes, both versions see the same records."""
-    write(store, "m1", {"state": "paused"})
+    write(store, "m1", {"state": "frozen"})
     attempt = Attempt("m1", "work", "default", number=2)
     assert get_progress("m1") is None
     assert cancel("m1").outcome is CancelOutcome.NOT_FOUND
+    assert pause("m1").outcome is resume("m1").outcome is PauseOutcome.NOT_FOUND
     assert store.start(Attempt("m1", "work", "default")).verdict == "ignored"
     assert store.report([(attempt, {"current": "1"})]) == ["superseded"]
     assert not store.finish(attempt, state=State.DONE)
     assert not store.enqueue("m1", actor="work", queue="default", retries_left=0)
     stored = store._read_answers(store._call(store._read_calls([store.key("m1")])))[0][1]
-    assert stored["state"] == "paused"  # type: ignore[call-overload, index]
+    assert stored["state"] == "frozen"  # type: ignore[call-overload, index]
 
 
 def nested(levels: int) -> Any:

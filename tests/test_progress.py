@@ -25,6 +25,7 @@ def from_record(now: float = 100.0, **fields: str) -> Progress:
 TABLE = [
     ("enqueued", False, None, True),
     ("delayed", False, None, True),
+    ("paused", False, None, True),
     ("running", False, None, False),
     ("retrying", False, None, False),
     ("lost", False, None, False),
@@ -48,6 +49,10 @@ def test_each_state_has_its_row(state: str, complete: bool, success: bool | None
     [
         ({"state": "enqueued", "attempt": "1"}, True),
         ({"state": "delayed", "attempt": "1"}, True),
+        ({"state": "paused", "attempt": "1", "pause_requested": "enqueued"}, True),
+        ({"state": "paused", "attempt": "1", "pause_requested": "retrying", "cursor": ""}, True),
+        ({"state": "paused", "attempt": "1", "pause_requested": "enqueued", "cursor": ""}, False),
+        ({"state": "paused", "attempt": "0", "pause_requested": "enqueued"}, False),
         ({"state": "enqueued", "attempt": "0"}, False),
         ({"state": "enqueued", "attempt": "1", "cursor": ""}, False),
         ({"state": "running", "attempt": "1"}, False),
@@ -127,6 +132,7 @@ def test_the_json_has_the_keys_of_the_design() -> None:
         "rate": None,
         "eta": None,
         "cancel_requested": False,
+        "pause_requested": False,
         "can_cancel": False,
         "title": "people.csv",
         "step": None,

@@ -98,7 +98,7 @@ def test_a_dialect_has_the_texts_of_its_language_and_its_own_numbers(language: s
 def test_texts_are_passed_once_and_are_small() -> None:
     with translation.override("de"):
         html = meta()
-    assert len(html.encode()) < 2500
+    assert len(html.encode()) < 2600
     assert html.count("<meta") == 1
 
 

@@ -24,7 +24,8 @@ from dramatiq.middleware import Middleware, SkipMessage
 from dramatiq.worker import Worker
 
 from dramatiq_progress.actors import progress_actor, synchronous
-from dramatiq_progress.worker.delivery import this_thread
+from dramatiq_progress.worker.again import is_sent_again
+from dramatiq_progress.worker.current import this_thread
 from dramatiq_progress.worker.interruption import is_cancel, is_interruption
 from dramatiq_progress.worker.observer import ProgressObserver
 from dramatiq_progress.worker.tracking import COMPANION_OPTION, count_retries
@@ -81,9 +82,9 @@ class TaskMiddleware(Middleware):
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         """Send `task_enqueued`, if the backend's `enqueue` doesn't, for a task that is sent for the first time."""
         is_moved = this_thread.is_consumer and delay is None
-        if TASK_OPTION not in message.options or message.message_id in sending or is_moved or count_retries(message):
-            return
-        send_enqueued(message)
+        is_known = message.message_id in sending or is_moved or is_sent_again(message) or count_retries(message)
+        if TASK_OPTION in message.options and not is_known:
+            send_enqueued(message)
 
 
 def get_broker() -> Broker:

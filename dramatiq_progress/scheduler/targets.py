@@ -10,7 +10,6 @@ from dramatiq import Actor, get_encoder
 
 from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.owners import owned_by
-from dramatiq_progress.progress import State
 from dramatiq_progress.stores import Store
 from dramatiq_progress.worker.tracking import TRACKED_OPTION
 
@@ -84,7 +83,7 @@ def was_delivered(target: Any, message_id: str, store: Store) -> bool:
     if not isinstance(target, Actor) or not is_tracked(target):
         return False
     [progress] = store.read([message_id])
-    return progress is not None and progress.state not in (State.ENQUEUED, State.DELAYED)
+    return progress is not None and not progress.state.is_pending
 
 
 def has_finished(target: Any, message_id: str, store: Store) -> bool:

@@ -36,6 +36,8 @@ class Attempt:
       metadata: The metadata that was given with the message, as JSON.
       estimate_key: The kind of runs that its duration is compared with; empty if its actor has one kind only.
       cancel_requested: Whether a cancel was requested, as of the store's last answer.
+      resumable: Whether the actor has asked for a place that it can be gone on from, or an earlier attempt left one.
+      pause_requested: Whether a pause was requested, as of the store's last answer.
       path: The composites that the message is a member of.
       shown_at: When the store was last asked and answered that the record shows this attempt, by `time.monotonic`.
       sends_all: Whether the next report has all values, and not only those that changed: the store may have lost some.
@@ -60,6 +62,8 @@ class Attempt:
     metadata: str = "{}"
     estimate_key: str = ""
     cancel_requested: bool = False
+    resumable: bool = False
+    pause_requested: bool = False
     path: Path = ()
     shown_at: float = -math.inf
     renews: bool = False

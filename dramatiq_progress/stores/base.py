@@ -24,8 +24,9 @@ from .composites import Contribution, Told
 from .encoding import Call, flag, flat, milliseconds, number_text, seconds
 from .gathering import CompositeStore, peek_of
 from .health import Health
-from .outcomes import Cancellation, CancelOutcome, Change, ReportOutcome, Start
+from .outcomes import Change, ReportOutcome, Start
 from .querying import ReadableStore
+from .steering import SteeredStore
 
 
 class Listener(Protocol):
@@ -49,7 +50,7 @@ class Subscription(ABC):
         """Stop notifying the listener, and release what was held for it. Doesn't block."""
 
 
-class Store(CompositeStore, ReadableStore):
+class Store(CompositeStore, ReadableStore, SteeredStore):
     """Abstract base class of the stores. Each method is atomic per record; each write renews the record's TTL.
 
     All methods raise `StoreUnavailable`: its subclass `StoreUnreachable` if there was no answer, `StoreRefused` if the
@@ -184,6 +185,7 @@ class Store(CompositeStore, ReadableStore):
             title=attempt.title,
             metadata=attempt.metadata,
             estimate_key=attempt.estimate_key,
+            resumable=flag(attempt.resumable),
         )
         calls = [Call("start", self._keys_of(attempt), (*arguments, *flat(attempt.brought)))]
         is_paced = settings.estimates and not age
@@ -198,21 +200,22 @@ class Store(CompositeStore, ReadableStore):
         if companion is not None:
             self._note_kept(companion, keep, peeks.pop(), must_be_kept=answer[0] == "run")
         verdict, number, version, deliveries, title, metadata, previous, is_shown, kept = answer
-        if verdict != "run":
+        if verdict not in ("run", "paused"):
             return Start(verdict, previous=state_of(previous))
-        attempt.number, attempt.version = int(number), int(version)
-        if is_shown:
-            attempt.shown_at = sent_at
-            attempt.renews = not previous
         # A composite that can't be read cancels its members at a later report.
         found = [peek_of(each) for each in peeks if not isinstance(each, StoreUnavailable)]
+        if verdict == "run":
+            attempt.number, attempt.version = int(number), int(version)
+            if is_shown:
+                attempt.shown_at = sent_at
+                attempt.renews = not previous
         return Start(
-            "run",
+            verdict,
             int(deliveries),
             title,
             metadata,
-            state_of(previous),
             is_shown=bool(is_shown),
+            previous=state_of(previous),
             is_unwanted=any(each.cancel_requested for each in found),
             is_forced=any(each.is_forced for each in found),
             kept=dict(zip(kept[::2], kept[1::2], strict=True)),
@@ -285,8 +288,8 @@ class Store(CompositeStore, ReadableStore):
             refused if the record is final, is missing, or belongs to a running delivery. One that started unknown to
             the store, with the number 0, is counted now.
           given_up: Whether the message was given up. Any attempt of it that turns out to be alive continues the record.
-          yields: Whether the attempt makes room, with the state ``enqueued``: the message is cancelled instead if that
-            was requested.
+          yields: Whether the attempt makes room, with the state ``enqueued``: the message is cancelled or paused
+            instead if that was requested.
           contribution: What the composite of the message is told in the same round trip, whatever the outcome is.
           beside: The fields that an attempt with a companion stores beside the record.
         """
@@ -318,6 +321,10 @@ class Store(CompositeStore, ReadableStore):
         (outcome, before, after, number, moment), *others = self._answers(calls)
         if outcome == "rebuilt":
             self._restore([attempt], have_run=not given_up)
+        if after == State.PAUSED and state is State.ENQUEUED:
+            # Its message goes to the delay queue instead.
+            with suppress(StoreUnavailable):
+                self._call([self._leave_call(attempt.message_id, attempt.queue, purged_after=NO_PURGE_SECONDS)])
         told = None if contribution is None else self._read_told([contribution], others[-1:])[0]
         return Change(
             outcome != "refused",
@@ -327,28 +334,6 @@ class Store(CompositeStore, ReadableStore):
             moment=float(moment),
             told=told,
         )
-
-    def cancel(self, message_id: str, *, force: bool = False, is_inherited: bool = False) -> Cancellation:
-        """Cancel a message that waits, and request the cancel of one that runs.
-
-        Refused by a message that isn't cancellable, unless `force` is true.
-
-        A ``lost`` one is cancelled too: its next delivery is skipped, and if its worker turns out to be alive, it is
-        interrupted. A cancel is never deferred: if this raises `StoreUnavailable`, nothing was cancelled.
-
-        Parameters:
-          force: Whether an operator cancels it. Of a composite, all members are then interrupted.
-          is_inherited: Whether it is a composite that is cancelled since it is a member of another one. Never refused.
-        """
-        current = configuration()
-        reason = "forced" if force else "composite" if is_inherited else "1"
-        arguments = encoding.Cancel(milliseconds(current.unfinished_ttl), seconds(current.lost_after), reason)
-        outcome, before, queue = self._first([Call("cancel", self._keys(message_id), arguments)])
-        previous = state_of(before)
-        if outcome == CancelOutcome.CANCELLED and previous is State.ENQUEUED:
-            with suppress(StoreUnavailable):  # Otherwise it leaves its queue when it is delivered.
-                self._call([self._leave_call(message_id, queue, purged_after=NO_PURGE_SECONDS)])
-        return Cancellation(CancelOutcome(outcome), previous)
 
     def _restore(self, attempts: Sequence[Attempt], *, have_run: bool = True) -> None:
         """Store again what belongs to records that had to be rebuilt: their index entries and companions.
@@ -383,9 +368,10 @@ def _report_outcome(attempt: Attempt, answer: Any, sent_at: float) -> ReportOutc
     if isinstance(answer, (StoreUnreachable, StoreRefused)):
         return answer
     outcome: ReportOutcome
-    outcome, version, cancel_requested = answer
+    outcome, version, cancel_requested, pause_requested = answer
     attempt.version = max(attempt.version, int(version))
     attempt.cancel_requested = bool(int(cancel_requested))
+    attempt.pause_requested = bool(int(pause_requested))
     attempt.shown_at = sent_at if outcome in ("written", "rebuilt") else -math.inf
     attempt.sends_all = attempt.sends_all and not attempt.is_shown
     attempt.renews = attempt.renews or outcome == "rebuilt"

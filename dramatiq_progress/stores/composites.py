@@ -12,6 +12,7 @@ from dramatiq_progress.progress import MESSAGE_ID, State
 SLOT_STATES = {
     State.ENQUEUED: "w",
     State.DELAYED: "w",
+    State.PAUSED: "w",
     State.RUNNING: "r",
     State.RETRYING: "t",
     State.DONE: "d",

@@ -64,6 +64,7 @@ class Start(NamedTuple):
     title: str
     metadata: str
     estimate_key: str
+    resumable: str
 
 
 class Writer(NamedTuple):
@@ -78,6 +79,7 @@ class Writer(NamedTuple):
     cancellable: str
     owner: str
     running_for: str
+    resumable: str
 
 
 class Report(NamedTuple):
@@ -116,6 +118,14 @@ class Cancel(NamedTuple):
     ttl: str
     lost_after: str
     reason: str  #: 1 (a user), forced (an operator) or composite (the one that it is a member of)
+
+
+class Pause(NamedTuple):
+    """Arguments of ``pause``."""
+
+    ttl: str
+    lost_after: str
+    wanted: str
 
 
 class Withdraw(NamedTuple):
@@ -230,6 +240,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "finish": Writer._fields + Finish._fields,
     "keep": Keep._fields,
     "cancel": Cancel._fields,
+    "pause": Pause._fields,
     "withdraw": Withdraw._fields,
     "part": Part._fields,
     "gather": Part._fields,
@@ -262,6 +273,7 @@ def writer(attempt: Attempt) -> Writer:
         flag(attempt.cancellable),
         attempt.owner,
         seconds(time.monotonic() - attempt.started_at),
+        flag(attempt.resumable),
     )
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
-from . import claims, contributions, encoding, transitions
+from . import claims, contributions, encoding, pausing, transitions
 from .base import Listener, Store, Subscription
 from .contributions import Members
 from .durations import tally
@@ -160,6 +160,8 @@ class MemoryStore(Store):
                 return transitions.finish(record, now, Writer(*given[:_WRITER]), how, fields, beside, kept)
             case "keep":
                 return transitions.keep(record, beside[0], Keep(*given[:_KEEP]), _pairs(given[_KEEP:]))
+            case "pause":
+                return pausing.pause(record, now, encoding.Pause(*given))
             case "withdraw":
                 return transitions.withdraw(record, now, encoding.Withdraw(*given), beside[0])
             case "declare":

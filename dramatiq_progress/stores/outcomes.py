@@ -22,9 +22,9 @@ class Start(NamedTuple):
     """The outcome of a start.
 
     Attributes:
-      verdict: ``run`` (the message is now ``running``), ``ignored`` (the message was final: the actor runs, and the
-        record stays as it is), ``finished`` (an attempt that could be gone on from has done all of it: the worker skips
-        the message) or ``cancelled`` (so it does).
+      verdict: ``run`` (the message is now ``running``), ``paused`` (the worker skips it, and sends it again),
+        ``ignored`` (the message was final: the actor runs, and the record stays as it is), ``finished`` (an attempt
+        that could be gone on from has done all of it: the worker skips the message) or ``cancelled`` (so it does).
       deliveries: Number of starts since an attempt finished, including this one, without those that began while the
         attempt before was alive.
       title: The title that was given with the message, or that an earlier attempt set.
@@ -36,7 +36,7 @@ class Start(NamedTuple):
       is_forced: Whether an operator cancels it.
     """
 
-    verdict: Literal["run", "ignored", "finished", "cancelled"]
+    verdict: Literal["run", "paused", "ignored", "finished", "cancelled"]
     deliveries: int = 0
     title: str = ""
     metadata: str = "{}"
@@ -106,3 +106,34 @@ class Cancellation(NamedTuple):
 
     def __bool__(self) -> bool:
         return self.outcome in (CancelOutcome.CANCELLED, CancelOutcome.REQUESTED)
+
+
+class PauseOutcome(StrEnum):
+    """The outcome of a request to pause a message, or to resume it."""
+
+    PAUSED = "paused"  #: The message waits until it is resumed. Also if it was paused before.
+    REQUESTED = (
+        "requested"  #: The message is running: it is paused after its current item, if it doesn't finish before.
+    )
+    RESUMED = "resumed"  #: The message isn't paused, and no pause is requested. Also if none was before.
+    FINISHED = "finished"  #: The message was final; nothing has changed.
+    NOT_RESUMABLE = (
+        "not_resumable"  #: The message is running, and isn't in a loop that can be gone on from; nothing has changed.
+    )
+    COMPOSITE = "composite"  #: It is a group or a pipeline, whose members are paused one by one; nothing has changed.
+    NOT_FOUND = "not_found"  #: The message has no record.
+
+
+class Pausing(NamedTuple):
+    """The answer to `pause` and `resume`; true if what was requested is so, or will be.
+
+    Attributes:
+      outcome: The outcome.
+      previous: The state before, None if there is no record.
+    """
+
+    outcome: PauseOutcome
+    previous: State | None = None
+
+    def __bool__(self) -> bool:
+        return self.outcome in (PauseOutcome.PAUSED, PauseOutcome.REQUESTED, PauseOutcome.RESUMED)

@@ -141,6 +141,7 @@ def decode(
     done, whole = (overall or 0.0, None if overall is None else 1) if has_steps else (current, total)
     attempt = int(record.get("attempt", "0"))
     age = now - _finite(record.get("reported_at", now))
+    pauses = not state.is_final and "pause_requested" in record
     return Progress(
         id=message_id,
         actor=record["actor"],
@@ -156,7 +157,7 @@ def decode(
         step=_step(record.get("step"), overall, total) if counters is None else _stage(state, counters),
         attempt=attempt,
         # A cursor is where the next attempt begins: see worker/resuming.py.
-        continues=state.is_pending and attempt > 0 and bool(record.get("cursor")),
+        continues=state.is_pending and attempt > 0 and (bool(record.get("cursor")) or _awaits_retry(state, record)),
         retries_left=0 if state.is_final else _whole(record, "retries_left"),
         retry_in=_seconds_until(record.get("retry_at"), now) if state is State.RETRYING else None,
         queue_position=queued.position if queued else None,
@@ -164,8 +165,10 @@ def decode(
         usual=_usual(state, usual, queued),
         elapsed=_elapsed(state, record, now),
         rate=None if has_steps else rate,
-        eta=None if silent_for > overdue_after else _time_left(done, whole, rate, age),
+        # It won't end at this rate if it is about to be paused.
+        eta=None if silent_for > overdue_after or pauses else _time_left(done, whole, rate, age),
         cancel_requested="cancel_requested" in record,
+        pause_requested=pauses,
         cancellable=record.get("cancellable") == "1",
         metadata=_object(record.get("metadata", "{}")),
         parts=None if counters is None else _parts(counters),
@@ -179,6 +182,11 @@ def decode(
 def _heartbeat_age(heartbeat: str, now: float) -> float:
     # One from the future is of another server's clock, before a failover: see prelude.lua.
     return abs(now - _finite(heartbeat))
+
+
+def _awaits_retry(state: State, record: Mapping[str, str]) -> bool:
+    # Its values are those of the attempt that failed, as before the pause: see pause.lua.
+    return state is State.PAUSED and record.get("pause_requested") == State.RETRYING
 
 
 def _is_another_alive(record: Mapping[str, str], now: float, lost_after: float) -> bool:
@@ -211,7 +219,7 @@ def _elapsed(state: State, record: Mapping[str, str], now: float) -> float | Non
 
 
 def _usual(state: State, run: Estimate | None, queued: QueuePlace | None) -> UsualTimes | None:
-    if state.is_final or state is State.LOST:
+    if state.is_final or state in (State.LOST, State.PAUSED):
         return None
     wait = queued.wait if queued else None
     if run is None and wait is None:

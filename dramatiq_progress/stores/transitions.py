@@ -27,7 +27,7 @@ KEPT_ATTEMPTS = 50
 LIFE_FIELDS = (
     *("token", "current", "total", "description", "rate", "overall", "step", "reported_at", "result"),
     *("title", "metadata", "estimate_key", "started_at", "ended_at", "heartbeat", "deliveries", "cancel_requested"),
-    *("doubted", "later", "cursor"),
+    *("pause_requested", "doubted", "later", "cursor"),
 )
 #: Where an attempt goes on from: the cursor of an earlier one, and the values that belong to it.
 KEPT_FIELDS = ("cursor", "current", "total", "description", "overall", "step")
@@ -55,15 +55,17 @@ def enqueue(record: Record, now: float, given: encoding.Enqueue) -> Outcome:
     """See enqueue.lua."""
     before = record.get("state")
     allowed = {
-        "new": before is None or _is_final(before),
+        "new": before is None or is_final(before),
         "due": before in (None, State.DELAYED, State.RETRYING),
         "late": before is None,
     }
+    if before == State.PAUSED and given.origin == "due":
+        wait_paused(record, State.ENQUEUED)
     if not allowed[given.origin]:
         if given.origin == "late" and given.owner:
             record.setdefault("owner", given.owner)
         return Outcome(("refused", before or "", 0))
-    if _is_final(before):
+    if is_final(before):
         if "later" in record:
             record["attempt"] = str(max(_number(record, "attempt"), _later(record).number))
         _drop(record, LIFE_FIELDS)
@@ -105,6 +107,19 @@ def start(record: Record, now: float, given: encoding.Start, brought: Record) ->
         record |= {"state": State.CANCELLED, "ended_at": record.get("heartbeat", seconds(now))}
         increment_version(record)
         return Outcome(("cancelled", 0, 0, 0, "", "", before or "", 0, []), given.finished_ttl, changed=True)
+    if before == State.PAUSED or (before == State.RUNNING and not other_lives and "pause_requested" in record):
+        if not float(given.age):
+            if before == State.RUNNING:
+                _drop(record, ("token",))
+                record["ended_at"] = record["heartbeat"]
+            wait_paused(record, State.ENQUEUED)
+            has_changed = before == State.RUNNING
+            if has_changed:
+                increment_version(record)
+            answer = ("paused", 0, 0, 0, "", "", before if has_changed else "", 0, kept)
+            return Outcome(answer, given.ttl, changed=has_changed)
+        if not record.get("cursor") and given.resumable == "0":
+            _drop(record, ("pause_requested",))
     attempt = max(max(_number(record, "attempt"), later.number) + 1, int(given.min_attempt))
     deliveries = _number(record, "deliveries") + 1
     takes_over = False
@@ -138,20 +153,20 @@ def report(
     record: Record, now: float, writer: encoding.Writer, given: encoding.Report, fields: dict[str, str]
 ) -> Outcome:
     """See report.lua."""
-    cancel_requested = int("cancel_requested" in record)
+    asks = int("cancel_requested" in record), int(writer.resumable == "1" and "pause_requested" in record)
     before, later = record.get("state"), _later(record)
     is_shown = before == State.RUNNING and record.get("token") == writer.token
     if not is_shown:
         is_doubted = _is_doubted(record, writer)
         is_older = not is_doubted and _number(record, "attempt") >= int(writer.attempt)
         if is_foreign(before) or _is_over(before) or is_older:
-            return Outcome(("superseded", 0, cancel_requested))
+            return Outcome(("superseded", 0, *asks))
         if before == State.RUNNING and "token" in record and _is_alive(record["heartbeat"], now, given.lost_after):
             number = max(later.number, int(writer.attempt))
             record["later"] = _Later(number, later.undecided, later.token or writer.token, now).text()
-            return Outcome(("waiting", 0, cancel_requested), given.ttl)
+            return Outcome(("waiting", 0, *asks), given.ttl)
         if given.has_all == "0":
-            return Outcome(("incomplete", 0, cancel_requested))
+            return Outcome(("incomplete", 0, *asks))
         _drop(record, ATTEMPT_FIELDS)
         _rebuild(record, now, writer)
         record["state"] = State.RUNNING
@@ -168,7 +183,7 @@ def report(
         record["deliveries"] = "0"
     changed = not is_shown or bool(fields)
     version = increment_version(record) if changed else _number(record, "version")
-    return Outcome(("written" if is_shown else "rebuilt", version, cancel_requested), given.ttl, changed=changed)
+    return Outcome(("written" if is_shown else "rebuilt", version, *asks), given.ttl, changed=changed)
 
 
 def finish(
@@ -191,12 +206,14 @@ def finish(
     is_running = before == State.RUNNING
     other_lives = is_running and not is_shown and _is_alive(record["heartbeat"], now, given.lost_after)
     doubted = "*" if given.given_up == "1" else ""
+    pauses = "pause_requested" in record and (writer.resumable == "1" or before == State.PAUSED)
     rebuilt = False
     if given.started == "0" and not is_shown and not waits:
-        if before is None or _is_final(before) or other_lives:
+        if before is None or is_final(before) or other_lives:
             return refused
     elif is_shown:
-        if before not in (State.RUNNING, State.RETRYING):
+        asks_again = before in (State.RETRYING, State.PAUSED) or (given.yields == "1" and before == State.ENQUEUED)
+        if not is_running and not asks_again:
             return refused
         continues = not _is_over(given.state) and "cancel_requested" not in record
         if is_running and continues and _is_alive(later.heartbeat, now, given.lost_after):
@@ -241,6 +258,10 @@ def finish(
         record["state"], delay = State.CANCELLED, ""
     if delay:
         record["retry_at"] = seconds(ended_at + float(delay))
+    if pauses and not is_final(record["state"]):
+        wait_paused(record, record["state"])
+    elif pauses:
+        _drop(record, ("pause_requested",))
     increment_version(record)
     for companion in beside:
         _keep(companion, int(writer.attempt), True, kept)
@@ -277,12 +298,9 @@ def cancel(record: Record, now: float, given: encoding.Cancel) -> Outcome:
     before, queue = record["state"], record["queue"]
     if before == State.CANCELLED:
         return Outcome(("cancelled", before, queue))
-    if _is_final(before):
+    if is_final(before):
         return Outcome(("finished", before, queue))
-    if before == State.RUNNING and not any(
-        _is_alive(heartbeat, now, given.lost_after) for heartbeat in (record["heartbeat"], _later(record).heartbeat)
-    ):
-        before = State.LOST
+    before = shown_state(record, now, given.lost_after)
     if record.get("cancellable") != "1" and given.reason == "1":
         return Outcome(("not_cancellable", before, queue))
     is_raised = "parts" in record and given.reason == "forced" and record.get("cancel_requested") != "forced"
@@ -292,7 +310,7 @@ def cancel(record: Record, now: float, given: encoding.Cancel) -> Outcome:
     if before != State.RUNNING or ("parts" in record and not _running_members(record)):
         outcome = "cancelled"
         record.setdefault("ended_at", record["heartbeat"] if before == State.LOST else seconds(now))
-        _drop(record, ("retry_at", "deliveries"))
+        _drop(record, ("retry_at", "deliveries", "pause_requested"))
         record["state"] = State.CANCELLED
     record["cancel_requested"] = given.reason if given.reason == "forced" else "1"
     increment_version(record)
@@ -312,7 +330,7 @@ def withdraw(record: Record, now: float, given: encoding.Withdraw, companion: Re
 # ---- The functions of prelude.lua ----
 
 
-def _is_final(state: str | None) -> bool:
+def is_final(state: str | None) -> bool:
     return state in FINAL_STATES
 
 
@@ -322,6 +340,13 @@ def is_foreign(state: str | None) -> bool:
 
 def _is_alive(heartbeat: str | float, now: float, lost_after: str) -> bool:
     return abs(now - float(heartbeat)) <= float(lost_after)
+
+
+def shown_state(record: Record, now: float, lost_after: str) -> str:
+    """See is_silent() of prelude.lua."""
+    heartbeats = (record.get("heartbeat", "-inf"), _later(record).heartbeat)
+    is_silent = not any(_is_alive(each, now, lost_after) for each in heartbeats)
+    return State.LOST if record["state"] == State.RUNNING and is_silent else record["state"]
 
 
 class _Later(NamedTuple):
@@ -394,6 +419,12 @@ def _cursor_attempt(record: Mapping[str, str]) -> int:
     return int(found[1]) if found else 0
 
 
+def wait_paused(record: Record, next_state: str) -> None:
+    if next_state != State.RETRYING:
+        _drop(record, ("retry_at",))
+    record |= {"state": State.PAUSED, "pause_requested": next_state}
+
+
 def _running_members(record: Record) -> int:
     return int(record["parts"].split(" ")[5])
 
@@ -402,7 +433,7 @@ def _running_members(record: Record) -> int:
 
 
 def _is_over(state: str | None) -> bool:
-    return _is_final(state) and state != State.FAILED
+    return is_final(state) and state != State.FAILED
 
 
 def _is_doubted(record: Record, writer: encoding.Writer) -> bool:

@@ -94,8 +94,12 @@ def describe(progress: Progress) -> str:
         return _describe_retry(progress)
     if progress.complete:
         return _describe_outcome(progress)
+    if state is State.PAUSED:
+        return _describe_break(progress, "paused") if progress.continues else translate(TEXTS["paused"])
+    if state is State.RUNNING and progress.pause_requested:
+        return _describe_break(progress, "pausing")
     if progress.continues:
-        return _describe_continuation(progress)
+        return _describe_break(progress, "continues")
     position, length = progress.queue_position, progress.queue_length
     if state is State.RUNNING:
         text = _describe_run(progress)
@@ -150,10 +154,10 @@ def _describe_run(progress: Progress) -> str:
     return text or translate(TEXTS["running"])
 
 
-def _describe_continuation(progress: Progress) -> str:
-    """Return "Waiting to continue: 6,200 of 10,000"; in a step, with the text that it had while it ran."""
+def _describe_break(progress: Progress, name: str) -> str:
+    """Return "Waiting to continue: 6,200 of 10,000", or of a pause; in a step, with the text of the run."""
     current, total = progress.current, progress.total
-    text = translate(PARTS_TEXTS["continues"])
+    text = translate((TEXTS | PARTS_TEXTS)[name])
     without_end = _END_PUNCTUATION.sub("", text)
     if progress.step is not None:
         return _format("stepped", step=without_end, text=_describe_run(progress))

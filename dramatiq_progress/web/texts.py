@@ -27,6 +27,7 @@ TEXTS = {
     "position": "In the queue: about number {position} of {length}",
     "first": "Next in the queue",
     "delayed": "Scheduled",
+    "paused": "Paused",
     "running": "Running",
     "amount": "{current} of {total}",
     "count": "{current} so far",
@@ -58,14 +59,15 @@ CANCEL_TEXTS = {
     "cancelFailed": "Couldn't reach the server. Try again.",
 }
 
-#: `TEXTS` of dramatiq-progress-parts.js: the step, the members of a group or a pipeline, a wait to continue, and the
-#: usual times.
+#: `TEXTS` of dramatiq-progress-parts.js: the step, the members of a group or a pipeline, a wait to continue, a
+#: pause, and the usual times.
 PARTS_TEXTS = {
     "step": "Step {index} of {count}",
     "stepped": "{step}. {text}",
     "doneOf": "{done} of {total} done",
     "failedOf": "{text}, {failed} failed",
     "continues": "Waiting to continue…",
+    "pausing": "Pausing…",
     "begins": "{text}, begins in about {time}",
     "usually": "{text}, usually takes about {time}",
     "usuallyRange": "{text}, usually takes {from} to {time}",

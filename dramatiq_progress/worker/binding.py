@@ -142,7 +142,13 @@ class Binding:
         with self._lock:
             if kept and self._resumption is None and not self.levels.is_begun:
                 self.levels.restore(kept)
-                self._resumption = Resumption(self.checks, kept["cursor"])
+                self._resumption = self._resume(kept["cursor"])
+
+    def _resume(self, cursor: str) -> Resumption:
+        if (attempt := self._bound_attempt) is not None:
+            # From now on it can be paused.
+            attempt.resumable = True
+        return Resumption(self.checks, cursor)
 
     def resumption(self) -> Resumption:
         """Return what is done of the loops and calls that can be gone on from."""
@@ -153,7 +159,7 @@ class Binding:
                 brought: Mapping[str, str] = {} if attempt is None else attempt.brought
                 self._go_on(brought)
                 if self._resumption is None:
-                    self._resumption = Resumption(self.checks, brought.get("cursor", ""))
+                    self._resumption = self._resume(brought.get("cursor", ""))
                 if self._interruption.yields:
                     self.must_notify = True
             return self._resumption
@@ -296,10 +302,10 @@ class Binding:
 
     def _values(self) -> dict[str, str]:
         own = {"title": self._title, "metadata": self._metadata, "estimate_key": self._estimate_key}
-        if self._resumption is None or not (text := self._resumption.text(self._attempt_number)):
+        if self._resumption is None:
             return {**self.levels.fields(), **own}
-        # First: report.lua looks for it there.
-        return {"cursor": text, **self.levels.fields(), **own}
+        # First: report.lua looks for it there. Before the first item is done it is empty: the message can be paused.
+        return {"cursor": self._resumption.text(self._attempt_number), **self.levels.fields(), **own}
 
 
 def merged(older: dict[str, Any], newer: dict[str, Any]) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: The values that a reader sees of fields that were never written.
+#: The values that a reader sees of fields that were never written. A cursor is written always, if there is one.
 INITIAL = {
     **{"current": "0", "total": "null", "description": "", "rate": "null"},
     **{"title": "", "metadata": "{}", "estimate_key": ""},
     # Without steps they are never among the values; with steps they are written.
     **{"overall": "", "step": ""},
-    # Without loops and calls that can be gone on from, neither is this.
-    **{"cursor": ""},
 }
 
 
@@ -35,7 +33,7 @@ class Changes:
         changed = {
             name: text
             for name, text in values.items()
-            if name in self._in_doubt or text != self._stored.get(name, self._initial[name])
+            if name in self._in_doubt or text != self._stored.get(name, self._initial.get(name))
         }
         self._in_doubt.update(changed)
         return changed
@@ -48,7 +46,7 @@ class Changes:
         return {
             name: text
             for name, text in values.items()
-            if name in self._stored or name in self._in_doubt or text != INITIAL[name]
+            if name in self._stored or name in self._in_doubt or text != INITIAL.get(name)
         }
 
     def confirm(self, fields: Mapping[str, str]) -> None:

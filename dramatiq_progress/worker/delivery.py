@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import math
-import threading
 import time
 import weakref
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TypeVar
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from dramatiq import Broker, Message, MessageProxy
+from dramatiq import Broker, MessageProxy
 from dramatiq.common import q_name
-from dramatiq.errors import BrokerConnectionError
-from dramatiq.middleware import MiddlewareError, SkipMessage
+from dramatiq.middleware import SkipMessage
 
 from dramatiq_progress.conf import configuration
 from dramatiq_progress.errors import StoreUnavailable, UserFacingError
@@ -29,28 +28,19 @@ from dramatiq_progress.stores.companion import Companion
 from dramatiq_progress.stores.composites import is_child
 from dramatiq_progress.stores.outcomes import Change, Start
 
+from .again import PAUSED_OPTION, Again
 from .children import Children
-from .observer import ProgressObserver, current_observer
+from .current import this_thread
+from .observer import ProgressObserver
 from .options import metadata_of, title_of
 from .parts import MemberEnd, path_of
 from .recorder import get_recorder
-from .resuming import CURSOR_OPTION, Cursor, brought_by, sending_again
+from .resuming import Cursor, brought_by
 from .tracking import AnyMessage, count_retries
 from .validation import shown_text
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-
-class SendAgainFailed(MiddlewareError, BrokerConnectionError):
-    """The broker doesn't take a message that is to go on later.
-
-    Both: Dramatiq (2.2) passes on a `MiddlewareError` of a hook, and tries again after a `BrokerConnectionError`. After
-    any other error the message would be acknowledged, and be lost.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)  # type: ignore[no-untyped-call]  # Dramatiq's
 
 
 class Delivery:
@@ -77,7 +67,7 @@ class Delivery:
       is_processed: Whether the worker is done with the actor, and is about to acknowledge the message.
       next_round: The delay in seconds, or 0, if the actor has enqueued its own message again.
       exception: The exception that the actor raised.
-      again: The message as it is sent again, if the actor was interrupted to go on later.
+      again: The message as it is sent again, if its actor was interrupted, or isn't called, to go on later.
       children: The messages that it sends, if they are members of its composite.
     """
 
@@ -124,22 +114,24 @@ class Delivery:
         self.is_processed = False
         self.next_round: float | None = None
         self.exception: BaseException | None = None
-        self.again: Message[Any] | None = None
-        self._has_made_room = False
+        self.again: Again | None = None
         self.children = Children(self.attempt.path, self.attempt.owner)
 
     def open(self) -> ProgressObserver:
         """Record the start of the attempt, and return an observer bound to this delivery.
 
         Raises:
-          SkipMessage: The message was cancelled, or has exceeded ``MAX_DELIVERIES``.
+          SkipMessage: The message was cancelled, is paused, or has exceeded ``MAX_DELIVERIES``.
         """
         start = with_store(self.attempt.message_id, self._start)
+        if start is None and self.message.options.get(PAUSED_OPTION):
+            self._hold()
         if start is not None:
             if start.verdict != "run" and self.attempt.path:
                 # An earlier delivery ended, and may have been killed before its composite knew.
                 with_store(self.attempt.message_id, self._contribute_recorded, defer=True)
             self._check(start)
+            self.message.options.pop(PAUSED_OPTION, None)
         self.observer = ProgressObserver(attempt=self.attempt, start=self._start, strict=settings.DEBUG)
         self.observer.delivery = weakref.ref(self)
         if start is not None:
@@ -157,7 +149,7 @@ class Delivery:
           SendAgainFailed: The message is to go on later, and the broker doesn't take it.
         """
         if self.again is not None and not self.is_cancelled:
-            self._make_room(broker, self.again)
+            self._send_again(broker, self.again)
         elif self.is_skipped:
             self.finish(State.CANCELLED if self.is_cancelled else State.SKIPPED)
         elif self.is_retried:
@@ -174,28 +166,31 @@ class Delivery:
         """Record the outcome of a message that is rejected: it failed, or was skipped because it was too old."""
         self.finish(State.SKIPPED if self.is_skipped and not self.is_given_up else State.FAILED)
 
-    def _make_room(self, broker: Broker, again: Message[Any]) -> None:
+    def _send_again(self, broker: Broker, again: Again) -> None:
         # The record first, so that it waits before another worker has it. Only once, also if the broker fails then.
-        if not self._has_made_room:
+        if not again.is_recorded:
             change = self.finish(State.ENQUEUED, yields=True)
-            self._has_made_room = True
-            if change is not None and not (change.written and change.state is State.ENQUEUED):
+            again.is_recorded = True
+            again.is_paused = self.attempt.pause_requested if change is None else change.state is State.PAUSED
+            if change is not None and not (change.written and (again.is_paused or change.state is State.ENQUEUED)):
                 # Another attempt does it, or it was cancelled in the meantime.
                 self.again = None
                 return
-        try:
-            with sending_again(again.message_id):
-                broker.enqueue(again)
-        except Exception as error:
-            raise SendAgainFailed(f"Message {again.message_id} could not be sent again: {error}") from error
-        logger.info("Message %s (%s) makes room, and goes on later.", again.message_id, again.actor_name)
+        again.send(broker)
 
     def interrupt(self) -> None:
         """Note that the actor was interrupted, and that the message is to be sent again."""
-        # Its age counts from now: `AgeLimit` is about the time that a message waits.
-        self.again = self.message.copy(message_timestamp=int(time.time() * 1000))
-        # This delivery only ends. `Results` would store None for it.
-        self.message.options["store_results"] = False
+        self.again = Again(self.message)
+
+    def _hold(self, kept: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Let the message wait on, since it is paused.
+
+        Raises:
+          SkipMessage: In each case.
+        """
+        self.is_ignored = True
+        self.again = Again(self.message, kept, is_paused=True)
+        raise SkipMessage(f"Message {self.attempt.message_id} is paused.")
 
     def finish(self, state: State, *, retry_in: float | None = None, yields: bool = False) -> Change | None:
         """Record the outcome of the attempt, with the values that it reported last.
@@ -283,6 +278,8 @@ class Delivery:
         if start.is_unwanted and (start.is_forced or attempt.cancellable or not is_child(attempt.path)):
             self.is_cancelled = True
             raise SkipMessage(f"The group or pipeline of message {attempt.message_id} was cancelled.")
+        if start.verdict == "paused":
+            self._hold(start.kept)
         self.is_ignored = start.verdict == "ignored"
         limit = configuration().max_deliveries
         if limit and start.deliveries > limit and isinstance(self.message, MessageProxy):
@@ -306,105 +303,6 @@ class Delivery:
             return None
         text = shown_text(self.exception).strip()
         return json.dumps(text) if text else None
-
-
-class _Thread(threading.local):
-    """The role of this thread, and the delivery it works on. A worker's thread works on one message at a time."""
-
-    delivery: Delivery | None = None
-    is_consumer = False
-    is_worker = False
-
-
-this_thread = _Thread()
-
-
-def current_delivery() -> Delivery | None:
-    """Return the delivery that this thread, or this coroutine, works on."""
-    delivery = this_thread.delivery
-    if delivery is None and (observer := current_observer()) is not None and observer.delivery is not None:
-        # The body of an async actor runs in the event loop's thread.
-        delivery = observer.delivery()
-    return delivery
-
-
-def delivery_of(message: AnyMessage) -> Delivery | None:
-    """Return the delivery that this thread, or this coroutine, works on, if it is one of this message."""
-    delivery = current_delivery()
-    return delivery if delivery is not None and delivery.attempt.message_id == message.message_id else None
-
-
-def open_observer(actor_name: str) -> ProgressObserver:
-    """Return the observer for a call of an actor's function.
-
-    The worker's own call of the message's actor gets the one that is bound to the message. Every other call (outside a
-    worker, or of one actor inside another) gets a detached one.
-
-    Raises:
-      SkipMessage: The message was cancelled, or has exceeded ``MAX_DELIVERIES``.
-    """
-    delivery = this_thread.delivery
-    if delivery is not None and delivery.observer is None and delivery.message.actor_name == actor_name:
-        return delivery.open()
-    # Inside a job an invalid report must not fail it. (The body of an async actor has no delivery in its thread, but an
-    # observer in its context.)
-    outer = current_observer()
-    is_in_job = delivery is not None or this_thread.is_worker or outer is not None
-    made = ProgressObserver(actor_name=actor_name, strict=settings.DEBUG or not is_in_job)
-    # What an async actor sends in a call of another one is sent by its own message.
-    made.delivery = None if outer is None else outer.delivery
-    return made
-
-
-def end_cancelled(observer: ProgressObserver) -> None:
-    """End the delivery that this observer is bound to, if any: `Cancelled` has left the actor's function.
-
-    Raises:
-      SkipMessage: Instead of `Cancelled`, which Dramatiq would log as an error and `Retries` would retry.
-    """
-    if (delivery := _delivery_to(observer)) is not None:
-        delivery.is_cancelled = True
-        attempt = delivery.attempt
-        # Not who has requested it: owners are never shown.
-        logger.info("Message %s (%s) was interrupted and is cancelled.", attempt.message_id, attempt.actor)
-        raise SkipMessage(f"Message {attempt.message_id} was cancelled.")
-
-
-def note_exception(observer: ProgressObserver) -> None:
-    """Note that an exception leaves the actor's function: the message carries what is done to its next attempt.
-
-    Here, before any middleware acts on the exception, so that their order doesn't matter.
-    """
-    if (delivery := _delivery_to(observer)) is None or not (carried := observer.carried()):
-        return
-    options = delivery.message.options
-    options[CURSOR_OPTION] = carried
-    if observer.resumption().has_moved and "retries" in options:
-        # Only failures at the same place count.
-        options["retries"] = 0
-
-
-def end_interrupted(observer: ProgressObserver) -> None:
-    """End the delivery that this observer is bound to, if any: a loop has made room.
-
-    Raises:
-      SkipMessage: Instead of `Interrupted`, which Dramatiq would log as an error and `Retries` would retry.
-    """
-    if (delivery := _delivery_to(observer)) is not None:
-        delivery.interrupt()
-        raise SkipMessage(f"Message {delivery.attempt.message_id} goes on later.")
-
-
-def note_return(observer: ProgressObserver) -> None:
-    """Note that the actor's function has returned or raised: what this thread sends from now on is Dramatiq's."""
-    if (delivery := _delivery_to(observer)) is not None:
-        delivery.is_running = False
-
-
-def _delivery_to(observer: ProgressObserver) -> Delivery | None:
-    """Return the delivery that this thread works on, if the observer is bound to it."""
-    delivery = this_thread.delivery
-    return delivery if delivery is not None and delivery.observer is observer else None
 
 
 def with_store(message_id: str, action: Callable[[Store, float], T], *, defer: bool = False, size: int = 0) -> T | None:

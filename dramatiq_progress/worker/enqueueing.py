@@ -21,10 +21,10 @@ from dramatiq_progress.stores.companion import Companion
 from dramatiq_progress.stores.composites import UNSENT, Contribution, Told
 from dramatiq_progress.stores.outcomes import Change
 
+from .again import is_sent_again
 from .children import Children
 from .delivery import with_store
 from .recorder import get_recorder
-from .resuming import is_sent_again
 from .tracking import AnyMessage
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,7 @@ shows, so that they belong to one moment.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from django.db import connections
@@ -249,24 +247,6 @@ def stop_fetching(worker: Worker) -> None:
         consumer = thread.consumer
         if isinstance(consumer, _RedisConsumer) and q_name(consumer.queue_name) == consumer.queue_name:
             consumer.prefetch = 0
-
-
-_again: ContextVar[str | None] = ContextVar("dramatiq_progress_again", default=None)
-
-
-@contextmanager
-def sending_again(message_id: str) -> Iterator[None]:
-    """Send a message whose record says already that it waits."""
-    token = _again.set(message_id)
-    try:
-        yield
-    finally:
-        _again.reset(token)
-
-
-def is_sent_again(message: AnyMessage) -> bool:
-    """Return whether this context is sending a message again, to go on later."""
-    return message.message_id == _again.get()
 
 
 def brought_by(message: AnyMessage) -> Mapping[str, str]:

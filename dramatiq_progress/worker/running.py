@@ -216,6 +216,8 @@ class RunningMessages:
         self._refusals.clear(attempt.message_id)
         if attempt.cancel_requested:
             observer.note_cancel_request()
+        if attempt.pause_requested:
+            observer.interrupt()
         if outcome == "waiting":
             # Not confirmed: sent with each heartbeat until this attempt is the one that is shown.
             return

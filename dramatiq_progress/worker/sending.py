@@ -25,7 +25,8 @@ from dramatiq_progress.stores.gathering import pieces_of
 from dramatiq_progress.stores.outcomes import Change
 
 from .children import Children
-from .delivery import current_delivery, with_store
+from .current import current_delivery
+from .delivery import with_store
 from .enqueueing import BulkSend
 from .planning import Composition, Job, Plan, is_empty
 from .recorder import get_recorder

@@ -18,9 +18,13 @@ import dramatiq
 from dramatiq.middleware import CurrentMessage
 
 from dramatiq_progress import ProgressObserver, get_progress, progress_actor
+from dramatiq_progress.worker import again
 
 #: Duration of a step of `report_for` and of its twin.
 STEP_SECONDS = 0.005
+
+#: Instead of 15.
+again.PAUSE_SECONDS = 1
 
 QUICK_RETRY = {"min_backoff": 200, "max_backoff": 200}
 

@@ -1,6 +1,7 @@
 /**
- * The step of a message, the members of a group or a pipeline, a wait to continue, and the usual times: their texts, and
- * the failed part of a bar. dramatiq-progress.js loads it at the first answer that needs it. Reference: docs/bar.md.
+ * The step of a message, the members of a group or a pipeline, a wait to continue, a pause, and the usual times: their
+ * texts, and the failed part of a bar. dramatiq-progress.js loads it at the first answer that needs it. Reference:
+ * docs/bar.md.
  */
 
 export const TEXTS = {
@@ -9,6 +10,7 @@ export const TEXTS = {
   doneOf: "{done} of {total} done",
   failedOf: "{text}, {failed} failed",
   continues: "Waiting to continue…",
+  pausing: "Pausing…",
   begins: "{text}, begins in about {time}",
   usually: "{text}, usually takes about {time}",
   usuallyRange: "{text}, usually takes {from} to {time}",
@@ -19,6 +21,9 @@ export const TEXTS = {
 /** If nine of ten runs take up to this many times as long as half of them, one time says enough. */
 const NARROW_SPREAD = 3;
 
+/** The texts of one that waits to continue, or was asked to pause. */
+const BREAKS = { enqueued: "continues", delayed: "continues", running: "pausing", paused: "paused" };
+
 /**
  * Returns the text of a message, in the same words as `describe` of web/noscript.py. `plain` is the text without this
  * module. The functions are those of dramatiq-progress.js, which can't be imported here: its URL may be hashed.
@@ -27,7 +32,8 @@ export function describe(view, texts, plain, format, formatDuration, describeAmo
   const own = new Proxy(texts, { get: (_, name) => texts[name] ?? TEXTS[name] });
   const fill = (name, values) => format(own, name, values);
   if (view.finished) return describeOutcome(view, plain, fill);
-  if (view.continues) return describeContinuation(view, own, fill, describeAmount);
+  const name = view.continues && BREAKS[view.state];
+  if (name) return describeBreak(view, own, name, fill, describeAmount);
   const text = view.state === "running" ? describeRun(view, own, plain, fill, describeAmount) : plain;
   return view.usual && view.eta == null ? describeUsual(view, text, fill, (time) => formatDuration(time, own)) : text;
 }
@@ -42,13 +48,15 @@ function describeOutcome({ state, parts }, plain, fill) {
   return state === "failed" ? amount : fill("described", { description: withoutEnd(plain), amount });
 }
 
-/** In a step, with the text that it had while it ran. */
-function describeContinuation(view, texts, fill, describeAmount) {
+/** "Waiting to continue: 6,200 of 10,000", or of a pause; in a step, with the text that it had while it ran. */
+function describeBreak(view, texts, name, fill, describeAmount) {
   const { current, total, step } = view;
-  const description = withoutEnd(texts.continues);
+  const description = withoutEnd(texts[name]);
+  // What an earlier round did is of no use.
+  if (view.progress.pending) return description;
   if (step?.count) return fill("stepped", { step: description, text: describeStep(view, texts, fill, describeAmount) });
   const amount = total == null ? current : fill("amount", { current, total });
-  return amount ? fill("described", { description, amount }) : texts.continues;
+  return amount ? fill("described", { description, amount }) : texts[name];
 }
 
 function describeRun(view, texts, plain, fill, describeAmount) {

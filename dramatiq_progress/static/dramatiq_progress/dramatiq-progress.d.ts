@@ -1,6 +1,6 @@
 /** Types of dramatiq-progress.js. Reference of the names: docs/bar.md. Reference of the JSON: docs/json.md. */
 
-export type LiveState = "enqueued" | "delayed" | "running" | "retrying" | "lost";
+export type LiveState = "enqueued" | "delayed" | "paused" | "running" | "retrying" | "lost";
 export type FinalState = "done" | "failed" | "cancelled" | "skipped";
 /** The states of a message, and the three states of the bar itself. */
 export type BarState = LiveState | FinalState | "waiting" | "not-found" | "expired";
@@ -8,7 +8,7 @@ export type BarState = LiveState | FinalState | "waiting" | "not-found" | "expir
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 
 export interface ProgressNumbers {
-  /** While enqueued or delayed, unless it has run and continues where it was. */
+  /** While enqueued, delayed or paused, unless it has run and continues where it was. */
   pending: boolean;
   current: number;
   total: number | null;
@@ -64,7 +64,7 @@ export interface Answer {
   step: StepNumbers | null;
   /** Null for a message, which has no members. */
   parts: Parts | null;
-  /** Null while unknown, once `complete`, and while lost. */
+  /** Null while unknown, once `complete`, and while lost or paused. */
   usual: UsualTimes | null;
   attempt: number;
   retries_left: number | null;
@@ -75,6 +75,8 @@ export interface Answer {
   rate: number | null;
   eta: number | null;
   cancel_requested: boolean;
+  /** Also true while paused. */
+  pause_requested: boolean;
   can_cancel: boolean;
   metadata: { [key: string]: Json };
   version: number;
@@ -92,7 +94,7 @@ export interface AnswerList {
 /** An answer, prepared for drawing. */
 export interface View extends Answer {
   finished: boolean;
-  /** It has run, and waits in a queue to go on where it was. */
+  /** It has run, and waits to go on where it was; or a pause was requested. */
   continues: boolean;
   current: number;
   total: number | null;
@@ -124,6 +126,7 @@ export interface Texts {
   position: string;
   first: string;
   delayed: string;
+  paused: string;
   running: string;
   amount: string;
   count: string;
@@ -157,13 +160,14 @@ interface CancelTexts {
   cancelFailed: string;
 }
 
-/** Texts of steps, members, waits to continue and usual times that override those of dramatiq-progress-parts.js. */
+/** Texts of steps, members, waits to continue, pauses and usual times that override those of dramatiq-progress-parts.js. */
 interface PartsTexts {
   step: string;
   stepped: string;
   doneOf: string;
   failedOf: string;
   continues: string;
+  pausing: string;
   begins: string;
   usually: string;
   usuallyRange: string;

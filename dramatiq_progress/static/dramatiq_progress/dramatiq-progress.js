@@ -12,6 +12,7 @@ export const TEXTS = {
   position: "In the queue: about number {position} of {length}",
   first: "Next in the queue",
   delayed: "Scheduled",
+  paused: "Paused",
   running: "Running",
   amount: "{current} of {total}",
   count: "{current} so far",
@@ -63,7 +64,7 @@ const SMALLEST_TRANSITION_PERCENT = 0.5;
 const SMALLEST_TRANSITION_PERCENT_PER_BAR = 0.02;
 
 const FINAL_STATES = ["done", "failed", "cancelled", "skipped"];
-const PENDING_STATES = ["enqueued", "delayed"];
+const PENDING_STATES = ["enqueued", "delayed", "paused"];
 const STATES = [...PENDING_STATES, "running", "retrying", "lost", ...FINAL_STATES];
 const CELERY_STATES = {
   __proto__: null,
@@ -88,7 +89,7 @@ function readAnswer(answer) {
   const { current = 0, total = null, description = "", pending } = answer.progress ?? {};
   const state = readState(answer);
   const finished = FINAL_STATES.includes(state);
-  const continues = pending === false && PENDING_STATES.includes(state);
+  const continues = answer.pause_requested || (pending === false && PENDING_STATES.includes(state));
   // A retry that starts over still has the percentage of the attempt that failed.
   const percent = pending ? null : readPercent(answer.progress ?? {});
   return { ...answer, state, finished, continues, current, total, description, percent };
@@ -138,8 +139,7 @@ let partsModule;
 function describe(view, texts, outcome) {
   const { state, queue_position: position, queue_length: length, eta } = view;
   const isRunning = state === "running";
-  let text = outcome || texts[state];
-  if (isRunning) text = describeAmount(view, texts);
+  let text = isRunning ? describeAmount(view, texts) : outcome || texts[state];
   if (state === "enqueued" && position) text = format(texts, position > 1 ? "position" : "first", { position, length });
   if (partsModule) text = partsModule.describe(view, texts, text, format, formatDuration, describeAmount);
   return isRunning && eta > 0 ? format(texts, "remaining", { text, time: formatDuration(eta, texts) }) : text;
@@ -448,9 +448,8 @@ const Bar = (Base) => class extends Base {
   /** What a person calls the job. */
   get name() {
     const { title, actor = "" } = this.#view ?? {};
-    const words = actor.replaceAll("_", " ");
     // A title stays as it is: it may be a file's name.
-    return this.option("label") || title || words.charAt(0).toUpperCase() + words.slice(1);
+    return this.option("label") || title || actor.replaceAll("_", " ").replace(/./, (first) => first.toUpperCase());
   }
 
   request(signal, url = this.src) {
@@ -618,11 +617,10 @@ const Bar = (Base) => class extends Base {
 
   async #finish(view, answer) {
     const { state, result } = view;
-    const { texts } = this;
     const isDone = state === "done";
     if (!this.#dispatch(isDone ? state : "failed", answer) || !this.shows(view)) return;
-    const why = new Map(texts.results).get(result) ?? (typeof result === "string" && result);
-    const text = describe(view, texts, !isDone && why);
+    const why = new Map(this.texts.results).get(result) ?? (typeof result === "string" && result);
+    const text = describe(view, this.texts, !isDone && why);
     const handler = isDone ? "onSuccess" : state === "skipped" ? "onIgnored" : "onTaskError";
     if (!this.#callHandler(handler, isDone ? result : text)) this.#show(state, text, view);
     else if (!isDone) return;
@@ -772,8 +770,7 @@ export class DramatiqProgress extends Bar(HTMLElement) {
     const share = isKnown ? formatNumber(Math.floor(percent) / 100, texts, { style: "percent" }) : "";
     const isStopped = isKnown && percent < 100 && view.finished && state !== "done" && !this.option("compact");
     // Moves one step per report.
-    const start = `${(((version ?? current) * 7) % 63) + 7}%`;
-    style.insetInlineStart = isKnown || state !== "running" ? "" : start;
+    style.insetInlineStart = isKnown || state !== "running" ? "" : `${(((version ?? current) * 7) % 63) + 7}%`;
     write(this.#percent, isStopped ? format(texts, "stopped", { percent: share }) : share);
     this.#percent.hidden = !isKnown;
     partsModule?.draw(this, view);
@@ -813,7 +810,7 @@ export class DramatiqProgress extends Bar(HTMLElement) {
     const occasion = [this.src, this.state, quarter, trouble, cancel, index, name].join();
     if (occasion === this.#announced || (this.state === "waiting" && !trouble)) return;
     this.#announced = occasion;
-    const percent = trouble || cancel ? "" : this.#percent.textContent;
+    const percent = !trouble && !cancel && this.#percent.textContent;
     // A result or a link may have replaced the text.
     const [, { textContent: text }] = this.elements;
     write(this.#status, join(this.#name, percent, this.#said, text === this.#said ? "" : text));

@@ -20,7 +20,7 @@ from dramatiq_progress.stores.encoding import ARGUMENTS, Call
 #: What stands before the body of a script that writes records: the functions that it uses. ``part`` and ``gather`` have
 #: no body of their own.
 PRELUDES = {
-    **dict.fromkeys(("enqueue", "start", "report", "finish", "cancel", "keep"), ("prelude",)),
+    **dict.fromkeys(("enqueue", "start", "report", "finish", "cancel", "pause", "keep"), ("prelude",)),
     **dict.fromkeys(("part", "gather"), ("prelude", "composite")),
 }
 

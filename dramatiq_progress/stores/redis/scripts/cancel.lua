@@ -16,10 +16,7 @@ if before == 'cancelled' then return {'cancelled', before, queue} end
 if FINAL[before] then return {'finished', before, queue} end
 
 -- A lost message has no worker that could be interrupted: its next delivery is skipped.
-if before == 'running' and not is_alive(heartbeat, clock(), lost_after) then
-  local _, _, _, later_heartbeat = parse_later(later)
-  if not is_alive(later_heartbeat, clock(), lost_after) then before = 'lost' end
-end
+if before == 'running' and is_silent(heartbeat, later, clock(), lost_after) then before = 'lost' end
 -- reason: 1 (a user), forced (an operator) or composite (that of which this composite is a member).
 if cancellable ~= '1' and reason == '1' then return {'not_cancellable', before, queue} end
 -- An operator also interrupts those members of a composite whose actors aren't cancellable.
@@ -32,7 +29,7 @@ if before ~= 'running' or parts and running_members(parts) == 0 then
   outcome = 'cancelled'
   -- A message that is to be retried ended with its last attempt, a lost one with its last heartbeat.
   redis.call('HSETNX', record, 'ended_at', before == 'lost' and heartbeat or moment(clock()))
-  redis.call('HDEL', record, 'retry_at', 'deliveries')
+  redis.call('HDEL', record, 'retry_at', 'deliveries', 'pause_requested')
   redis.call('HSET', record, 'state', 'cancelled')
 end
 redis.call('HSET', record, 'cancel_requested', reason == 'forced' and reason or '1')

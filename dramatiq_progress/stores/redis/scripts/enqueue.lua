@@ -14,6 +14,8 @@ else
   allowed = not before
   if before and owner ~= '' then redis.call('HSETNX', record, 'owner', owner) end
 end
+-- It has come from its delay queue, and a resume lets it wait in its queue.
+if before == 'paused' and origin == 'due' then wait_paused(record, 'enqueued') end
 if not allowed then return {'refused', before or '', 0} end
 
 if FINAL[before] then
@@ -22,7 +24,7 @@ if FINAL[before] then
   if later then redis.call('HSET', record, 'attempt', math.max(attempt or 0, (parse_later(later)))) end
   redis.call('HDEL', record, 'token', 'current', 'total', 'description', 'rate', 'overall', 'step', 'reported_at',
     'title', 'metadata', 'estimate_key', 'result', 'started_at', 'ended_at', 'heartbeat', 'deliveries',
-    'cancel_requested', 'doubted', 'later', 'cursor')
+    'cancel_requested', 'pause_requested', 'doubted', 'later', 'cursor')
 end
 redis.call('HDEL', record, 'retry_at', 'cancellable')
 redis.call('HSET', record, 'state', state, 'actor', actor, 'queue', queue, 'retries_left', retries_left,

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- An attempt finishes: in a final state, or in retrying. Accepted by a full store (allow-oom). A failed attempt of a
--- message whose cancel was requested isn't retried: it is cancelled. Nor does one go on later.
+-- message whose cancel was requested isn't retried: it is cancelled. Nor does one go on later. One whose pause was
+-- requested is paused instead of waiting.
 --
 -- A success of any attempt that report.lua would show, or lets wait, ends the message. Any other end leaves a message on
 -- which another attempt is known to work as it is. Where nothing shows yet whether that attempt has died, the end is
@@ -28,14 +29,17 @@ local is_running = before[1] == 'running'
 local other_lives = is_running and not is_shown and is_alive(before[4], now, lost_after)
 local is_over = FINAL[before[1]] and before[1] ~= 'failed'
 local doubted = given_up == '1' and '*' or false
+local pause_requested = (resumable == '1' or before[1] == 'paused') and redis.call('HGET', record, 'pause_requested')
 local rebuilt = false
 if started == '0' then
   if not before[1] or FINAL[before[1]] then return refused end
   -- A copy of a message that another worker is running says nothing about it.
   if other_lives then return refused end
 elseif is_shown then
-  -- From retrying too: the delivery may find that its retry can't be sent, and has then failed.
-  if not is_running and before[1] ~= 'retrying' then return refused end
+  -- From retrying and paused too: the delivery may find that its retry can't be sent, and has then failed. One that makes
+  -- room may not have got the answer, and asks again.
+  local asks_again = before[1] == 'retrying' or before[1] == 'paused' or yields == '1' and before[1] == 'enqueued'
+  if not is_running and not asks_again then return refused end
   local continues = state == 'failed' or UNFINISHED[state]
   if is_running and continues and not before[6] and is_alive(later_heartbeat, now, lost_after) then
     -- Left to the attempt that waits. Its next report shows it.
@@ -85,6 +89,12 @@ if before[6] and (state == 'retrying' or state == 'failed' or yields == '1') the
   state, delay = 'cancelled', ''
 end
 if delay ~= '' then redis.call('HSET', record, 'retry_at', moment(now - age + delay)) end
+if pause_requested and UNFINISHED[state] then
+  wait_paused(record, state)
+  state = 'paused'
+elseif pause_requested then
+  redis.call('HDEL', record, 'pause_requested')
+end
 changed(record)
 redis.call('PEXPIRE', record, ttl)
 if KEYS[2] then

@@ -1,5 +1,5 @@
 local FINAL = {done = true, failed = true, cancelled = true, skipped = true}
-local UNFINISHED = {enqueued = true, delayed = true, running = true, retrying = true}
+local UNFINISHED = {enqueued = true, delayed = true, running = true, retrying = true, paused = true}
 
 -- How many attempts' values are kept beside a record.
 local KEPT_ATTEMPTS = 50
@@ -36,6 +36,12 @@ end
 
 local function note_later(record, number, undecided, token, heartbeat)
   redis.call('HSET', record, 'later', table.concat({number, undecided, token, heartbeat}, ' '))
+end
+
+-- Whether the attempt that is shown is silent, and none that waits is alive.
+local function is_silent(heartbeat, later, now, lost_after)
+  local _, _, _, later_heartbeat = parse_later(later)
+  return not is_alive(heartbeat, now, lost_after) and not is_alive(later_heartbeat, now, lost_after)
 end
 
 -- Stores what a record says of its message whoever writes it. Absent means not cancellable. An owner
@@ -101,6 +107,12 @@ end
 local function changed(record)
   redis.pcall('PUBLISH', record, '')
   return redis.call('HINCRBY', record, 'version', 1)
+end
+
+-- Notes that a message is paused, and the state that a resume gives it. That it is to be paused is kept in the record only.
+local function wait_paused(record, next_state)
+  if next_state ~= 'retrying' then redis.call('HDEL', record, 'retry_at') end
+  redis.call('HSET', record, 'state', 'paused', 'pause_requested', next_state)
 end
 
 -- The number of members of a composite that run: see composite.lua.

@@ -9,12 +9,14 @@
 -- A record that isn't there, or shows another attempt, is only written by a report that has all values: readers would
 -- see the others gone for a moment.
 -- KEYS: record, and its companion if there is one. Returns {written, rebuilt, incomplete, waiting or superseded;
--- version, whether a cancel was requested (0, 1)}.
+-- version, whether a cancel was requested (0, 1), and whether a pause was}.
 local record = KEYS[1]
 
 local before = redis.call('HMGET', record, 'state', 'attempt', 'token', 'version', 'cancel_requested', 'later')
 -- Also for a superseded attempt: a cancelled message's work is of no use whichever attempt does it.
 local cancel_requested = before[5] and 1 or 0
+-- Only a message that can be gone on from is asked to pause, so only its reports look.
+local pause_requested = resumable == '1' and redis.call('HEXISTS', record, 'pause_requested') or 0
 local now = clock()
 local is_shown = before[1] == 'running' and before[3] == token
 
@@ -23,7 +25,7 @@ if not is_shown then
   local is_over = is_foreign(before[1]) or FINAL[before[1]] and before[1] ~= 'failed'
   local is_doubted = before[1] ~= 'running' and (doubted == token or doubted == '*')
   if is_over or not is_doubted and tonumber(before[2] or 0) >= tonumber(attempt) then
-    return {'superseded', 0, cancel_requested}
+    return {'superseded', 0, cancel_requested, pause_requested}
   end
   -- Without a token, the attempt that was shown has left the record to any later one.
   if before[1] == 'running' and before[3] and is_alive(heartbeat, now, lost_after) then
@@ -31,9 +33,9 @@ if not is_shown then
     if later_token == '' then later_token = token end
     note_later(record, math.max(later_number, attempt), undecided, later_token, moment(now))
     redis.call('PEXPIRE', record, ttl)
-    return {'waiting', 0, cancel_requested}
+    return {'waiting', 0, cancel_requested, pause_requested}
   end
-  if has_all == '0' then return {'incomplete', 0, cancel_requested} end
+  if has_all == '0' then return {'incomplete', 0, cancel_requested, pause_requested} end
   clear(record)
   rebuild(record, attempt, before[2], before[6], token, actor, queue, retries_left, cancellable, owner,
     now - running_for)
@@ -59,4 +61,4 @@ end
 if not is_shown or ARGV[FIELDS] then version = changed(record) end
 redis.call('PEXPIRE', record, ttl)
 if KEYS[2] then redis.call('PEXPIRE', KEYS[2], ttl) end
-return {is_shown and 'written' or 'rebuilt', version, cancel_requested}
+return {is_shown and 'written' or 'rebuilt', version, cancel_requested, pause_requested}

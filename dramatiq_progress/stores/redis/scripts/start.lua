@@ -12,8 +12,9 @@
 --
 -- Where an earlier attempt got to (its cursor) stays, with its values. The message may bring a cursor too, as the first of
 -- its fields: a store that has lost some writes has an older one.
--- KEYS: record, and its companion if there is one. Fields: those that the message brings. Returns {run, ignored, finished
--- or cancelled; attempt, version, deliveries, title, metadata, the state before, whether the record shows the attempt
+-- A paused message isn't started.
+-- KEYS: record, and its companion if there is one. Fields: those that the message brings. Returns {run, paused, ignored,
+-- finished or cancelled; attempt, version, deliveries, title, metadata, the state before, whether the record shows the attempt
 -- (0, 1), {field, value, …} to go on from}. Where nothing has changed, the state is empty.
 local record = KEYS[1]
 local function expire(milliseconds)
@@ -68,6 +69,23 @@ if cancel_requested then
   changed(record)
   expire(finished_ttl)
   return {'cancelled', 0, 0, 0, '', '', before, 0, {}}
+end
+-- Read again only after a death: a running message is asked by the answers to its reports.
+if before == 'paused' or before == 'running' and not other_lives
+    and redis.call('HEXISTS', record, 'pause_requested') == 1 then
+  if tonumber(age) == 0 then
+    if before == 'running' then
+      -- Its worker was lost before it made room, and writes nothing more.
+      redis.call('HDEL', record, 'token')
+      redis.call('HSET', record, 'ended_at', heartbeat)
+    end
+    wait_paused(record, 'enqueued')
+    if before == 'running' then changed(record) end
+    expire(ttl)
+    return {'paused', 0, 0, 0, '', '', before == 'running' and before or '', 0, kept()}
+  end
+  -- A deferred start is of an attempt that runs. Its next report asks it to pause, if it can.
+  if not cursor and resumable == '0' then redis.call('HDEL', record, 'pause_requested') end
 end
 attempt = math.max(attempt or 0, later_number) + 1
 attempt = math.max(attempt, tonumber(min_attempt))

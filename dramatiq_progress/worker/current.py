@@ -1,0 +1,118 @@
+"""The delivery that a thread works on, and what the function of its actor does to it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from dramatiq.middleware import SkipMessage
+
+from .observer import ProgressObserver, current_observer
+from .resuming import CURSOR_OPTION
+from .tracking import AnyMessage
+
+if TYPE_CHECKING:
+    from .delivery import Delivery
+
+logger = logging.getLogger(__name__)
+
+
+class _Thread(threading.local):
+    """The role of this thread, and the delivery it works on. A worker's thread works on one message at a time."""
+
+    delivery: Delivery | None = None
+    is_consumer = False
+    is_worker = False
+
+
+this_thread = _Thread()
+
+
+def current_delivery() -> Delivery | None:
+    """Return the delivery that this thread, or this coroutine, works on."""
+    delivery = this_thread.delivery
+    if delivery is None and (observer := current_observer()) is not None and observer.delivery is not None:
+        # The body of an async actor runs in the event loop's thread.
+        delivery = observer.delivery()
+    return delivery
+
+
+def delivery_of(message: AnyMessage) -> Delivery | None:
+    """Return the delivery that this thread, or this coroutine, works on, if it is one of this message."""
+    delivery = current_delivery()
+    return delivery if delivery is not None and delivery.attempt.message_id == message.message_id else None
+
+
+def open_observer(actor_name: str) -> ProgressObserver:
+    """Return the observer for a call of an actor's function.
+
+    The worker's own call of the message's actor gets the one that is bound to the message. Every other call (outside a
+    worker, or of one actor inside another) gets a detached one.
+
+    Raises:
+      SkipMessage: The message was cancelled, or has exceeded ``MAX_DELIVERIES``.
+    """
+    delivery = this_thread.delivery
+    if delivery is not None and delivery.observer is None and delivery.message.actor_name == actor_name:
+        return delivery.open()
+    # Inside a job an invalid report must not fail it. (The body of an async actor has no delivery in its thread, but an
+    # observer in its context.)
+    outer = current_observer()
+    is_in_job = delivery is not None or this_thread.is_worker or outer is not None
+    made = ProgressObserver(actor_name=actor_name, strict=settings.DEBUG or not is_in_job)
+    # What an async actor sends in a call of another one is sent by its own message.
+    made.delivery = None if outer is None else outer.delivery
+    return made
+
+
+def end_cancelled(observer: ProgressObserver) -> None:
+    """End the delivery that this observer is bound to, if any: `Cancelled` has left the actor's function.
+
+    Raises:
+      SkipMessage: Instead of `Cancelled`, which Dramatiq would log as an error and `Retries` would retry.
+    """
+    if (delivery := _delivery_to(observer)) is not None:
+        delivery.is_cancelled = True
+        attempt = delivery.attempt
+        # Not who has requested it: owners are never shown.
+        logger.info("Message %s (%s) was interrupted and is cancelled.", attempt.message_id, attempt.actor)
+        raise SkipMessage(f"Message {attempt.message_id} was cancelled.")
+
+
+def note_exception(observer: ProgressObserver) -> None:
+    """Note that an exception leaves the actor's function: the message carries what is done to its next attempt.
+
+    Here, before any middleware acts on the exception, so that their order doesn't matter.
+    """
+    if (delivery := _delivery_to(observer)) is None or not (carried := observer.carried()):
+        return
+    options = delivery.message.options
+    options[CURSOR_OPTION] = carried
+    if observer.resumption().has_moved and "retries" in options:
+        # Only failures at the same place count.
+        options["retries"] = 0
+
+
+def end_interrupted(observer: ProgressObserver) -> None:
+    """End the delivery that this observer is bound to, if any: a loop has made room.
+
+    Raises:
+      SkipMessage: Instead of `Interrupted`, which Dramatiq would log as an error and `Retries` would retry.
+    """
+    if (delivery := _delivery_to(observer)) is not None:
+        delivery.interrupt()
+        raise SkipMessage(f"Message {delivery.attempt.message_id} goes on later.")
+
+
+def note_return(observer: ProgressObserver) -> None:
+    """Note that the actor's function has returned or raised: what this thread sends from now on is Dramatiq's."""
+    if (delivery := _delivery_to(observer)) is not None:
+        delivery.is_running = False
+
+
+def _delivery_to(observer: ProgressObserver) -> Delivery | None:
+    """Return the delivery that this thread works on, if the observer is bound to it."""
+    delivery = this_thread.delivery
+    return delivery if delivery is not None and delivery.observer is observer else None

@@ -296,3 +296,12 @@ def test_changes_that_wait_for_the_store_hold_a_limited_amount_of_private_data(m
     for i in range(100):
         waiting.add(f"m{i}", lambda store, age: None, StoreUnreachable(), size)
     assert len(waiting) == 100
+
+
+def test_a_change_that_is_being_written_still_waits(memory_store: Store) -> None:
+    """A process that ends now loses it."""
+    waiting = DeferredChanges(Refusals())
+    seen: list[int] = []
+    waiting.add("m1", lambda store, age: seen.append(len(waiting)), StoreUnreachable())
+    waiting.write(memory_store)
+    assert (seen, len(waiting)) == ([1], 0)

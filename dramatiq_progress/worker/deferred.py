@@ -136,10 +136,12 @@ class DeferredChanges:
         # The sizes of all, changed by any thread.
         self._bytes = 0
         self._counting = threading.Lock()
+        # The one that is being written: 0 or 1.
+        self._writing = 0
         self.dropped = 0
 
     def __len__(self) -> int:
-        return len(self._ready) + len(self._waiting) + sum(map(len, list(self._parked.values())))
+        return self._writing + len(self._ready) + len(self._waiting) + sum(map(len, list(self._parked.values())))
 
     def add(self, message_id: str, action: Action, error: Exception, size: int = 0) -> None:
         """Keep a state change that the store couldn't write, and that holds this many bytes of private data."""
@@ -173,26 +175,33 @@ class DeferredChanges:
         while self._waiting and self._waiting[0][0] <= now:
             self._ready.append(heapq.heappop(self._waiting)[2])
         for _ in range(min(len(self._ready), BATCH_SIZE)):
-            change = self._ready.popleft()
-            due_at = self._refusals.due_at(change.message_id)
-            if due_at > now:
-                self._wait(change, due_at)
-                continue
+            self._writing = 1
             try:
-                change.action(store, max(time.monotonic() - change.happened_at, 1e-6))
-            except StoreRefused as error:
-                if self._refusals.add(change.message_id, error):
-                    self._wait(change, self._refusals.due_at(change.message_id))
-                else:
-                    self._count(-change.size)
-            except NodeUnreachable as error:
-                self._park(change, error.health)
-            except BaseException:
-                self._ready.appendleft(change)
-                raise
+                self._write_next(store, now)
+            finally:
+                self._writing = 0
+
+    def _write_next(self, store: Store, now: float) -> None:
+        change = self._ready.popleft()
+        due_at = self._refusals.due_at(change.message_id)
+        if due_at > now:
+            self._wait(change, due_at)
+            return
+        try:
+            change.action(store, max(time.monotonic() - change.happened_at, 1e-6))
+        except StoreRefused as error:
+            if self._refusals.add(change.message_id, error):
+                self._wait(change, self._refusals.due_at(change.message_id))
             else:
                 self._count(-change.size)
-                self._refusals.clear(change.message_id)
+        except NodeUnreachable as error:
+            self._park(change, error.health)
+        except BaseException:
+            self._ready.appendleft(change)
+            raise
+        else:
+            self._count(-change.size)
+            self._refusals.clear(change.message_id)
 
     def outages(self) -> list[Health]:
         """Return the health of each node whose recovery some changes wait for."""

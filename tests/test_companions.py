@@ -207,6 +207,7 @@ def test_a_record_that_was_lost_is_rebuilt_with_what_is_known(store: Store) -> N
     send(store)
     running = run(store)
     lose(store)
+    running.sends_all = True
     store.report([(running, {"current": "1"})])
     assert (beside(store)["about"], beside(store)["worker:1"]) == ("about it", "host:2")
     lose(store)

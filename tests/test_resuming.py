@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
 import json
@@ -653,7 +654,7 @@ def test_a_name_that_is_used_twice_is_an_error_and_the_loop_runs_all_the_same(me
 
 def test_a_loop_inside_another_one_that_can_be_gone_on_from_is_an_error() -> None:
     observer = ProgressObserver()
-    with pytest.raises(InvalidReport, match="inside the loop 'outer'"):
+    with pytest.raises(InvalidReport, match='inside the loop with resume="outer", and only one'):
         for _ in observer.track(range(2), resume="outer"):
             list(observer.track(range(2), resume="inner"))
 
@@ -707,9 +708,35 @@ def test_a_cursor_that_is_too_long_leaves_the_last_one(memory_store: Store, capl
         yield 3, "y" * MAX_CURSOR_BYTES
 
     lenient = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
+    with pytest.raises(InvalidReport, match="more than 4,096 bytes as JSON; give a short one"):
+        list(ProgressObserver().track(pages, resume=True))
     texts = [lenient.resumption().text(1) for _ in lenient.track(pages, resume=True)]
     assert [json.loads(text or "null") for text in texts] == [None, [1, [], "", 1, "first"], [1, [], "", 1, "first"]]
     assert len([each for each in caplog.records if "4,096 bytes" in each.message]) == 1
+
+
+@pytest.mark.parametrize("given", [7, (1, 2, 3), "ab", None])
+def test_a_function_that_yields_no_pairs_is_told_so(given: Any) -> None:
+    def pages(_: Any) -> Iterator[Any]:
+        yield given
+
+    with pytest.raises(TypeError, match=r"track\(pages\): the function must yield pairs, \(item, cursor\), and has "):
+        list(ProgressObserver().track(pages, resume=True))
+
+    async def pages_later(_: Any) -> AsyncIterator[Any]:
+        yield given
+
+    async def read() -> None:
+        async for _ in ProgressObserver().track(pages_later, resume=True):
+            pass
+
+    with pytest.raises(TypeError, match="the function must yield pairs"):
+        asyncio.run(read())
+
+
+def test_the_result_of_a_function_is_nothing_to_call_once() -> None:
+    with pytest.raises(TypeError, match=r"once\('lock', …\) takes a function, and calls it: pass f, not f\(\)"):
+        ProgressObserver().once("lock", None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("option", [None, 7, {}, {"cursor": "?"}, {"cursor": 5}, {"cursor": "[1]"}, ["cursor"]])

@@ -77,7 +77,7 @@ class Request(NamedTuple):
             try:
                 order = Order.of(source)
             except ValueError as error:
-                observer.checks.ignore("resume", type(source), f"the queryset can't be gone on from, since {error}")
+                observer.checks.ignore("resume", resume, f"this queryset can't be resumed, since {error}")
                 name = None
         if batch is not None and (type(batch) is not int or batch < 1):
             observer.checks.ignore("batch", batch, "it must be a whole number of at least 1")

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar, overload
 
-from dramatiq_progress.error_texts import reason_of
+from dramatiq_progress.error_texts import reason_of, show
 from dramatiq_progress.progress import Number, StepProgress, percent_of, percent_of_whole
 from dramatiq_progress.titles import shown_title
 
@@ -288,7 +288,10 @@ class ProgressObserver(Binding):
 
         Raises:
           InvalidReport: As for `track` with `resume`. Otherwise the function is called.
+          TypeError: The second argument isn't callable.
         """
+        if not callable(fn):
+            raise TypeError(f"once({name!r}, …) takes a function, and calls it: pass f, not f(). Got {show(fn)}.")
         if inspect.iscoroutinefunction(fn):
             return self._await_once(name, fn)
         wait_for_start(self)

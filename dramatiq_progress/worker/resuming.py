@@ -129,8 +129,7 @@ class Resumption:
         if now != self._inherited[1:]:
             try:
                 text = json.dumps([attempt, *now], allow_nan=False, ensure_ascii=False)
-                if len(text.encode()) > MAX_CURSOR_BYTES:
-                    raise ValueError(f"it has more than {MAX_CURSOR_BYTES:,} bytes as JSON")
+                _check_size(text)
                 self._text = text
             except (TypeError, ValueError, RecursionError) as error:
                 # The last place that could be stored stays: no item is left out.
@@ -143,9 +142,9 @@ class Resumption:
         """Raise `InvalidReport` for a value that can't be stored, if the checks are strict."""
         if self._checks.strict:
             try:
-                json.dumps(value, allow_nan=False)
+                _check_size(json.dumps(value, allow_nan=False, ensure_ascii=False))
             except (TypeError, ValueError, RecursionError) as error:
-                self._checks.ignore("cursor", value, str(error))
+                self._checks.ignore("cursor", value, f"{error}; give a short one, as an id or a page token is")
 
     def begin_loop(self, name: str) -> Place | None:
         """Return the place that a loop begins at.
@@ -156,12 +155,16 @@ class Resumption:
           rollback would take back the items and leave the cursor.
         """
         if name in self._names:
-            reason = 'an earlier loop of this attempt has that name; give each one its own: resume="a name"'
+            reason = (
+                "an earlier loop of this attempt has that name, and True is a name too; give each loop its own: "
+                'resume="a name"'
+            )
         elif name in self._over:
             self._names.add(name)
             return None
         elif self._place is not None and self._place.is_running:
-            reason = f"it is inside the loop {self._place.name!r}, which can be gone on from already"
+            outer = f'resume="{self._place.name}"' if self._place.name else "resume=True"
+            reason = f"it is inside the loop with {outer}, and only one of the two can be resumed: leave out one"
         elif is_in_transaction():
             reason = "a database transaction is open around it; open one for each item or batch instead, in the loop"
         else:
@@ -197,7 +200,8 @@ class Resumption:
             self._checks.ignore("once", name, 'it must be a name, as in once("mail", send_mail)')
             return True
         if name in self._names:
-            self._checks.ignore("once", name, "an earlier loop or call of this attempt has that name")
+            reason = "an earlier loop or call of this attempt has that name; give each call its own"
+            self._checks.ignore("once", name, reason)
             return True
         self._names.add(name)
         if name in self._over:
@@ -225,6 +229,11 @@ class Resumption:
         if pending is not None and pending.name not in over:
             return over, pending.name, pending.done, pending.value
         return over, None, 0, None
+
+
+def _check_size(text: str) -> None:
+    if len(text.encode()) > MAX_CURSOR_BYTES:
+        raise ValueError(f"it has more than {MAX_CURSOR_BYTES:,} bytes as JSON")
 
 
 def is_in_transaction() -> bool:

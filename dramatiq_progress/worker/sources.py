@@ -21,6 +21,8 @@ from django.db.models.query import (
     ValuesListIterable,
 )
 
+from dramatiq_progress.error_texts import show
+
 #: A queryset is read in pieces of this many rows, so that no query stays open during the work.
 PIECE_ROWS = 2_000
 
@@ -82,7 +84,8 @@ async def async_entries(
             if len(piece) < PIECE_ROWS:
                 return
     elif callable(source):
-        async for item, cursor in source(value):
+        async for pair in source(value):
+            item, cursor = _pair(source, pair)
             count += 1
             check(cursor)
             yield item, count, None if cursor is None else (count, cursor)
@@ -143,10 +146,19 @@ async def async_batches(found: AsyncIterator[Entry], size: int) -> AsyncIterator
 
 
 def _pairs(source: Any, count: int, value: Any, check: Callable[[Any], None]) -> Iterator[Entry]:
-    for item, cursor in source(value):
+    for pair in source(value):
+        item, cursor = _pair(source, pair)
         count += 1
         check(cursor)
         yield item, count, None if cursor is None else (count, cursor)
+
+
+def _pair(source: Any, pair: Any) -> tuple[Any, Any]:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        name = getattr(source, "__name__", source)
+        raise TypeError(f"track({name}): the function must yield pairs, (item, cursor), and has yielded {show(pair)}.")
+    item, cursor = pair
+    return item, cursor
 
 
 def _rows(order: Order, queryset: QuerySet[Any], count: int, value: Any) -> Iterator[Entry]:

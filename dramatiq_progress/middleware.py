@@ -24,7 +24,7 @@ from .worker.enqueueing import Send, forget_send, is_recorded, log_invalid_id, w
 from .worker.options import ESTIMATE_KEY_OPTION, estimate_key_of, metadata_of, title_of
 from .worker.parts import path_of
 from .worker.recorder import get_recorder
-from .worker.resuming import CURSOR_OPTION, stop_fetching
+from .worker.resuming import CURSOR_OPTION, ROUND_OPTION, stop_fetching
 from .worker.tracking import (
     CANCELLABLE_OPTION,
     COMPANION_OPTION,
@@ -96,6 +96,7 @@ class ProgressMiddleware(Middleware):
                 # Not a retry: the actor enqueues its own message for another round. This one continues until it ends.
                 delivery.next_round = seconds or 0.0
                 message.options.pop(CURSOR_OPTION, None)
+                message.options[ROUND_OPTION] = delivery.attempt.token
             else:
                 delivery.finish(State.RETRYING, retry_in=seconds or 0.0)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -170,8 +171,15 @@ def test_it_has_the_words_of_the_page_without_javascript(site: ScriptedSite, pag
     site.html = f'<!doctype html><meta charset="utf-8">{head}<body>{bars}'
     page.goto(site.url)
     expect(page.locator("dramatiq-progress:not([state=waiting])")).to_have_count(len(texts))
-    shown = page.locator("dramatiq-progress [part=text]").all_text_contents()
-    assert [ungrouped(each) for each in shown] == [ungrouped(each) for each in texts]
+    wanted = [ungrouped(each) for each in texts]
+
+    def shown() -> list[str]:
+        return [ungrouped(each) for each in page.locator("dramatiq-progress [part=text]").all_text_contents()]
+
+    # The module for steps and parts is loaded at the first answers.
+    with suppress(AssertionError):
+        wait_until(lambda: shown() == wanted)
+    assert shown() == wanted
     assert len(set(texts)) >= len(RECORDS) - 7, texts
     assert downloads(site) == [MODULE]
 

@@ -260,13 +260,17 @@ def test_clocks_continue_after_a_304(open_bar: OpenBar, site: ScriptedSite, page
     expect(part(bar, "text")).to_have_text("Importing: 1,200 of 5,000")
 
 
+#: In a minute; in less on a busy machine, since the page's clock runs on.
+RETRYING_SOON = re.compile(r"This attempt failed\. Retrying in (1 minute|[45]\d seconds)… \(attempt 2\)")
+
+
 def test_a_countdown_continues_after_a_304(open_bar: OpenBar, site: ScriptedSite, page: Page) -> None:
     site.reply(tagged(answer("retrying", poll_after=10, retry_in=60)), NOT_MODIFIED)
     page.clock.install()
     bar = open_bar()
-    expect(part(bar, "text")).to_have_text("This attempt failed. Retrying in 1 minute… (attempt 2)")
+    expect(part(bar, "text")).to_have_text(RETRYING_SOON)
     page.clock.run_for(35_000)
-    expect(part(bar, "text")).to_have_text(re.compile(r"Retrying in 2[45] seconds…"))
+    expect(part(bar, "text")).to_have_text(re.compile(r"Retrying in (1\d|2[0-5]) seconds…"))
 
 
 def test_a_304_ends_trouble(open_bar: OpenBar, site: ScriptedSite) -> None:
@@ -446,10 +450,10 @@ def test_a_clock_that_is_changed_while_a_job_runs_does_not_matter(
     site.reply(answer("retrying", retry_in=60, poll_after=65), answer("done"))
     page.clock.install(time="2026-01-01")
     bar = open_bar()
-    expect(part(bar, "text")).to_have_text("This attempt failed. Retrying in 1 minute… (attempt 2)")
+    expect(part(bar, "text")).to_have_text(RETRYING_SOON)
     page.clock.set_system_time("2001-01-01")
     page.clock.run_for(30_000)
-    expect(part(bar, "text")).to_have_text(re.compile(r"in (29|30) seconds"))
+    expect(part(bar, "text")).to_have_text(re.compile(r"in (2\d|30) seconds"))
     page.clock.run_for(36_000)
     expect_state(bar, "done")
 

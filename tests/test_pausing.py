@@ -31,6 +31,7 @@ from dramatiq_progress import (
     progress_group,
     resume,
 )
+from dramatiq_progress.errors import StoreRefused
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store, get_store
@@ -469,6 +470,51 @@ def test_a_paused_message_waits_while_the_store_is_away(site: Site, monkeypatch:
     resume(message)
     when(message, State.DONE)
     assert site.prepared == 1
+
+
+def test_a_resumed_message_runs_while_the_store_refuses_its_start(site: Site, store: Store) -> None:
+    """As a full store does, which takes the resume all the same."""
+    message = site.actor.send()
+    pause(message)
+    site.worker.start()
+    site.allow(100)
+    wait_until(lambda: PAUSED_OPTION in delayed(site))
+
+    def refuse(*_: Any, **__: Any) -> Start:
+        raise StoreRefused("OOM command not allowed when used memory > 'maxmemory'")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(store), "start", refuse)
+        # Longer than it stays in the delay queue.
+        time.sleep(0.5)
+        assert site.prepared == 0
+        resume(message)
+        wait_until(lambda: len(site.done) == 10)
+    when(message, State.DONE)
+
+
+def test_a_start_that_is_recorded_late_keeps_the_pause(site: Site, store: Store) -> None:
+    message = site.actor.send()
+    pause(message)
+    is_away = threading.Event()
+    start = type(store).start
+
+    def fail(given: Store, attempt: Attempt, *, age: float = 0.0) -> Start:
+        if is_away.is_set() or not age:
+            raise StoreRefused("not now")
+        return start(given, attempt, age=age)
+
+    is_away.set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(store), "start", fail)
+        site.worker.start()
+        wait_until(lambda: site.prepared == 1)
+        is_away.clear()
+        # The loop waits for it.
+        wait_until(lambda: now(message).state is State.RUNNING)
+    assert now(message).pause_requested
+    site.allow(1)
+    assert when(message, State.PAUSED).current == 1
 
 
 def delayed(site: Site) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from django.contrib.auth.models import Group
 from django.db import transaction
 from dramatiq import Message
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import AgeLimit, AsyncIO, Middleware, Pipelines, Retries
+from dramatiq.middleware import AgeLimit, AsyncIO, CurrentMessage, Middleware, Pipelines, Retries
 from dramatiq.results import Results
 from dramatiq.results.backends import StubBackend
 
@@ -52,9 +52,9 @@ class Broken(Exception):
 class Site:
     """A broker with a worker; a retry comes at once."""
 
-    def __init__(self, middleware: list[Middleware]) -> None:
+    def __init__(self, middleware: list[Middleware], threads: int = 1) -> None:
         self.broker = StubBroker(middleware=middleware)
-        self.worker = dramatiq.Worker(self.broker, worker_timeout=10, worker_threads=1)
+        self.worker = dramatiq.Worker(self.broker, worker_timeout=10, worker_threads=threads)
         self._has_started = False
 
     def run(self, fn: Callable[..., Any], state: State = State.DONE, **options: Any) -> tuple[Message[Any], Progress]:
@@ -637,6 +637,29 @@ def test_a_worker_that_shuts_down_ends_loops_and_the_next_one_goes_on(site: Site
 def test_seconds_that_are_none_are_an_error(site: Site, seconds: Any) -> None:
     with pytest.raises(ValueError, match="yield_after"):
         progress_actor(broker=site.broker, actor_name="never", yield_after=seconds)(print)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.02])
+def test_each_round_of_a_job_that_sends_itself_again_does_all_items(store: Store, settings: Any, after: float) -> None:
+    """Also if another thread begins the next one before this one has ended."""
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.2, "FLUSH_INTERVAL": 0.02}
+    site = Site([CurrentMessage(), Retries(), ProgressMiddleware()], threads=2)
+    rounds: list[list[int]] = []
+
+    def poll(progress_observer: ProgressObserver) -> None:
+        rounds.append(done := [])
+        for item in progress_observer.track(range(5), resume=True):
+            done.append(item)
+            time.sleep(0.01)
+        if len(rounds) < 10:
+            site.broker.enqueue(CurrentMessage.get_current_message().copy())  # type: ignore[union-attr]
+            time.sleep(after)
+
+    site.run(poll, max_retries=0)
+    wait_until(lambda: len(rounds) == 10 and len(rounds[-1]) == 5)
+    site.worker.stop()
+    site.broker.close()
+    assert rounds == [list(range(5))] * 10
 
 
 # ---- What can't be gone on from ----

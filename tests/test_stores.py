@@ -511,6 +511,26 @@ def test_a_delivery_takes_over_from_a_living_attempt_that_can_be_gone_on_from(re
     assert (record.read().state, record.read().attempt, record.read().current) == (State.RUNNING, 2, 6)
 
 
+@pytest.mark.parametrize("is_dead", [False, True])
+def test_another_round_of_a_job_that_sent_itself_again_begins_at_the_start(
+    record: Record, settings: Any, is_dead: bool
+) -> None:
+    first = record.run()
+    record.report(first, cursor='[1, ["pages"], null, 0, null]', current="9", total="9")
+    if is_dead:
+        record.lose(settings)
+    second = record.attempt(follows=first.token)
+    start = record.store.start(second)
+    assert (start.verdict, start.is_shown, start.kept) == ("run", is_dead, {})
+    if not is_dead:
+        assert record.report(second, has_all=False) == "waiting"
+        assert not record.finish(first, State.ENQUEUED, fields={"cursor": ""})
+        assert record.report(second, current="0", total="9") == "rebuilt"
+    # What the first round has done isn't done in this one, also if its worker dies now.
+    assert "cursor" not in record.fields()
+    assert record.read().current == 0
+
+
 def test_a_delivery_waits_for_an_attempt_that_works_on_one_item_for_long(record: Record) -> None:
     """With items that take longer than the broker waits, no item would ever be done."""
     first = record.run()

@@ -45,6 +45,7 @@ class Attempt:
       renews: Whether the record was made for this attempt, and its composites may know a higher number.
       companion: Private data of the message, if it has any.
       brought: What the message brings of an earlier attempt: its cursor, and the values that belong to it.
+      follows: The token of the attempt whose actor has sent this message, its own, for another round.
     """
 
     message_id: str
@@ -71,6 +72,7 @@ class Attempt:
     slot: str = ""
     companion: Companion | None = field(default=None, repr=False)
     brought: Mapping[str, str] = field(default_factory=dict)
+    follows: str = ""
 
     @property
     def is_shown(self) -> bool:

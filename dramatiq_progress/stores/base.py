@@ -186,6 +186,7 @@ class Store(CompositeStore, ReadableStore, SteeredStore):
             metadata=attempt.metadata,
             estimate_key=attempt.estimate_key,
             resumable=flag(attempt.resumable),
+            follows=attempt.follows,
         )
         calls = [Call("start", self._keys_of(attempt), (*arguments, *flat(attempt.brought)))]
         is_paced = settings.estimates and not age

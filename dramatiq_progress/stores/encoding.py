@@ -65,6 +65,7 @@ class Start(NamedTuple):
     metadata: str
     estimate_key: str
     resumable: str
+    follows: str
 
 
 class Writer(NamedTuple):

@@ -81,19 +81,22 @@ def enqueue(record: Record, now: float, given: encoding.Enqueue) -> Outcome:
 def start(record: Record, now: float, given: encoding.Start, brought: Record) -> Outcome:
     """See start.lua."""
     before = record.get("state")
-    if before == State.DONE and record.get("cursor"):
+    later = _later(record)
+    is_next_round = bool(given.follows) and given.follows in (record.get("token"), later.token)
+    cursor = "" if is_next_round else record.get("cursor", "")
+    if before == State.DONE and cursor:
         return Outcome(("finished", 0, 0, 0, "", "", "", 0, []))
     if before in (State.DONE, State.SKIPPED) or is_foreign(before):
         return Outcome(("ignored", 0, 0, 0, "", "", "", 0, []))
     if before == State.CANCELLED:
         return Outcome(("cancelled", 0, 0, 0, "", "", "", 0, []), given.finished_ttl)
-    brings = bool(brought) and _cursor_attempt(brought) >= _cursor_attempt(record)
+    brings = bool(brought) and _cursor_attempt(brought) >= _cursor_attempt({"cursor": cursor})
     kept: list[str] = []
     if brings:
         kept = encoding.flat(brought)
-    elif record.get("cursor"):
+    elif cursor:
         kept = encoding.flat({name: record[name] for name in KEPT_FIELDS if name in record})
-    shown, later = (record.get("title", given.title), record.get("metadata", given.metadata)), _later(record)
+    shown = record.get("title", given.title), record.get("metadata", given.metadata)
     if before == State.RUNNING and given.token in (record.get("token"), later.token):
         number = later.number if given.token == later.token else _number(record, "attempt")
         version, deliveries = (_number(record, name) for name in ("version", "deliveries"))
@@ -118,12 +121,12 @@ def start(record: Record, now: float, given: encoding.Start, brought: Record) ->
                 increment_version(record)
             answer = ("paused", 0, 0, 0, "", "", before if has_changed else "", 0, kept)
             return Outcome(answer, given.ttl, changed=has_changed)
-        if not record.get("cursor") and given.resumable == "0":
+        if not cursor and given.resumable == "0":
             _drop(record, ("pause_requested",))
     attempt = max(max(_number(record, "attempt"), later.number) + 1, int(given.min_attempt))
     deliveries = _number(record, "deliveries") + 1
     takes_over = False
-    if other_lives and record.get("cursor"):
+    if other_lives and cursor:
         lead = now - float(given.age) - float(record["started_at"])
         takes_over = lead >= 0 and (deliveries == 1 or lead < float(given.lost_after))
     if other_lives and not takes_over:
@@ -136,7 +139,7 @@ def start(record: Record, now: float, given: encoding.Start, brought: Record) ->
     _drop(record, ("result", "ended_at", "retry_at", "cancellable", "doubted", "later"))
     if not int(given.max_deliveries) or deliveries <= int(given.max_deliveries):
         _drop(record, ("rate", "reported_at"))
-        if brings or not record.get("cursor"):
+        if brings or not cursor:
             _drop(record, KEPT_FIELDS)
         if brings:
             record |= brought
@@ -167,7 +170,7 @@ def report(
             return Outcome(("waiting", 0, *asks), given.ttl)
         if given.has_all == "0":
             return Outcome(("incomplete", 0, *asks))
-        _drop(record, ATTEMPT_FIELDS)
+        _drop(record, (*ATTEMPT_FIELDS, "cursor"))
         _rebuild(record, now, writer)
         record["state"] = State.RUNNING
         if is_doubted:

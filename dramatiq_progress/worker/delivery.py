@@ -35,7 +35,7 @@ from .observer import ProgressObserver
 from .options import metadata_of, title_of
 from .parts import MemberEnd, path_of
 from .recorder import get_recorder
-from .resuming import Cursor, brought_by
+from .resuming import ROUND_OPTION, Cursor, brought_by
 from .tracking import AnyMessage, count_retries
 from .validation import shown_text
 
@@ -98,6 +98,7 @@ class Delivery:
             path=path_of(message),
             companion=companion,
             brought=brought_by(message),
+            follows=str(message.options.get(ROUND_OPTION, "")),
         )
         if self.attempt.brought:
             # Also in a store that has lost its count.
@@ -124,7 +125,7 @@ class Delivery:
           SkipMessage: The message was cancelled, is paused, or has exceeded ``MAX_DELIVERIES``.
         """
         start = with_store(self.attempt.message_id, self._start)
-        if start is None and self.message.options.get(PAUSED_OPTION):
+        if start is None and self.message.options.get(PAUSED_OPTION) and self._is_paused():
             self._hold()
         if start is not None:
             if start.verdict != "run" and self.attempt.path:
@@ -181,6 +182,11 @@ class Delivery:
     def interrupt(self) -> None:
         """Note that the actor was interrupted, and that the message is to be sent again."""
         self.again = Again(self.message)
+
+    def _is_paused(self) -> bool:
+        """Return whether the record says so, which a store that refuses writes still knows; or nothing can be read."""
+        read = with_store(self.attempt.message_id, lambda store, age: store.read([self.attempt.message_id]))
+        return read is None or (read[0] is not None and read[0].state is State.PAUSED)
 
     def _hold(self, kept: Mapping[str, str] = MappingProxyType({})) -> None:
         """Let the message wait on, since it is paused.

@@ -25,6 +25,9 @@ from .tracking import AnyMessage
 #: The message option with the fields that an attempt goes on from: `KEPT_FIELDS` as they are stored.
 CURSOR_OPTION = "progress_cursor"
 
+#: The message option of a message that its own actor has sent again: the token of the attempt that did.
+ROUND_OPTION = "progress_round"
+
 #: Limit of a cursor, as JSON.
 MAX_CURSOR_BYTES = 4 * 1024
 

@@ -37,6 +37,8 @@ if not is_shown then
   end
   if has_all == '0' then return {'incomplete', 0, cancel_requested, pause_requested} end
   clear(record)
+  -- Its own is among its values.
+  redis.call('HDEL', record, 'cursor')
   rebuild(record, attempt, before[2], before[6], token, actor, queue, retries_left, cancellable, owner,
     now - running_for)
   redis.call('HSET', record, 'state', 'running')

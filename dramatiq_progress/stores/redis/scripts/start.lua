@@ -24,7 +24,11 @@ end
 local before, known, heartbeat, cancel_requested, attempt, deliveries, later, known_title, known_metadata, cursor = unpack(
   redis.call('HMGET', record, 'state', 'token', 'heartbeat', 'cancel_requested', 'attempt', 'deliveries', 'later',
     'title', 'metadata', 'cursor'))
-if cursor == '' then cursor = false end
+local later_number, undecided, later_token = 0, 0, ''
+if later then later_number, undecided, later_token = parse_later(later) end
+-- The actor of that attempt has sent this message, its own, for another round: it is no second delivery, and begins at the
+-- start.
+if cursor == '' or (follows ~= '' and (follows == known or follows == later_token)) then cursor = false end
 -- It was not acknowledged. Its attempts share what they have done, so none does it again.
 if before == 'done' and cursor then return {'finished', 0, 0, 0, '', '', '', 0, {}} end
 if before == 'done' or before == 'skipped' or is_foreign(before) then return {'ignored', 0, 0, 0, '', '', '', 0, {}} end
@@ -49,8 +53,6 @@ local function kept()
   return fields
 end
 
-local later_number, undecided, later_token = 0, 0, ''
-if later then later_number, undecided, later_token = parse_later(later) end
 if before == 'running' and (known == token or later_token == token) then
   -- The answer to this very start was lost on its way, and is given again.
   if known ~= token then attempt = later_number end

@@ -75,13 +75,15 @@ async def poll_async(client: AsyncClient, message_id: str) -> None:
 
 async def stream(client: AsyncClient, message_id: str) -> None:
     """Read a stream until its permission was checked again, by the session."""
+    # Before it begins: on a busy machine it may be checked again before the first state is read.
+    before = len(sessions._cache._entries)
     response = await client.get(f"/progress/stream/?id={message_id}")
+    assert len(sessions._cache._entries) == before
     assert response.status_code == 200 and not response.cookies
     chunks: Any = response.streaming_content  # type: ignore[attr-defined]
     # Comments may come first.
     while b'"state"' not in await anext(chunks):
         pass
-    before = len(sessions._cache._entries)
     while len(sessions._cache._entries) == before:
         await anext(chunks)
     await asyncio.to_thread(response.close)

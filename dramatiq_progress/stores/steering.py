@@ -23,7 +23,7 @@ class SteeredStore(StoreCalls):
         Refused by a message that isn't cancellable, unless `force` is true.
 
         A ``lost`` one is cancelled too: its next delivery is skipped, and if its worker turns out to be alive, it is
-        interrupted. A cancel is never deferred: if this raises `StoreUnavailable`, nothing was cancelled.
+        interrupted.
 
         Parameters:
           force: Whether an operator cancels it. Of a composite, all members are then interrupted.
@@ -49,6 +49,5 @@ class SteeredStore(StoreCalls):
         """
         current = configuration()
         arguments = encoding.Pause(milliseconds(current.unfinished_ttl), seconds(current.lost_after), flag(wanted))
-        [answer] = self._answers([Call("pause", self._keys(message_id), arguments)])
-        outcome, before = answer
+        outcome, before = self._first([Call("pause", self._keys(message_id), arguments)])
         return Pausing(PauseOutcome(outcome), state_of(before))

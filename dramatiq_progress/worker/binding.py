@@ -145,10 +145,13 @@ class Binding:
                 self._resumption = self._resume(kept["cursor"])
 
     def _resume(self, cursor: str) -> Resumption:
-        if (attempt := self._bound_attempt) is not None:
-            # From now on it can be paused.
-            attempt.resumable = True
+        self.note_resumable()
         return Resumption(self.checks, cursor)
+
+    def note_resumable(self) -> None:
+        """Note that the job can be paused from now on."""
+        if (attempt := self._bound_attempt) is not None:
+            attempt.resumable = True
 
     def resumption(self) -> Resumption:
         """Return what is done of the loops and calls that can be gone on from."""

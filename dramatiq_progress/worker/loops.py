@@ -104,7 +104,9 @@ def begin(observer: ProgressObserver, request: Request, loop: Loop) -> Any:
 
 
 def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generator[Any]:
-    _note_resumable(observer, request)
+    if request.name is not None:
+        # Before a late start is recorded, which would drop a pause otherwise.
+        observer.note_resumable()
     wait_for_start(observer)
     place = _place(observer, request)
     if place is None:
@@ -151,7 +153,8 @@ class AsyncItems(AsyncIterator[Any]):
         self.is_in_body = False
         try:
             if self._found is None:
-                _note_resumable(observer, request)
+                if request.name is not None:
+                    observer.note_resumable()
                 await wait_for_start_in_loop(observer)
                 self._place = _place(observer, request)
                 if self._place is None:
@@ -201,12 +204,6 @@ async def wait_for_start_in_loop(observer: ProgressObserver) -> None:
     until = time.monotonic() + (configuration().resume_wait if observer.awaits_place else 0.0)
     while observer.awaits_place and time.monotonic() < until:
         await asyncio.sleep(LOOK_SECONDS)
-
-
-def _note_resumable(observer: ProgressObserver, request: Request) -> None:
-    """Note that the job can be paused, before its late start is recorded, which would drop a pause otherwise."""
-    if request.name is not None and (attempt := observer.bound_attempt) is not None:
-        attempt.resumable = True
 
 
 def _place(observer: ProgressObserver, request: Request) -> Place | None:

@@ -272,7 +272,7 @@ def _shown(given: Any) -> str:
     if isinstance(given, Mapping):
         return f"a dict of {', '.join(map(str, given)) or 'nothing'}"
     if (isinstance(given, str) and "@" not in given) or isinstance(given, bool | float):
-        return f"{show(given)}"
+        return show(given)
     if type(given) is int and abs(given) < 10**20:
         return repr(given)
     return f"a {type(given).__name__}"

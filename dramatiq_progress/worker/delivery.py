@@ -129,7 +129,7 @@ class Delivery:
             self._hold()
         if start is not None:
             if start.verdict != "run" and self.attempt.path:
-                # An earlier delivery ended, and may have been killed before its composite knew.
+                # An earlier delivery may have been killed before its composite knew of its end, or instead of a pause.
                 with_store(self.attempt.message_id, self._contribute_recorded, defer=True)
             self._check(start)
             self.message.options.pop(PAUSED_OPTION, None)

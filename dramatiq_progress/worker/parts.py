@@ -122,16 +122,16 @@ class Parts:
             raise errors[0]
 
     def contribute_recorded(self, store: Store, attempt: Attempt, *, age: float) -> None:
-        """Contribute what a message's record says, if it has ended.
+        """Contribute what a message's record says, if it has ended or is paused.
 
         Raises:
           StoreUnavailable: As for `contribute_end`.
         """
         [progress] = store.read([attempt.message_id])
-        if progress is not None and progress.complete:
+        if progress is not None and (progress.complete or progress.state is State.PAUSED):
             # An attempt before may have reported something.
             end = MemberEnd(attempt, progress.state, None if progress.percent is None else progress.percent / 100)
-            change = Change(False, state=progress.state, attempt=progress.attempt)
+            change = Change(True, state=progress.state, attempt=progress.attempt)
             self.contribute_end(store, end, change, None, age=age)
 
     def contribute(self, store: Store, contributions: Sequence[Contribution], *, age: float = 0.0) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import dramatiq
 import pytest
 
-from dramatiq_progress import PauseOutcome, State, pause, resume
+from dramatiq_progress import PauseOutcome, State, pause, progress_group, resume
 from dramatiq_progress.worker import again
 from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
@@ -101,7 +101,8 @@ def test_a_job_whose_worker_was_killed_is_paused_when_it_is_delivered_again(
     scene = make_scene(broker=broker, progress=QUICK_PROGRESS)
     scene.store.start()
     hurry = tmp_path / "hurry"
-    job = scene.send(tasks.go_through, ITEMS, 0.0, str(hurry))
+    group = progress_group([tasks.go_through.message(ITEMS, 0.0, str(hurry))], broker=scene.broker)
+    [job] = group.run().children
     with scene.worker("-p", "1", "-t", "1") as worker:
         until_it_runs(scene, job)
         os.killpg(worker.pid, signal.SIGKILL)
@@ -112,8 +113,12 @@ def test_a_job_whose_worker_was_killed_is_paused_when_it_is_delivered_again(
     with scene.worker("-p", "1", "-t", "1"):
         paused = scene.when(job, State.PAUSED)
         assert (paused.current, paused.attempt, items_of(scene, job).total()) == (lost.current, 1, count)
+        # It doesn't run, so its group isn't lost without it.
+        waiting = wait_until(lambda: (whole := scene.now(group)) is not None and whole.parts.waiting and whole)
+        assert (waiting.parts.running, waiting.state, waiting.percent) == (0, State.RUNNING, paused.percent)
         assert resume(job).outcome is PauseOutcome.RESUMED
         hurry.touch()
         assert scene.when(job, State.DONE).attempt == 2
+        scene.when(group, State.DONE)
         scene.heal()
     assert items_of(scene, job).keys() == set(range(ITEMS))

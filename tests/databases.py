@@ -43,7 +43,8 @@ def postgresql() -> Iterator[dict[str, Any]]:
         quick = ("-F", "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}")
         command = (*as_user, program, "-D", data, "-p", str(port), *quick)
         with servers.process(*command, log=log, environment={}) as child:
-            wait_until(lambda: child.poll() is not None or servers.answers(port))
+            # It listens before, and refuses connections while it starts up.
+            wait_until(lambda: child.poll() is not None or "ready to accept connections" in log.read_text())
             assert child.poll() is None, log.read_text()
             yield {
                 "ENGINE": "django.db.backends.postgresql",

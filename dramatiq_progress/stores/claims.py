@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import encoding
 from .encoding import seconds
-from .transitions import Outcome, Record
+from .prelude import Outcome, Record
 
 
 def declare(record: Record, now: float, given: encoding.Declare) -> Outcome:

@@ -16,7 +16,7 @@ from dramatiq_progress.progress import FINAL_STATES, State
 from . import encoding
 from .composites import IS_CLOSED, IS_OPEN, UNSENT, WITH_CHILDREN
 from .encoding import seconds
-from .transitions import Outcome, Record, describe, increment_version, is_foreign
+from .prelude import Outcome, Record, describe, increment_version, is_foreign
 
 #: Member id to slot.
 Members = dict[str, str]

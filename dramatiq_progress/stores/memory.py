@@ -11,14 +11,14 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
-from . import claims, contributions, encoding, pausing, transitions
+from . import attempt_transitions, claims, contributions, encoding, pausing, transitions
 from .base import Listener, Store, Subscription
 from .contributions import Members
 from .durations import tally
 from .encoding import Call, Finish, Keep, Part, Report, Tally, Writer, seconds
 from .pace import after_departure
+from .prelude import Outcome, Record
 from .querying import Stored
-from .transitions import Outcome, Record
 
 #: How often expired entries are removed.
 SWEEP_INTERVAL_SECONDS = 60.0
@@ -149,15 +149,15 @@ class MemoryStore(Store):
             case "enqueue":
                 return transitions.enqueue(record, now, encoding.Enqueue(*given))
             case "start":
-                return transitions.start(record, now, encoding.Start(*given[:_START]), _pairs(given[_START:]))
+                return attempt_transitions.start(record, now, encoding.Start(*given[:_START]), _pairs(given[_START:]))
             case "report":
-                options = Report(*given[_WRITER:_REPORT])
-                return transitions.report(record, now, Writer(*given[:_WRITER]), options, _pairs(given[_REPORT:]))
+                writer, options = Writer(*given[:_WRITER]), Report(*given[_WRITER:_REPORT])
+                return attempt_transitions.report(record, now, writer, options, _pairs(given[_REPORT:]))
             case "finish":
                 how = Finish(*given[_WRITER:_FINISH])
                 end = len(given) - int(how.beside)
                 fields, kept = _pairs(given[_FINISH:end]), _pairs(given[end:])
-                return transitions.finish(record, now, Writer(*given[:_WRITER]), how, fields, beside, kept)
+                return attempt_transitions.finish(record, now, Writer(*given[:_WRITER]), how, fields, beside, kept)
             case "keep":
                 return transitions.keep(record, beside[0], Keep(*given[:_KEEP]), _pairs(given[_KEEP:]))
             case "pause":

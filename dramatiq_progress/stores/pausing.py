@@ -6,7 +6,7 @@ from dramatiq_progress.progress import State
 
 from . import encoding
 from .outcomes import PauseOutcome
-from .transitions import Outcome, Record, increment_version, is_final, is_foreign, shown_state, wait_paused
+from .prelude import Outcome, Record, increment_version, is_final, is_foreign, shown_state, wait_paused
 
 
 def pause(record: Record, now: float, given: encoding.Pause) -> Outcome:

@@ -17,7 +17,7 @@ from dramatiq_progress.errors import Interrupted
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.outcomes import Start
-from dramatiq_progress.stores.transitions import KEPT_FIELDS
+from dramatiq_progress.stores.prelude import KEPT_FIELDS
 
 from .changes import Changes
 from .interruption import Interruption

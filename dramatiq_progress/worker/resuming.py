@@ -17,7 +17,7 @@ from dramatiq import Worker
 from dramatiq.brokers.redis import _RedisConsumer
 from dramatiq.common import q_name
 
-from dramatiq_progress.stores.transitions import KEPT_FIELDS
+from dramatiq_progress.stores.prelude import KEPT_FIELDS
 
 from .reports import Checks
 from .tracking import AnyMessage

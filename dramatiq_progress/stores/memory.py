@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
-from . import attempt_transitions, claims, contributions, encoding, pausing, transitions
+from . import attempt_transitions, claims, contributions, encoding, transitions
 from .base import Listener, Store, Subscription
 from .contributions import Members
 from .durations import tally
@@ -161,7 +161,7 @@ class MemoryStore(Store):
             case "keep":
                 return transitions.keep(record, beside[0], Keep(*given[:_KEEP]), _pairs(given[_KEEP:]))
             case "pause":
-                return pausing.pause(record, now, encoding.Pause(*given))
+                return transitions.pause(record, now, encoding.Pause(*given))
             case "withdraw":
                 return transitions.withdraw(record, now, encoding.Withdraw(*given), beside[0])
             case "declare":

@@ -3,8 +3,8 @@
 Each does what the script of its name does, line by line; tests/test_stores.py is the contract of both. Each changes the
 record in place, and returns its answer with what remains to be done: whether readers see a change, and the new TTL.
 
-This module has those of a message from outside of its attempts. `attempt_transitions` has those of attempts, `pausing`
-that of pauses, `contributions` and `claims` those of composites and schedules, and `prelude` what they share.
+Start, report and finish are in `attempt_transitions`, the rules of composites and schedules in `contributions` and
+`claims`. What all of them share is in `prelude`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dramatiq_progress.progress import State
 
 from . import encoding
 from .encoding import seconds
+from .outcomes import PauseOutcome
 from .prelude import (
     Outcome,
     Record,
@@ -113,6 +114,41 @@ def cancel(record: Record, now: float, given: encoding.Cancel) -> Outcome:
     increment_version(record)
     # A cancelled message with a long delay keeps the TTL that it has.
     return Outcome((outcome, before, queue), given.ttl, changed=True, only_later=True)
+
+
+def pause(record: Record, now: float, given: encoding.Pause) -> Outcome:
+    """See pause.lua."""
+    if not record or is_foreign(record.get("state")):
+        return Outcome((PauseOutcome.NOT_FOUND, ""))
+    before = record["state"]
+    if is_final(before):
+        return Outcome((PauseOutcome.FINISHED, before))
+    if "parts" in record:
+        return Outcome((PauseOutcome.COMPOSITE, before))
+    shown = shown_state(record, now, given.lost_after)
+    pause_requested = record.get("pause_requested")
+    if given.wanted == "0":
+        outcome = PauseOutcome.RESUMED
+        if before != State.PAUSED and pause_requested is None:
+            return Outcome((outcome, shown))
+        record.pop("pause_requested", None)
+        if before == State.PAUSED:
+            waits = pause_requested in (State.DELAYED, State.RETRYING)
+            record["state"] = pause_requested if waits and pause_requested else State.ENQUEUED
+    elif before == State.RUNNING:
+        outcome = PauseOutcome.REQUESTED
+        if "cursor" not in record:
+            return Outcome((PauseOutcome.NOT_RESUMABLE, shown))
+        if pause_requested is not None:
+            return Outcome((outcome, shown))
+        record["pause_requested"] = "1"
+    else:
+        outcome = PauseOutcome.PAUSED
+        if before == State.PAUSED:
+            return Outcome((outcome, before))
+        wait_paused(record, before)
+    increment_version(record)
+    return Outcome((outcome, shown), given.ttl, changed=True, only_later=True)
 
 
 def withdraw(record: Record, now: float, given: encoding.Withdraw, companion: Record) -> Outcome:

@@ -947,7 +947,7 @@ def test_a_restored_record_keeps_the_cancel_request(record: Record, requested: A
 
 
 def test_only_the_cancelled_message_leaves_its_queue(store: Store, monkeypatch: Any) -> None:
-    monkeypatch.setattr("dramatiq_progress.stores.base.PURGED_AFTER_SECONDS", 0)
+    monkeypatch.setattr("dramatiq_progress.stores.reporting.PURGED_AFTER_SECONDS", 0)
     for name in ("a", "b", "c"):
         Record(store, name).enqueue()
     Record(store, "b").cancel()
@@ -1212,7 +1212,7 @@ def test_a_message_that_is_skipped_or_whose_start_was_not_written_leaves_its_que
 
 
 def test_messages_that_the_broker_purged_leave_the_queue(store: Store, monkeypatch: Any) -> None:
-    monkeypatch.setattr("dramatiq_progress.stores.base.PURGED_AFTER_SECONDS", 0)
+    monkeypatch.setattr("dramatiq_progress.stores.reporting.PURGED_AFTER_SECONDS", 0)
     for name in ("purged", "next", "last"):
         Record(store, name).enqueue()
     assert positions(store, "last") == [(3, 3)]

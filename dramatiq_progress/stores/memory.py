@@ -12,13 +12,14 @@ from typing import Any
 from weakref import WeakSet
 
 from . import attempt_transitions, claims, contributions, encoding, transitions
-from .base import Listener, Store, Subscription
+from .base import Store
 from .contributions import Members
 from .durations import tally
 from .encoding import Call, Finish, Keep, Part, Report, Tally, Writer, seconds
 from .pace import after_departure
 from .prelude import Outcome, Record
 from .querying import Stored
+from .subscription import Listener, Subscription
 
 #: How often expired entries are removed.
 SWEEP_INTERVAL_SECONDS = 60.0

@@ -12,10 +12,11 @@ from redis.exceptions import ReadOnlyError, RedisError
 
 from dramatiq_progress.errors import StoreRefused, StoreUnavailable, StoreUnreachable
 from dramatiq_progress.stores import encoding
-from dramatiq_progress.stores.base import Listener, Store, Subscription
+from dramatiq_progress.stores.base import Store
 from dramatiq_progress.stores.encoding import Call
 from dramatiq_progress.stores.health import NodeUnreachable
 from dramatiq_progress.stores.querying import Stored
+from dramatiq_progress.stores.subscription import Listener, Subscription
 
 from .nodes import NodeHealths
 from .options import connect

@@ -19,7 +19,7 @@ from typing import Any
 from redis.client import PubSub
 
 from dramatiq_progress import jitter
-from dramatiq_progress.stores.base import Listener, Subscription
+from dramatiq_progress.stores.subscription import Listener, Subscription
 
 from .servers import Servers
 

@@ -19,8 +19,8 @@ from dramatiq_progress.conf import configuration
 from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.progress import Progress
 from dramatiq_progress.stores import Store, get_store
-from dramatiq_progress.stores.base import Subscription
 from dramatiq_progress.stores.health import NodeUnreachable
+from dramatiq_progress.stores.subscription import Subscription
 
 from .limits import StreamSlots
 from .topic import Topic, Watcher

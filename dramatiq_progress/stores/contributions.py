@@ -6,154 +6,21 @@ Each does what the script does, line by line, as in `transitions`.
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import asdict, dataclass, fields
-from typing import NamedTuple
 
 from dramatiq_progress.error_texts import show
-from dramatiq_progress.progress import FINAL_STATES, State
+from dramatiq_progress.progress import State
 
 from . import encoding
-from .composites import IS_CLOSED, IS_OPEN, UNSENT, WITH_CHILDREN
+from .composites import IS_CLOSED, UNSENT
+from .counters import Counters, Slot
 from .encoding import seconds
-from .prelude import Outcome, Record, describe, increment_version, is_foreign
+from .prelude import Outcome, Record, describe, increment_version, is_final, is_foreign
 
 #: Member id to slot.
 Members = dict[str, str]
 
-_RANK = {"r": 1, "w": 2, "t": 2, "d": 3, "f": 3, "c": 3, "s": 3}
-_WHOLE = frozenset("df")
-_SLOT = re.compile(r"([rwtdfcs]) (\d+):(\d+):(\d+)(\+?)(!?)")
 _MEMORY_SECONDS = 10.0
 _MEMORY_PART = 0.15
-
-
-class _Slot(NamedTuple):
-    state: str
-    attempt: int
-    thousandths: int
-    share: int
-    late: bool = False
-    renews: bool = False
-
-    @classmethod
-    def parse(cls, text: str | None) -> _Slot | None:
-        found = _SLOT.fullmatch(text or "")
-        if found is None:
-            return None
-        state, attempt, thousandths, share, late, renews = found.groups()
-        done = 1000 if state in _WHOLE else int(thousandths)
-        return cls(state, int(attempt), done, int(share), bool(late), bool(renews))
-
-    def text(self) -> str:
-        return f"{self.state} {self.attempt}:{self.thousandths}:{self.share}{'+' if self.late else ''}"
-
-    @property
-    def has_ended(self) -> bool:
-        return _RANK[self.state] == 3
-
-    def may_follow(self, known: _Slot) -> bool:
-        if known.has_ended and known.state != "f" and known.attempt:
-            return False
-        if self.renews or self.attempt > known.attempt:
-            return True
-        return self.attempt == known.attempt and not known.has_ended and _RANK[self.state] >= _RANK[known.state]
-
-
-@dataclass(slots=True)
-class Counters:
-    """The numbers in the field ``parts`` of a composite, in their order, and its flags: see composite.lua."""
-
-    born: int = 0
-    planned: int = 0
-    planned_weight: int = 0
-    callbacks: int = 0
-    w: int = 0
-    r: int = 0
-    t: int = 0
-    d: int = 0
-    f: int = 0
-    c: int = 0
-    s: int = 0
-    share: int = 0
-    weight: int = 0
-    late: int = 0
-    late_weight: int = 0
-    over: int = 0
-    bad: int = 0
-    moved: float = 0.0
-    spent: float = 0.0
-    samples: int = 0
-    moved_at: float = 0.0
-    flags: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> Counters:
-        """Return the counters in the field ``parts``.
-
-        Raises:
-          ValueError: It isn't what composite.lua writes.
-        """
-        *numbers, flags = text.split(" ")
-        values = [convert(number) for convert, number in zip(_KINDS, numbers, strict=True)]
-        if not all(0 <= value < math.inf for value in values):
-            raise ValueError(f"{show(text)} are no counters")
-        # Read at each poll: not by name.
-        return cls(*values, flags)  # type: ignore[call-arg, arg-type]
-
-    def text(self) -> str:
-        *numbers, flags = asdict(self).values()
-        return " ".join([*(f"{number:.14g}" for number in numbers), flags])
-
-    @property
-    def ended(self) -> int:
-        """Number of members that have ended."""
-        return self.d + self.f + self.c + self.s
-
-    @property
-    def known(self) -> int:
-        """Number of slots."""
-        return self.w + self.r + self.t + self.ended
-
-    @property
-    def others(self) -> int:
-        """Number of members that weren't sent by other members."""
-        return max(self.planned, self.known - self.late)
-
-    @property
-    def total(self) -> int:
-        """Number of members."""
-        return self.others + self.late
-
-    @property
-    def is_open(self) -> bool:
-        """Whether members are to be added."""
-        return IS_OPEN in self.flags and IS_CLOSED not in self.flags
-
-    @property
-    def is_growing(self) -> bool:
-        """Whether more members are expected: it is open, or a member that may send others hasn't ended."""
-        return self.is_open or (WITH_CHILDREN in self.flags and self.over < self.others)
-
-    @property
-    def whole(self) -> int:
-        """The sum of the weights of all members."""
-        return max(self.planned_weight, self.weight - self.late_weight) + self.late_weight
-
-    def count(self, slot: _Slot, sign: int) -> None:
-        setattr(self, slot.state, getattr(self, slot.state) + sign)
-        self.share += sign * slot.share * slot.thousandths
-        self.weight += sign * slot.share
-        if slot.late:
-            self.late += sign
-            self.late_weight += sign * slot.share
-        elif slot.has_ended:
-            self.over += sign
-            self.bad += sign * (slot.state != "d")
-
-
-#: The kind of each number of `Counters`.
-_KINDS = [float if each.type == "float" else int for each in fields(Counters)[:-1]]
 
 
 def part(record: Record, members: Members, now: float, given: encoding.Part, slots: dict[str, str]) -> Outcome:
@@ -192,25 +59,17 @@ def part(record: Record, members: Members, now: float, given: encoding.Part, slo
     record |= {"state": after, "parts": counters.text()}
     if is_alive or after == State.RUNNING:
         record["heartbeat"] = seconds(now)
-    if _is_final(after) and not _is_final(before):
+    if is_final(after) and not is_final(before):
         record["ended_at"] = seconds(now - float(given.age))
-    if _is_final(before) and not _is_final(after):
+    if is_final(before) and not is_final(after):
         record.pop("ended_at", None)
     record.setdefault("version", str(counters.born))
     version = increment_version(record) if is_changed else int(record["version"])
     answer = (before or "", after, version, _cancel_of(record), counters.born, counters.r)
     done = counters.share // max(counters.whole, 1)
-    is_over = _is_final(after) and not is_awaited
+    is_over = is_final(after) and not is_awaited
     ttl = given.finished_ttl if is_over else given.ttl
     return Outcome((*answer, done), ttl, changed=is_changed, only_later=not is_over)
-
-
-def text_after(known: str | None, text: str) -> str:
-    """Return the slot of a member that had another one: an end before any report has what was reported before."""
-    slot, before = _Slot.parse(text), _Slot.parse(known)
-    if slot is None or before is None or slot.thousandths or not slot.has_ended:
-        return text
-    return slot._replace(thousandths=before.thousandths).text() + ("!" if slot.renews else "")
 
 
 def peek(record: Record) -> tuple[int, str, int]:
@@ -233,7 +92,7 @@ def _load(record: Record, members: Members, now: float, given: encoding.Part) ->
     for name in ("w", "r", "t", "d", "f", "c", "s", "share", "weight", "late", "late_weight", "over", "bad"):
         setattr(counters, name, 0)
     for member, text in list(members.items()):
-        if (slot := _Slot.parse(text)) is None:
+        if (slot := Slot.parse(text)) is None:
             del members[member]
         else:
             counters.count(slot, 1)
@@ -242,7 +101,7 @@ def _load(record: Record, members: Members, now: float, given: encoding.Part) ->
 
 def _contribute(record: Record, counters: Counters, members: Members, member: str, text: str) -> bool:
     """Replace a member's slot, unless the known one is newer. Return whether the member has ever begun."""
-    slot, known = _Slot.parse(text), _Slot.parse(members.get(member))
+    slot, known = Slot.parse(text), Slot.parse(members.get(member))
     if text == UNSENT:
         if known is not None and known.state == "w" and not known.attempt:
             counters.count(known, -1)
@@ -281,7 +140,7 @@ def _outcome(record: Record, counters: Counters, initial: str) -> tuple[str, boo
     """Return the state, and whether members are still to come."""
     before, cancel_requested = record.get("state"), record.get("cancel_requested")
     is_missing = counters.ended < counters.total or counters.is_open
-    if cancel_requested and before is not None and _is_final(before):
+    if cancel_requested and before is not None and is_final(before):
         return before, is_missing
     without_callbacks = (
         counters.callbacks > 0
@@ -306,7 +165,3 @@ def _outcome(record: Record, counters: Counters, initial: str) -> tuple[str, boo
 
 def _cancel_of(record: Record) -> int:
     return {None: 0, "forced": 2}.get(record.get("cancel_requested"), 1)
-
-
-def _is_final(state: str | None) -> bool:
-    return state in FINAL_STATES

@@ -23,7 +23,7 @@ from dramatiq_progress.progress import (
 from dramatiq_progress.titles import shown_title
 
 from .composites import IS_PIPELINE, WHOLE
-from .contributions import Counters
+from .counters import Counters
 from .durations import Estimate
 from .pace import QueuePlace
 

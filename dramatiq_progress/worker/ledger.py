@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from dramatiq_progress.stores.composites import Contribution, Path, Told
-from dramatiq_progress.stores.contributions import text_after
+from dramatiq_progress.stores.counters import text_after
 from dramatiq_progress.stores.outcomes import Peek
 
 #: How many composites are remembered: first those that aren't over, then those that contributed last.

@@ -36,7 +36,7 @@ from dramatiq_progress.stores.durations import BUCKETS, MAX_KEYS, MAX_RUNS, RATI
 from dramatiq_progress.stores.encoding import Call, Leave
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.pace import MEMORY_SECONDS, after_departure
-from dramatiq_progress.stores.reading import _about
+from dramatiq_progress.stores.times import _about
 from dramatiq_progress.worker.recorder import get_recorder
 from tests.faults import tasks
 from tests.faults.scene import Scene

@@ -13,7 +13,7 @@ from typing import Any
 from django.core.serializers.json import DjangoJSONEncoder
 
 from dramatiq_progress.progress import Number
-from dramatiq_progress.stores.reading import MAX_DEPTH, is_deep
+from dramatiq_progress.stores.fields import MAX_DEPTH, is_deep
 
 #: Longer descriptions are cut.
 MAX_DESCRIPTION_CHARACTERS = 1_000

@@ -1,8 +1,9 @@
 """The store: progress between the worker that reports it and the page that shows it, keyed by message id.
 
 `get_store` creates the store of the settings, once per process; `get_progress` reads one message from it. A write is a
-method of `Store` (base.py), which becomes calls of scripts (encoding.py). `redis/` sends them: store, servers,
-transport, batching. A read becomes a `Progress` in reading.py.
+method of `Store` (base.py, reporting.py), which becomes calls of scripts (encoding.py). `redis/` sends them: store,
+servers, transport, batching. `memory.py` runs the same rules as functions (transitions.py, attempt_transitions.py,
+contributions.py, claims.py). A read becomes a `Progress` in reading.py.
 """
 
 from __future__ import annotations

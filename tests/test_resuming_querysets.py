@@ -161,7 +161,7 @@ def interrupted(name: str, alias: str) -> tuple[list[Any], list[Any]]:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dramatiq_progress.worker.sources.PIECE_ROWS", PIECE_ROWS)
+    monkeypatch.setattr("dramatiq_progress.worker.querysets.PIECE_ROWS", PIECE_ROWS)
 
 
 @pytest.mark.django_db(transaction=True)

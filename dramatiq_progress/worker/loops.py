@@ -12,19 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dramatiq_progress.conf import configuration
 from dramatiq_progress.progress import Number
 
+from .querysets import Order, is_queryset
 from .reports import KEEP, Keep
 from .resuming import Place
-from .sources import (
-    Entry,
-    Order,
-    async_batches,
-    async_entries,
-    batches,
-    entries,
-    is_asynchronous,
-    is_queryset,
-    items_from,
-)
+from .sources import Entry, async_batches, async_entries, batches, entries, is_asynchronous, items_from
 from .spans import Level, Loop
 from .validation import length_of
 

@@ -39,7 +39,7 @@ from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.worker.current import this_thread
-from dramatiq_progress.worker.resuming import CURSOR_OPTION, MAX_CURSOR_BYTES
+from dramatiq_progress.worker.cursor import CURSOR_OPTION, MAX_CURSOR_BYTES
 from tests.steps import when
 from tests.store_server import Server
 from tests.waiting import wait_until

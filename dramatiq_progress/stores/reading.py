@@ -123,7 +123,7 @@ def decode(
         overall_rate=rate if has_steps else None,
         step=step_of(record.get("step"), overall, total) if counters is None else _stage(state, counters),
         attempt=attempt,
-        # A cursor is where the next attempt begins: see worker/resuming.py.
+        # A cursor is where the next attempt begins: see worker/cursor.py.
         continues=state.is_pending and attempt > 0 and (bool(record.get("cursor")) or _awaits_retry(state, record)),
         retries_left=0 if state.is_final else whole_number_of(record, "retries_left"),
         retry_in=seconds_until(record.get("retry_at"), now) if state is State.RETRYING else None,

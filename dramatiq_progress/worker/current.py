@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from dramatiq.middleware import SkipMessage
 
+from .cursor import CURSOR_OPTION
 from .observer import ProgressObserver, current_observer
-from .resuming import CURSOR_OPTION
 from .tracking import AnyMessage
 
 if TYPE_CHECKING:

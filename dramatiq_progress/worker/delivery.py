@@ -28,14 +28,14 @@ from dramatiq_progress.stores.companion import Companion
 from dramatiq_progress.stores.composites import is_child
 from dramatiq_progress.stores.outcomes import Change, Start
 
-from .again import PAUSED_OPTION, Again
+from .again import PAUSED_OPTION, ROUND_OPTION, Again
 from .children import Children
 from .current import this_thread
+from .cursor import Cursor, brought_by
 from .observer import ProgressObserver
 from .options import metadata_of, title_of
 from .parts import MemberEnd, path_of
 from .recorder import get_recorder
-from .resuming import ROUND_OPTION, Cursor, brought_by
 from .tracking import AnyMessage, count_retries
 from .validation import shown_text
 

@@ -1,65 +1,17 @@
-"""The place that an attempt goes on from: the loops and calls that are done, and the cursor that says so.
-
-The cursor is one field of the record, as JSON: ``[attempt, [names that are over], name, count, value]``. The attempt is
-the one that got that far; the name is of the loop that is in progress, the count the number of its items that are done,
-and the value finds the next one (null: the count does). The recorder writes it together with the values that the page
-shows, so that they belong to one moment.
-"""
+"""Loops, calls and steps that can be gone on from: those that are done, and the place in the loop in progress."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.db import connections
-from dramatiq import Worker
-from dramatiq.brokers.redis import _RedisConsumer
-from dramatiq.common import q_name
 
-from dramatiq_progress.stores.prelude import KEPT_FIELDS
-
+from .cursor import Cursor, check_size
 from .reports import Checks
-from .tracking import AnyMessage
-
-#: The message option with the fields that an attempt goes on from: `KEPT_FIELDS` as they are stored.
-CURSOR_OPTION = "progress_cursor"
-
-#: The message option of a message that its own actor has sent again: the token of the attempt that did.
-ROUND_OPTION = "progress_round"
-
-#: Limit of a cursor, as JSON.
-MAX_CURSOR_BYTES = 4 * 1024
 
 #: The names of steps, beside those of loops and calls.
 STEP_PREFIX = "step:"
-
-
-class Cursor(NamedTuple):
-    """The place that attempts have reached.
-
-    Attributes:
-      attempt: The number of the last attempt that got further than those before it.
-      over: The names of the loops, calls and steps that are over.
-      name: The loop that is in progress; None if none is.
-      done: The number of its items that are done.
-      value: JSON that finds the next item; None if the count does.
-    """
-
-    attempt: int = 0
-    over: tuple[str, ...] = ()
-    name: str | None = None
-    done: int = 0
-    value: Any = None
-
-    @classmethod
-    def parse(cls, text: str) -> Cursor:
-        """Return the cursor in a stored text; one at the start if there is none, or it can't be read."""
-        try:
-            attempt, over, name, count, value = json.loads(text)
-            return cls(int(attempt), tuple(map(str, over)), name, int(count), value)
-        except (TypeError, ValueError, RecursionError):
-            return cls()
 
 
 class Place:
@@ -132,7 +84,7 @@ class Resumption:
         if now != self._inherited[1:]:
             try:
                 text = json.dumps([attempt, *now], allow_nan=False, ensure_ascii=False)
-                _check_size(text)
+                check_size(text)
                 self._text = text
             except (TypeError, ValueError, RecursionError) as error:
                 # The last place that could be stored stays: no item is left out.
@@ -145,7 +97,7 @@ class Resumption:
         """Raise `InvalidReport` for a value that can't be stored, if the checks are strict."""
         if self._checks.strict:
             try:
-                _check_size(json.dumps(value, allow_nan=False, ensure_ascii=False))
+                check_size(json.dumps(value, allow_nan=False, ensure_ascii=False))
             except (TypeError, ValueError, RecursionError) as error:
                 self._checks.ignore("cursor", value, f"{error}; give a short one, as an id or a page token is")
 
@@ -234,11 +186,6 @@ class Resumption:
         return over, None, 0, None
 
 
-def _check_size(text: str) -> None:
-    if len(text.encode()) > MAX_CURSOR_BYTES:
-        raise ValueError(f"it has more than {MAX_CURSOR_BYTES:,} bytes as JSON")
-
-
 def is_in_transaction() -> bool:
     """Return whether a transaction is open in this thread or task, except that of a Django test case."""
     return any(
@@ -246,26 +193,3 @@ def is_in_transaction() -> bool:
         for connection in connections.all(initialized_only=True)
         for block in connection.atomic_blocks
     )
-
-
-def stop_fetching(worker: Worker) -> None:
-    """Let a worker that shuts down fetch no more messages: it would hold those sent again until its last job ends.
-
-    On Redis: after 1.2 s instead of 10.7 s another worker goes on, beside a job of 14 s (Dramatiq 2.2). The attribute
-    isn't documented; the consumer of the delay queue goes on, and gives the heartbeats. RabbitMQ has no such way that
-    is right for all queues: quorum queues refuse consumers with a global prefetch and close the connection (3.10).
-    """
-    for thread in worker.consumers.values():
-        consumer = thread.consumer
-        if isinstance(consumer, _RedisConsumer) and q_name(consumer.queue_name) == consumer.queue_name:
-            consumer.prefetch = 0
-
-
-def brought_by(message: AnyMessage) -> Mapping[str, str]:
-    """Return the fields that a message brings of an earlier attempt, the cursor first; empty if it brings none."""
-    given = message.options.get(CURSOR_OPTION)
-    if not isinstance(given, dict) or not all(isinstance(given.get(name, ""), str) for name in KEPT_FIELDS):
-        return {}
-    if not Cursor.parse(given.get("cursor", "")).attempt:
-        return {}
-    return {name: given[name] for name in KEPT_FIELDS if name in given}

@@ -22,8 +22,8 @@ from .worker.current import current_delivery, delivery_of, this_thread
 from .worker.cursor import CURSOR_OPTION
 from .worker.delivery import Delivery
 from .worker.enqueueing import Send, forget_send, is_recorded, log_invalid_id, watch_sends
+from .worker.membership import path_of
 from .worker.options import ESTIMATE_KEY_OPTION, estimate_key_of, metadata_of, title_of
-from .worker.parts import path_of
 from .worker.recorder import get_recorder
 from .worker.tracking import (
     CANCELLABLE_OPTION,

@@ -32,9 +32,9 @@ from .again import PAUSED_OPTION, ROUND_OPTION, Again
 from .children import Children
 from .current import this_thread
 from .cursor import Cursor, brought_by
+from .membership import MemberEnd, path_of
 from .observer import ProgressObserver
 from .options import metadata_of, title_of
-from .parts import MemberEnd, path_of
 from .recorder import get_recorder
 from .tracking import AnyMessage, count_retries
 from .validation import shown_text

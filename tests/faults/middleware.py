@@ -14,7 +14,8 @@ from dramatiq.middleware import GroupCallbacks, Middleware
 from dramatiq.rate_limits.backends import RedisBackend
 
 from dramatiq_progress.stores import get_store
-from dramatiq_progress.worker.parts import MemberEnd, Parts
+from dramatiq_progress.worker.membership import MemberEnd
+from dramatiq_progress.worker.parts import Parts
 from dramatiq_progress.worker.recorder import get_recorder
 
 

@@ -13,7 +13,7 @@ from dramatiq import Broker, Message
 
 from .progress import MessageLike, Number, message_id_of
 from .stores.composites import IS_FAIL_FAST, IS_OPEN, IS_PIPELINE, WITH_CHILDREN
-from .worker.planning import AnyMember, Composition, is_empty, members_of, milliseconds_of, shares_of, texts_of
+from .worker.composition import AnyMember, Composition, is_empty, members_of, milliseconds_of, shares_of, texts_of
 from .worker.sending import close, find, send_more, send_recorded
 
 __all__ = ["progress_group", "progress_pipeline"]

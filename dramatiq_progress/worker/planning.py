@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
-from decimal import Decimal
+from collections.abc import Sequence
 from itertools import starmap
 from typing import Any
 from uuid import uuid4
 
 import dramatiq
-from django.utils.functional import Promise
 from dramatiq import Actor, Broker, Message
 from dramatiq.common import q_name
 
-from dramatiq_progress.error_texts import reason_of, show
 from dramatiq_progress.owners import OWNER_OPTION, carried_by
-from dramatiq_progress.progress import Number, message_id_of
+from dramatiq_progress.progress import message_id_of
 from dramatiq_progress.stores.calls import NewMessage
 from dramatiq_progress.stores.composites import (
     IS_CANCELLABLE,
     IS_OPEN,
-    IS_PIPELINE,
     MAX_LEVELS,
     PATH_OPTION,
     Contribution,
@@ -32,102 +25,9 @@ from dramatiq_progress.stores.composites import (
     waiting_slot,
 )
 
+from .composition import AnyMember, Composition, Job, all_callbacks, callbacks_of, composition_of, is_empty, messages_of
 from .options import estimate_key_of, metadata_of, title_of
 from .tracking import companion_of, count_retries_left, is_cancellable, name_of, tracked_actor
-from .validation import printable, to_number
-
-#: Weights are kept as whole numbers up to this one.
-LARGEST_SHARE = 1_000
-#: Longer names and descriptions are cut: each message carries them.
-MAX_TEXT_CHARACTERS = 200
-
-#: Several messages that are sent together. Those of this package have a `Composition`.
-Job = dramatiq.group | dramatiq.pipeline
-AnyMember = Message[Any] | dramatiq.group | dramatiq.pipeline
-
-
-@dataclass
-class Composition:
-    """The additions of a group or a pipeline with a bar to Dramatiq's.
-
-    Attributes:
-      name: Its name; empty for that of its members' actor.
-      title: Its name for users; empty for that of its members' actor.
-      description: Plain text that says what its members do.
-      flags: See `Place.flags`.
-      shares: The weight of each member; None if all are equal.
-      id: The id of its progress.
-      has_run: Whether it was sent under this id.
-      owner: Keyed hash of the owner of an open group, to which any user may add members. None before it is known.
-    """
-
-    name: str = ""
-    title: str = ""
-    description: str = ""
-    flags: str = ""
-    shares: Sequence[int] | None = None
-    id: str = field(default_factory=lambda: str(uuid4()))
-    has_run: bool = False
-    owner: str | None = None
-
-
-def members_of(kind: type[Job], children: Iterable[AnyMember]) -> list[Any]:
-    """Return the members that were given for a group or a pipeline.
-
-    Raises:
-      TypeError: It isn't a list of what a group or a pipeline can have.
-    """
-    name = kind.__name__
-    if not isinstance(children, Iterable):
-        raise TypeError(f"{name}({show(children)}): pass a list of messages, as in [resize.message(7)].")
-    members = list(children)
-    for member in members:
-        if isinstance(member, Message | dramatiq.pipeline) or (
-            isinstance(member, dramatiq.group) and kind is dramatiq.group
-        ):
-            continue
-        others = "pipelines or groups" if kind is dramatiq.group else "pipelines"
-        raise TypeError(
-            f"{show(member)} can't be a member of a {name}. Pass messages of actors or tasks, as in "
-            f"[resize.message(7)], or {others}."
-        )
-    return members
-
-
-def milliseconds_of(delay: timedelta | int | None) -> int | None:
-    """Return the delay of a group or a pipeline in milliseconds.
-
-    Raises:
-      TypeError: It is neither a number nor a `timedelta`.
-    """
-    if isinstance(delay, timedelta):
-        return round(delay.total_seconds() * 1000)
-    if delay is None or isinstance(delay, int | float):
-        return delay
-    raise TypeError(f"delay={show(delay)} isn't a number of milliseconds, such as 60_000, nor a timedelta.")
-
-
-def shares_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequence[int] | None:
-    """Return weights as whole numbers.
-
-    Raises:
-      ValueError: They are not one for each of `count` members, negative, not finite, or all 0.
-    """
-    if weights is None:
-        return None
-    given = list(weights)
-    try:
-        numbers = [to_number(weight) for weight in given]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"weights={show(given)}: {reason_of(error)}.") from None
-    if len(numbers) != count:
-        raise ValueError(f"weights={show(given)}: there must be one for each of the {count} members.")
-    largest = max(numbers, default=1)
-    if not 0 < largest < math.inf:
-        raise ValueError(f"weights={show(given)}: one of them must be above 0.")
-    if largest <= LARGEST_SHARE and all(isinstance(number, int) for number in numbers):
-        return [int(number) for number in numbers]
-    return [max(1, round(number / largest * LARGEST_SHARE)) if number else 0 for number in numbers]
 
 
 class Plan:
@@ -171,8 +71,8 @@ class Plan:
         is_open = IS_OPEN in composition.flags
         if is_open and outer:
             raise ValueError("An open group can't be a member of another group: its end would come from elsewhere.")
-        found = [(_actor_of(job.broker, message), message) for message in _messages_of(job)]
-        callbacks = _callbacks_of(job)
+        found = [(_actor_of(job.broker, message), message) for message in messages_of(job)]
+        callbacks = callbacks_of(job)
         counted = [share for member, share in zip(members, shares, strict=True) if not is_empty(member)]
         flags = composition.flags + (IS_CANCELLABLE if all(starmap(is_cancellable, found)) else "")
         names = set(starmap(name_of, found))
@@ -202,14 +102,14 @@ class Plan:
                 slots[member.message_id] = waiting_slot(share)
             else:
                 index_of_inner = len(self.contributions)
-                bound.append(self.bind(member, _composition_of(member), path))
+                bound.append(self.bind(member, composition_of(member), path))
                 if not is_empty(member):
                     slots[self.contributions[index_of_inner].place.id] = waiting_slot(share)
         self._note_delay(job, first_composite, self.messages[first_message:])
         if isinstance(job, dramatiq.pipeline):
             return dramatiq.pipeline(bound, broker=job.broker)  # type: ignore[arg-type]
         made = dramatiq.group(bound, broker=job.broker)  # type: ignore[no-untyped-call]
-        for callback, is_member in _all_callbacks(job):
+        for callback, is_member in all_callbacks(job):
             if is_member:
                 callback = self._bind_message(job, callback, (place, *outer), is_sent_now=False)
                 slots[callback.message_id] = waiting_slot(1)
@@ -288,42 +188,6 @@ class Plan:
         )
 
 
-def _composition_of(job: Job) -> Composition:
-    known = getattr(job, "composition", None)
-    if isinstance(known, Composition):
-        return known
-    return Composition(flags=IS_PIPELINE if isinstance(job, dramatiq.pipeline) else "")
-
-
-def is_empty(member: AnyMember) -> bool:
-    """Whether a member holds no message. It counts as none: no end would ever be contributed for it."""
-    return not isinstance(member, Message) and next(_messages_of(member), None) is None
-
-
-def _messages_of(job: Job) -> Iterator[Message[Any]]:
-    """Yield all messages whose ends count."""
-    for member in job.messages if isinstance(job, dramatiq.pipeline) else job.children:
-        if isinstance(member, Message):
-            yield member
-        else:
-            yield from _messages_of(member)
-    yield from _callbacks_of(job)
-
-
-def _callbacks_of(job: Job) -> list[Message[Any]]:
-    return [callback for callback, is_member in _all_callbacks(job) if is_member]
-
-
-def _all_callbacks(job: Job) -> list[tuple[Message[Any], bool]]:
-    """Return the completion callbacks of a group, and whether each of them can be a member.
-
-    Dramatiq never sends those of a group without members.
-    """
-    given = job.completion_callbacks if isinstance(job, dramatiq.group) and job.children else []
-    callbacks: list[Message[Any]] = [Message(**each) for each in given]
-    return [(each, tracked_actor(job.broker, each) is not None) for each in callbacks]
-
-
 def _actor_of(broker: Broker, message: Message[Any]) -> Actor[..., Any]:
     actor = tracked_actor(broker, message)
     if actor is not None:
@@ -334,17 +198,3 @@ def _actor_of(broker: Broker, message: Message[Any]) -> Actor[..., Any]:
         f"Actor {message.actor_name!r} isn't declared with @progress_actor, so that the end of its message would never "
         "be known. Declare it with @progress_actor, or use dramatiq.group and dramatiq.pipeline."
     )
-
-
-def texts_of(**given: object) -> list[str]:
-    """Return texts of a composition as the page receives them; empty for None.
-
-    A lazy translation is in the language of the sender.
-
-    Raises:
-      TypeError: One isn't a text.
-    """
-    for name, text in given.items():
-        if not isinstance(text, str | Promise | None):
-            raise TypeError(f"{name}={show(text)} isn't a text. Pass a string, as in {name}=str(value).")
-    return [printable(("" if text is None else str(text)).strip()[:MAX_TEXT_CHARACTERS]) for text in given.values()]

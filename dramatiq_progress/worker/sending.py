@@ -25,10 +25,11 @@ from dramatiq_progress.stores.gathering import pieces_of
 from dramatiq_progress.stores.outcomes import Change
 
 from .children import Children
+from .composition import Composition, Job, is_empty
 from .current import current_delivery
 from .delivery import with_store
 from .enqueueing import BulkSend
-from .planning import Composition, Job, Plan, is_empty
+from .planning import Plan
 from .recorder import get_recorder
 
 #: About the bytes in memory of a message whose record waits for the store, without its texts, and of a slot.

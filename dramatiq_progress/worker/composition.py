@@ -1,0 +1,167 @@
+"""A group or a pipeline as its sender gives it: the checks of what was given, and the messages in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import dramatiq
+from django.utils.functional import Promise
+from dramatiq import Message
+
+from dramatiq_progress.error_texts import reason_of, show
+from dramatiq_progress.progress import Number
+from dramatiq_progress.stores.composites import IS_PIPELINE
+
+from .tracking import tracked_actor
+from .validation import printable, to_number
+
+#: Weights are kept as whole numbers up to this one.
+LARGEST_SHARE = 1_000
+#: Longer names and descriptions are cut: each message carries them.
+MAX_TEXT_CHARACTERS = 200
+
+#: Several messages that are sent together. Those of this package have a `Composition`.
+Job = dramatiq.group | dramatiq.pipeline
+AnyMember = Message[Any] | dramatiq.group | dramatiq.pipeline
+
+
+@dataclass
+class Composition:
+    """The additions of a group or a pipeline with a bar to Dramatiq's.
+
+    Attributes:
+      name: Its name; empty for that of its members' actor.
+      title: Its name for users; empty for that of its members' actor.
+      description: Plain text that says what its members do.
+      flags: See `Place.flags`.
+      shares: The weight of each member; None if all are equal.
+      id: The id of its progress.
+      has_run: Whether it was sent under this id.
+      owner: Keyed hash of the owner of an open group, to which any user may add members. None before it is known.
+    """
+
+    name: str = ""
+    title: str = ""
+    description: str = ""
+    flags: str = ""
+    shares: Sequence[int] | None = None
+    id: str = field(default_factory=lambda: str(uuid4()))
+    has_run: bool = False
+    owner: str | None = None
+
+
+def members_of(kind: type[Job], children: Iterable[AnyMember]) -> list[Any]:
+    """Return the members that were given for a group or a pipeline.
+
+    Raises:
+      TypeError: It isn't a list of what a group or a pipeline can have.
+    """
+    name = kind.__name__
+    if not isinstance(children, Iterable):
+        raise TypeError(f"{name}({show(children)}): pass a list of messages, as in [resize.message(7)].")
+    members = list(children)
+    for member in members:
+        if isinstance(member, Message | dramatiq.pipeline) or (
+            isinstance(member, dramatiq.group) and kind is dramatiq.group
+        ):
+            continue
+        others = "pipelines or groups" if kind is dramatiq.group else "pipelines"
+        raise TypeError(
+            f"{show(member)} can't be a member of a {name}. Pass messages of actors or tasks, as in "
+            f"[resize.message(7)], or {others}."
+        )
+    return members
+
+
+def milliseconds_of(delay: timedelta | int | None) -> int | None:
+    """Return the delay of a group or a pipeline in milliseconds.
+
+    Raises:
+      TypeError: It is neither a number nor a `timedelta`.
+    """
+    if isinstance(delay, timedelta):
+        return round(delay.total_seconds() * 1000)
+    if delay is None or isinstance(delay, int | float):
+        return delay
+    raise TypeError(f"delay={show(delay)} isn't a number of milliseconds, such as 60_000, nor a timedelta.")
+
+
+def shares_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequence[int] | None:
+    """Return weights as whole numbers.
+
+    Raises:
+      ValueError: They are not one for each of `count` members, negative, not finite, or all 0.
+    """
+    if weights is None:
+        return None
+    given = list(weights)
+    try:
+        numbers = [to_number(weight) for weight in given]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"weights={show(given)}: {reason_of(error)}.") from None
+    if len(numbers) != count:
+        raise ValueError(f"weights={show(given)}: there must be one for each of the {count} members.")
+    largest = max(numbers, default=1)
+    if not 0 < largest < math.inf:
+        raise ValueError(f"weights={show(given)}: one of them must be above 0.")
+    if largest <= LARGEST_SHARE and all(isinstance(number, int) for number in numbers):
+        return [int(number) for number in numbers]
+    return [max(1, round(number / largest * LARGEST_SHARE)) if number else 0 for number in numbers]
+
+
+def texts_of(**given: object) -> list[str]:
+    """Return texts of a composition as the page receives them; empty for None.
+
+    A lazy translation is in the language of the sender.
+
+    Raises:
+      TypeError: One isn't a text.
+    """
+    for name, text in given.items():
+        if not isinstance(text, str | Promise | None):
+            raise TypeError(f"{name}={show(text)} isn't a text. Pass a string, as in {name}=str(value).")
+    return [printable(("" if text is None else str(text)).strip()[:MAX_TEXT_CHARACTERS]) for text in given.values()]
+
+
+def composition_of(job: Job) -> Composition:
+    """Return the composition of a group or a pipeline; that of Dramatiq's own has nothing but flags."""
+    known = getattr(job, "composition", None)
+    if isinstance(known, Composition):
+        return known
+    return Composition(flags=IS_PIPELINE if isinstance(job, dramatiq.pipeline) else "")
+
+
+def is_empty(member: AnyMember) -> bool:
+    """Whether a member holds no message. It counts as none: no end would ever be contributed for it."""
+    return not isinstance(member, Message) and next(messages_of(member), None) is None
+
+
+def messages_of(job: Job) -> Iterator[Message[Any]]:
+    """Yield all messages whose ends count."""
+    for member in job.messages if isinstance(job, dramatiq.pipeline) else job.children:
+        if isinstance(member, Message):
+            yield member
+        else:
+            yield from messages_of(member)
+    yield from callbacks_of(job)
+
+
+def callbacks_of(job: Job) -> list[Message[Any]]:
+    """Return the completion callbacks of a group that can be members."""
+    return [callback for callback, is_member in all_callbacks(job) if is_member]
+
+
+def all_callbacks(job: Job) -> list[tuple[Message[Any], bool]]:
+    """Return the completion callbacks of a group, and whether each of them can be a member.
+
+    Dramatiq never sends those of a group without members.
+    """
+    given = job.completion_callbacks if isinstance(job, dramatiq.group) and job.children else []
+    callbacks: list[Message[Any]] = [Message(**each) for each in given]
+    return [(each, tracked_actor(job.broker, each) is not None) for each in callbacks]

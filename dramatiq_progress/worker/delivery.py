@@ -7,28 +7,27 @@ import logging
 import math
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TypeVar
 
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from dramatiq import Broker, MessageProxy
 from dramatiq.common import q_name
 from dramatiq.middleware import SkipMessage
 
 from dramatiq_progress.conf import configuration
-from dramatiq_progress.errors import StoreUnavailable, UserFacingError
+from dramatiq_progress.errors import UserFacingError
 from dramatiq_progress.owners import carried_by
 from dramatiq_progress.progress import GIVEN_UP, State
 from dramatiq_progress.signals import send_state_changed
-from dramatiq_progress.stores import Store, get_store
+from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.companion import Companion
 from dramatiq_progress.stores.composites import is_child
 from dramatiq_progress.stores.outcomes import Change, Start
 
 from .again import PAUSED_OPTION, ROUND_OPTION, Again
+from .best_effort import with_store
 from .children import Children
 from .current import this_thread
 from .cursor import Cursor, brought_by
@@ -39,7 +38,6 @@ from .recorder import get_recorder
 from .tracking import AnyMessage, count_retries
 from .validation import shown_text
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -309,28 +307,3 @@ class Delivery:
             return None
         text = shown_text(self.exception).strip()
         return json.dumps(text) if text else None
-
-
-def with_store(message_id: str, action: Callable[[Store, float], T], *, defer: bool = False, size: int = 0) -> T | None:
-    """Run an action on the store. If the store is unavailable, return None: a job must not fail for its progress.
-
-    Parameters:
-      message_id: The message that the action writes.
-      action: Receives the store, and the seconds since this call, which are 0 unless it is deferred.
-      defer: Queue the action for later if the store is unavailable.
-      size: Bytes of private data that the action holds.
-
-    Returns:
-      The action's return value, or None.
-    """
-    try:
-        return action(get_store(), 0.0)
-    except (StoreUnavailable, ImproperlyConfigured) as error:
-        if defer:
-            get_recorder().defer(message_id, action, error, size=size)
-    except Exception:
-        logger.exception(
-            "Unexpected error while recording a state change; the job continues without it. Please report this as a "
-            "bug."
-        )
-    return None

@@ -22,8 +22,8 @@ from dramatiq_progress.stores.composites import UNSENT, Contribution, Told
 from dramatiq_progress.stores.outcomes import Change
 
 from .again import is_sent_again
+from .best_effort import with_store
 from .children import Children
-from .delivery import with_store
 from .recorder import get_recorder
 from .tracking import AnyMessage
 

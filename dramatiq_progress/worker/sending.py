@@ -24,10 +24,10 @@ from dramatiq_progress.stores.composites import (
 from dramatiq_progress.stores.gathering import pieces_of
 from dramatiq_progress.stores.outcomes import Change
 
+from .best_effort import with_store
 from .children import Children
 from .composition import Composition, Job, is_empty
 from .current import current_delivery
-from .delivery import with_store
 from .enqueueing import BulkSend
 from .planning import Plan
 from .recorder import get_recorder

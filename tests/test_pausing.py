@@ -464,7 +464,8 @@ def test_a_paused_message_waits_while_the_store_is_away(site: Site, monkeypatch:
     site.allow(100)
     wait_until(lambda: PAUSED_OPTION in delayed(site))
     with monkeypatch.context() as patch:
-        patch.setattr("dramatiq_progress.worker.delivery.with_store", lambda *_, **__: None)
+        for module in ("delivery", "starting"):
+            patch.setattr(f"dramatiq_progress.worker.{module}.with_store", lambda *_, **__: None)
         time.sleep(0.5)
         assert site.prepared == 0
     resume(message)

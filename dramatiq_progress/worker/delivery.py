@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 import weakref
-from collections.abc import Mapping
-from types import MappingProxyType
 
 from django.conf import settings
-from dramatiq import Broker, MessageProxy
+from dramatiq import Broker
 from dramatiq.common import q_name
-from dramatiq.middleware import SkipMessage
 
-from dramatiq_progress.conf import configuration
 from dramatiq_progress.errors import UserFacingError
 from dramatiq_progress.owners import carried_by
 from dramatiq_progress.progress import GIVEN_UP, State
@@ -23,7 +18,6 @@ from dramatiq_progress.signals import send_state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.companion import Companion
-from dramatiq_progress.stores.composites import is_child
 from dramatiq_progress.stores.outcomes import Change, Start
 
 from .again import PAUSED_OPTION, ROUND_OPTION, Again
@@ -35,10 +29,9 @@ from .membership import MemberEnd, path_of
 from .observer import ProgressObserver
 from .options import metadata_of, title_of
 from .recorder import get_recorder
+from .starting import check_start, hold, is_paused
 from .tracking import AnyMessage, count_retries
 from .validation import shown_text
-
-logger = logging.getLogger(__name__)
 
 
 class Delivery:
@@ -123,13 +116,13 @@ class Delivery:
           SkipMessage: The message was cancelled, is paused, or has exceeded ``MAX_DELIVERIES``.
         """
         start = with_store(self.attempt.message_id, self._start)
-        if start is None and self.message.options.get(PAUSED_OPTION) and self._is_paused():
-            self._hold()
+        if start is None and self.message.options.get(PAUSED_OPTION) and is_paused(self.attempt):
+            hold(self)
         if start is not None:
             if start.verdict != "run" and self.attempt.path:
                 # An earlier delivery may have been killed before its composite knew of its end, or instead of a pause.
                 with_store(self.attempt.message_id, self._contribute_recorded, defer=True)
-            self._check(start)
+            check_start(self, start)
             self.message.options.pop(PAUSED_OPTION, None)
         self.observer = ProgressObserver(attempt=self.attempt, start=self._start, strict=settings.DEBUG)
         self.observer.delivery = weakref.ref(self)
@@ -180,21 +173,6 @@ class Delivery:
     def interrupt(self) -> None:
         """Note that the actor was interrupted, and that the message is to be sent again."""
         self.again = Again(self.message)
-
-    def _is_paused(self) -> bool:
-        """Return whether the record says so, which a store that refuses writes still knows; or nothing can be read."""
-        read = with_store(self.attempt.message_id, lambda store, age: store.read([self.attempt.message_id]))
-        return read is None or (read[0] is not None and read[0].state is State.PAUSED)
-
-    def _hold(self, kept: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Let the message wait on, since it is paused.
-
-        Raises:
-          SkipMessage: In each case.
-        """
-        self.is_ignored = True
-        self.again = Again(self.message, kept, is_paused=True)
-        raise SkipMessage(f"Message {self.attempt.message_id} is paused.")
 
     def finish(self, state: State, *, retry_in: float | None = None, yields: bool = False) -> Change | None:
         """Record the outcome of the attempt, with the values that it reported last.
@@ -267,37 +245,6 @@ class Delivery:
 
     def _contribute_recorded(self, store: Store, age: float) -> None:
         get_recorder().parts.contribute_recorded(store, self.attempt, age=age)
-
-    def _check(self, start: Start) -> None:
-        attempt = self.attempt
-        if start.verdict == "cancelled":
-            self.is_ignored = True
-            if attempt.companion is not None and start.previous is not None:
-                attempt.companion.note_end(State.CANCELLED, Change(True, start.previous, state=State.CANCELLED))
-            raise SkipMessage(f"Message {attempt.message_id} was cancelled.")
-        if start.verdict == "finished":
-            self.is_ignored = True
-            raise SkipMessage(f"Message {attempt.message_id} was finished by an earlier delivery.")
-        # A message that a member has sent may be there to clean up: it is only skipped if its actor is cancellable.
-        if start.is_unwanted and (start.is_forced or attempt.cancellable or not is_child(attempt.path)):
-            self.is_cancelled = True
-            raise SkipMessage(f"The group or pipeline of message {attempt.message_id} was cancelled.")
-        if start.verdict == "paused":
-            self._hold(start.kept)
-        self.is_ignored = start.verdict == "ignored"
-        limit = configuration().max_deliveries
-        if limit and start.deliveries > limit and isinstance(self.message, MessageProxy):
-            self.is_given_up = True
-            self.message.fail()
-            logger.error(
-                "Message %s (%s) was started %d times without finishing; rejecting it to the dead letters "
-                "(MAX_DELIVERIES). Check the worker's memory use and exit status. If another message crashed the "
-                "worker, requeue this one.",
-                attempt.message_id,
-                attempt.actor,
-                limit,
-            )
-            raise SkipMessage(f"Message {attempt.message_id} exceeded MAX_DELIVERIES.")
 
     def _text_for_user(self) -> str | None:
         """Return the message for the user about a failure, as JSON."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import weakref
 from collections.abc import AsyncIterator, Generator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dramatiq_progress.conf import configuration
 from dramatiq_progress.progress import Number
 
 from .querysets import Order, is_queryset
@@ -17,13 +15,11 @@ from .reports import KEEP, Keep
 from .resuming import Place
 from .sources import Entry, async_batches, async_entries, batches, entries, is_asynchronous, items_from
 from .spans import Level, Loop
+from .starting import wait_for_start, wait_for_start_in_loop
 from .validation import length_of
 
 if TYPE_CHECKING:
     from .observer import ProgressObserver
-
-#: Pause between two looks at whether a late start was recorded.
-LOOK_SECONDS = 0.05
 
 #: Of a loop, a call or a step.
 MAX_NAME_CHARACTERS = 100
@@ -179,22 +175,6 @@ class AsyncItems(AsyncIterator[Any]):
         if self._level is not None and self._place is not None:
             level, self._level = self._level, None
             _close(self._observer, self._loop, level, self._place)
-
-
-def wait_for_start(observer: ProgressObserver) -> None:
-    """Wait for a store that gave no answer at the start: it may know where an earlier attempt got to."""
-    # In an event loop this would stop all other tasks.
-    if observer.awaits_place and asyncio._get_running_loop() is None:
-        until = time.monotonic() + configuration().resume_wait
-        while observer.awaits_place and time.monotonic() < until:
-            time.sleep(LOOK_SECONDS)
-
-
-async def wait_for_start_in_loop(observer: ProgressObserver) -> None:
-    """Wait as `wait_for_start` does, in an event loop."""
-    until = time.monotonic() + (configuration().resume_wait if observer.awaits_place else 0.0)
-    while observer.awaits_place and time.monotonic() < until:
-        await asyncio.sleep(LOOK_SECONDS)
 
 
 def _place(observer: ProgressObserver, request: Request) -> Place | None:

@@ -18,10 +18,11 @@ from dramatiq_progress.progress import Number, StepProgress, percent_of, percent
 from dramatiq_progress.titles import shown_title
 
 from .binding import Binding, merged
-from .loops import Request, begin, wait_for_start, wait_for_start_in_loop
+from .loops import Request, begin
 from .options import shown_title_text
 from .reports import KEEP, Keep
 from .spans import Loop
+from .starting import wait_for_start, wait_for_start_in_loop
 from .steps import Step, make_plan
 from .validation import EXACT_WHOLE_NUMBERS, MAX_METADATA_BYTES, encode, is_finite, length_of
 

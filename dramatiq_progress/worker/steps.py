@@ -14,10 +14,10 @@ from django.utils.functional import Promise
 from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.progress import Number
 
-from .loops import wait_for_start
 from .reports import KEEP, Checks
 from .resuming import STEP_PREFIX
 from .spans import Plan
+from .starting import wait_for_start
 from .validation import printable, to_number
 
 if TYPE_CHECKING:

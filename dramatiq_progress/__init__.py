@@ -10,7 +10,8 @@ from .pausing import PauseOutcome, Pausing, apause, aresume, pause, resume
 from .progress import Progress, State
 from .schedules import get_schedules, scheduled
 from .stores import aget_progress, get_progress
-from .worker.observer import ProgressObserver, current_observer
+from .worker.current import current_observer
+from .worker.observer import ProgressObserver
 
 __all__ = [
     "CancelOutcome",

@@ -20,10 +20,18 @@ from .error_texts import show
 from .errors import UserFacingError
 from .middleware import ProgressMiddleware
 from .titles import declare_title
-from .worker.current import end_cancelled, end_interrupted, note_exception, note_return, open_observer
+from .worker.current import (
+    current_observer,
+    end_cancelled,
+    end_interrupted,
+    note_exception,
+    note_return,
+    observing,
+    open_observer,
+)
 from .worker.injection import ObserverParameter, called_function
 from .worker.interruption import is_cancel, is_interruption
-from .worker.observer import ProgressObserver, current_observer, observing
+from .worker.observer import ProgressObserver
 from .worker.options import ESTIMATE_KEY_OPTION, check_options, checked_cancellable, checked_estimate_key
 from .worker.tracking import CANCELLABLE_OPTION, TRACKED_OPTION, YIELD_OPTION
 

@@ -1,16 +1,19 @@
-"""The delivery that a thread works on, and what the function of its actor does to it."""
+"""The delivery and the observer that a thread or a coroutine works on, and what an actor's function does to them."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from django.conf import settings
 from dramatiq.middleware import SkipMessage
 
 from .cursor import CURSOR_OPTION
-from .observer import ProgressObserver, current_observer
+from .observer import ProgressObserver
 from .tracking import AnyMessage
 
 if TYPE_CHECKING:
@@ -28,6 +31,26 @@ class _Thread(threading.local):
 
 
 this_thread = _Thread()
+
+_observer: ContextVar[ProgressObserver | None] = ContextVar("dramatiq_progress_observer", default=None)
+
+
+def current_observer() -> ProgressObserver | None:
+    """Return the observer of the actor that is running in this thread or coroutine; None outside any.
+
+    Threads that an actor starts don't see it: pass them the observer.
+    """
+    return _observer.get()
+
+
+@contextmanager
+def observing(observer: ProgressObserver) -> Iterator[ProgressObserver]:
+    """Make an observer the current one in a ``with`` block."""
+    before = _observer.set(observer)
+    try:
+        yield observer
+    finally:
+        _observer.reset(before)
 
 
 def current_delivery() -> Delivery | None:

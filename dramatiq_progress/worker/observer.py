@@ -8,8 +8,6 @@ import logging
 import math
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar, overload
 
@@ -415,24 +413,3 @@ def _unpickled(actor_name: str, message_id: str | None) -> ProgressObserver:
         observer.checks.message_id, observer._process = message_id, 0
         observer.must_notify = True
     return observer
-
-
-_observer: ContextVar[ProgressObserver | None] = ContextVar("dramatiq_progress_observer", default=None)
-
-
-def current_observer() -> ProgressObserver | None:
-    """Return the observer of the actor that is running in this thread or coroutine; None outside any.
-
-    Threads that an actor starts don't see it: pass them the observer.
-    """
-    return _observer.get()
-
-
-@contextmanager
-def observing(observer: ProgressObserver) -> Iterator[ProgressObserver]:
-    """Make an observer the current one in a ``with`` block."""
-    before = _observer.set(observer)
-    try:
-        yield observer
-    finally:
-        _observer.reset(before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import threading
@@ -22,16 +21,13 @@ from dramatiq_progress.stores.prelude import KEPT_FIELDS
 from .changes import Changes
 from .interruption import Interruption
 from .levels import Levels
-from .recorder import get_recorder
 from .reports import Checks
 from .resuming import STEP_PREFIX, Resumption
-from .validation import MAX_METADATA_BYTES, check_size
-
-logger = logging.getLogger(__name__)
+from .validation import merged
 
 
 class Binding:
-    """The base of `ProgressObserver`, which adds the reports: holds their values, and knows which the store has.
+    """The base of `ReportedValues`, which adds the reports: holds their values, and knows which the store has.
 
     Parameters:
       actor_name: The actor, for error messages; with an attempt, the attempt's.
@@ -268,55 +264,9 @@ class Binding:
         yields = asked.yields and self._resumption is not None
         self.must_notify = self._bound_attempt is not None or asked.requested or yields
 
-    def note_change(self, *, may_cancel: bool = True) -> None:
-        """Note that the values have changed without a report. Raises `Cancelled` as a report does, if it may."""
-        if self.must_notify and (may_cancel or not self._interruption.requested):
-            self._notify()
-
-    def _notify(self) -> None:
-        if self._process != os.getpid():
-            self._ignore_child()
-            return
-        if self._interruption.requested:
-            self._interruption.check(self.message_id)
-            get_recorder().notify(self)
-            return
-        if self._interruption.yields and self._resumption is not None:
-            # The next item of a loop must see it.
-            get_recorder().notify(self)
-            return
-        try:
-            self.must_notify = False
-            if not get_recorder().notify(self):
-                self.must_notify = True
-        except BaseException:
-            # Interrupted (by a time limit, for instance) before the recorder knows: the next report tries again.
-            self.must_notify = True
-            raise
-
-    def _ignore_child(self) -> None:
-        # Each process has a copy of the values: their reports would overwrite each other.
-        self.must_notify = False
-        logger.warning(
-            "Ignoring progress that a child process reports for %s: only the process of the worker can. Report in the "
-            "parent instead, for instance: for result in observer.track(pool.imap_unordered(work, items)): ...",
-            self.checks.source,
-        )
-
     def _values(self) -> dict[str, str]:
         own = {"title": self._title, "metadata": self._metadata, "estimate_key": self._estimate_key}
         if self._resumption is None:
             return {**self.levels.fields(), **own}
         # First: report.lua looks for it there. Before the first item is done it is empty: the message can be paused.
         return {"cursor": self._resumption.text(self._attempt_number), **self.levels.fields(), **own}
-
-
-def merged(older: dict[str, Any], newer: dict[str, Any]) -> str:
-    """Return metadata as JSON.
-
-    Raises:
-      ValueError: It is larger than `MAX_METADATA_BYTES`.
-    """
-    text = json.dumps(older | newer, ensure_ascii=False)
-    check_size(text, MAX_METADATA_BYTES)
-    return text

@@ -1,34 +1,26 @@
-"""The observer: the object that an actor reports to. It holds the latest values; the recorder writes them."""
+"""The observer: the object that an actor reports to. Its values are in `values`; this adds its loops and its steps."""
 
 from __future__ import annotations
 
 import inspect
-import json
-import logging
-import math
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
 from decimal import Decimal
 from typing import Any, Protocol, TypeVar, overload
 
-from dramatiq_progress.error_texts import reason_of, show
-from dramatiq_progress.progress import Number, StepProgress, percent_of, percent_of_whole
-from dramatiq_progress.titles import shown_title
+from dramatiq_progress.error_texts import show
+from dramatiq_progress.progress import Number
 
-from .binding import Binding, merged
 from .loops import Request, begin
-from .options import shown_title_text
 from .reports import KEEP, Keep
 from .spans import Loop
 from .starting import wait_for_start, wait_for_start_in_loop
 from .steps import Step, make_plan
-from .validation import EXACT_WHOLE_NUMBERS, MAX_METADATA_BYTES, encode, is_finite, length_of
-
-MAX_RESULT_BYTES = 64 * 1024
+from .validation import length_of
+from .values import ReportedValues
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-logger = logging.getLogger(__name__)
 
 
 class Items(Protocol[T_co]):
@@ -41,7 +33,7 @@ class Items(Protocol[T_co]):
     def __aiter__(self) -> AsyncIterator[T_co]: ...
 
 
-class ProgressObserver(Binding):
+class ProgressObserver(ReportedValues):
     """The object that an actor reports its progress to.
 
     Reporting is cheap: it sets attributes and does no I/O. All methods are thread-safe.
@@ -58,121 +50,6 @@ class ProgressObserver(Binding):
     """
 
     __slots__ = ()
-
-    @property
-    def attempt(self) -> int:
-        """The number of this attempt, from 1."""
-        return self._attempt_number
-
-    @property
-    def current(self) -> Number:
-        """The amount that is done, as last reported; inside a step or an inner loop, of that."""
-        return self.levels.top.current
-
-    @property
-    def total(self) -> Number | None:
-        """The amount that there is to do, as last reported; None while unknown."""
-        return self.levels.top.total
-
-    @property
-    def description(self) -> str:
-        """The current activity, as last reported."""
-        return self.levels.top.description
-
-    @property
-    def percent(self) -> float | None:
-        """The percentage of the whole that is done, as the page receives it; None while unknown."""
-        levels = self.levels
-        return percent_of_whole(levels.fraction) if levels.is_used else percent_of(self.current, self.total)
-
-    @property
-    def step(self) -> StepProgress | None:
-        """The step that is in progress, or was last, as the page receives it; None before the first."""
-        return self.levels.step
-
-    @property
-    def cancel_requested(self) -> bool:
-        """Whether a cancel was requested, as far as this process knows; always False when detached."""
-        return self._interruption.requested
-
-    @property
-    def title(self) -> str:
-        """The name of the job for users, in the active language."""
-        return shown_title(self.checks.actor_name, self._title)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The metadata, as the page receives it."""
-        return dict(json.loads(self._metadata))
-
-    @property
-    def result(self) -> Any:
-        """The public result, as the page receives it; None before `set_result`."""
-        return None if self._result is None else json.loads(self._result)
-
-    def set_progress(
-        self,
-        current: Number | Decimal | Keep = KEEP,
-        total: Number | Decimal | Keep | None = KEEP,
-        description: str | Keep = KEEP,
-    ) -> None:
-        """Report how much is done, or only what is being done. Omitted values stay as they are.
-
-        Parameters:
-          current: The amount that is done, 0 or more.
-          total: The amount that there is to do; None means unknown. `current` may exceed it.
-          description: The current activity, as plain text, cut at 1,000 characters.
-
-        Raises:
-          InvalidReport: A value that isn't a number, is negative or isn't finite; a description that is a list or a
-            dict. See the class for when.
-        """
-        level = self.levels.top
-        # Nearly every report has plain whole numbers, and the same total and description as before: no call for those.
-        if type(current) is not int or not 0 <= current <= EXACT_WHOLE_NUMBERS:
-            current = KEEP if current is KEEP else self.checks.number("current", current, KEEP)
-        # No lock: it would take two thirds of the time. Each attribute is written independently, and a report that
-        # interleaves marks the observer dirty, so the next flush writes consistent values.
-        if (total is not level.total and total is not KEEP) or (
-            description is not level.description and description is not KEEP
-        ):
-            if total is not level.total and total is not KEEP and total is not None:
-                total = self.checks.number("total", total, KEEP)
-            if description is not level.description and description is not KEEP:
-                description = self.checks.text(description)
-            if total is not KEEP:
-                level.total = total  # type: ignore[assignment]  # a Decimal has become an int or float above
-            if description is not KEEP:
-                level.description = description
-        # Not written again if it is kept: another thread may have incremented it.
-        if current is not KEEP:
-            level.current = current  # type: ignore[assignment]  # as above
-        if self.must_notify:
-            self._notify()
-
-    def increment_progress(self, by: Number | Decimal = 1, description: str | Keep = KEEP) -> None:
-        """Report that more is done.
-
-        Parameters:
-          by: The additional amount, 0 or more.
-          description: The current activity. Defaults to the last one.
-
-        Raises:
-          InvalidReport: As for `set_progress`.
-        """
-        if type(by) is not int or not 0 <= by <= EXACT_WHOLE_NUMBERS:
-            by = self.checks.number("by", by, 0)
-            if not is_finite(self.current, by):
-                by = self.checks.number("by", math.inf, 0)
-        if description is not KEEP:
-            description = self.checks.text(description)
-        with self.levels.lock:
-            level = self.levels.top
-            level.current += by
-            if description is not KEEP:
-                level.description = description
-        if self.must_notify:
-            self._notify()
 
     @property
     def resumed(self) -> bool:
@@ -351,56 +228,6 @@ class ProgressObserver(Binding):
         self.levels.split()
         self.note_change()
         return tuple(Step(self, plan, index) for index in range(len(plan.names)))
-
-    def set_title(self, title: str) -> None:
-        """Name the job for users, from now on and in later attempts.
-
-        Parameters:
-          title: Plain text, cut at 200 characters. Empty: the actor's title, or its name in words.
-
-        Raises:
-          InvalidReport: A list or a dict, or what can't be converted to text. See the class for when.
-        """
-        text = self.checks.text(title, "title")
-        if text is not KEEP:
-            self._title = shown_title_text(text)
-            if self.must_notify:
-                self._notify()
-
-    def set_metadata(self, **values: Any) -> None:
-        """Merge values into the message's metadata, which the page may show.
-
-        Metadata survives retries. The limit is 16 KiB of JSON in total.
-
-        Raises:
-          InvalidReport: Values that DjangoJSONEncoder can't serialise, or over the limit. See the class for when.
-        """
-        try:
-            # Outside the lock, which the recorder takes too: encoding runs code of the project's.
-            encoded = json.loads(encode(values, MAX_METADATA_BYTES))
-            with self._lock:
-                self._metadata = merged(json.loads(self._metadata), encoded)
-        except Exception as error:  # any error of a value while it is encoded
-            self.checks.ignore("metadata", values, reason_of(error))
-            return
-        if self.must_notify:
-            self._notify()
-
-    def set_result(self, value: Any) -> None:
-        """Set the public result, which the page receives when the actor succeeds.
-
-        The value must be serialisable by DjangoJSONEncoder and at most 64 KiB. Otherwise it is ignored and a warning is
-        logged; the job isn't affected.
-        """
-        try:
-            self._result = encode(value, MAX_RESULT_BYTES)
-        except Exception as error:  # any error of a value while it is encoded
-            logger.warning(
-                "Ignoring the result of %s; the page will show none. Pass a smaller or JSON-serialisable value to "
-                "set_result(): %s",
-                self.checks.source,
-                error,
-            )
 
     def __reduce__(self) -> Any:
         return _unpickled, (self.checks.actor_name, self.message_id)

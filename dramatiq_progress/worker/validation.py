@@ -92,6 +92,17 @@ def encode(value: Any, max_bytes: int) -> str:
     return text
 
 
+def merged(older: dict[str, Any], newer: dict[str, Any]) -> str:
+    """Return metadata as JSON.
+
+    Raises:
+      ValueError: It is larger than `MAX_METADATA_BYTES`.
+    """
+    text = json.dumps(older | newer, ensure_ascii=False)
+    check_size(text, MAX_METADATA_BYTES)
+    return text
+
+
 def check_size(text: str, max_bytes: int) -> None:
     """Raise `ValueError` if a text is larger than allowed."""
     size = len(text.encode())

@@ -6,22 +6,21 @@ without a query. ``middleware.py`` writes it there and into the record. Response
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from django.conf import settings
-from django.db import connections
 from django.http import HttpRequest
 from django.utils.crypto import salted_hmac
 from dramatiq import Message, MessageProxy
+
+from .event_loop import run_outside_event_loop
 
 #: The message option that holds the owner.
 OWNER_OPTION = "progress_owner"
@@ -32,7 +31,6 @@ VISITOR_KEY = "dramatiq_progress_visitor"
 #: Length of an owner's hash: 128 bits, which are 22 characters as text.
 HASH_BYTES = 16
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -240,24 +238,3 @@ def _hash(identity: str, key: str | bytes) -> str:
 def _has_followers(message: Message[Any] | MessageProxy) -> bool:
     # The worker sends the next message of a pipeline, and the completion messages of a group.
     return bool(message.options.get("pipe_target") or message.options.get("group_completion_callbacks"))
-
-
-def run_outside_event_loop(function: Callable[[], T]) -> T:
-    """Call a function that uses the database, in another thread if this one runs an event loop.
-
-    Django forbids database access in an event loop's thread.
-    """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return function()
-
-    def run() -> T:
-        try:
-            return function()
-        finally:
-            connections.close_all()
-
-    # It blocks the event loop, as `send` does.
-    with ThreadPoolExecutor(max_workers=1) as executor:
-        return executor.submit(run).result()

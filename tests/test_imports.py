@@ -16,7 +16,7 @@ PACKAGE = Path(dramatiq_progress.__file__).parent
 
 #: A module may import modules of the rows above its own, and of its own package.
 ORDER = [
-    {"error_texts"},
+    {"error_texts", "event_loop"},
     {"errors", "conf", "polling", "owners", "titles", "threads", "jitter"},
     {"progress"},
     {"links", "stores", "requests"},

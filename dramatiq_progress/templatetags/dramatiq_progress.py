@@ -23,8 +23,8 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from dramatiq_progress.errors import StoreUnavailable
+from dramatiq_progress.event_loop import run_outside_event_loop
 from dramatiq_progress.links import token_for, with_token
-from dramatiq_progress.owners import run_outside_event_loop
 from dramatiq_progress.permissions import cancel_permission, is_staff
 from dramatiq_progress.progress import MessageLike, Progress, message_id_of
 from dramatiq_progress.schedules import get_schedules, live_schedulers

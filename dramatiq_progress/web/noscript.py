@@ -6,7 +6,6 @@ the bar shows until its first answer.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 from dataclasses import replace
@@ -19,6 +18,7 @@ from django.utils.safestring import SafeString
 from django.utils.timesince import TIME_STRINGS
 
 from dramatiq_progress.errors import StoreUnavailable
+from dramatiq_progress.event_loop import in_event_loop
 from dramatiq_progress.permissions import readable
 from dramatiq_progress.progress import Number, Parts, Progress, State, StepProgress, UsualTimes
 from dramatiq_progress.stores import get_store
@@ -52,7 +52,7 @@ def reading(request: HttpRequest | None, message: str | Progress) -> Progress | 
     None if there is no such message, the request may not see it, or the store is unavailable. Also None if permissions
     can't be checked (no request), and in an event loop's thread, which must not block (a template of an async view).
     """
-    if request is None or _in_event_loop():
+    if request is None or in_event_loop():
         return None
     try:
         found = get_store().read([message]) if isinstance(message, str) else [message]
@@ -281,11 +281,3 @@ def _track(progress: Progress | None, percent: float | None, label: str) -> Safe
         return format_html('<progress max="100" aria-label="{}"></progress>', label)
     # The attribute needs a decimal point in every locale.
     return format_html('<progress max="100" value="{}" aria-label="{}"></progress>', f"{percent:g}", label)
-
-
-def _in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -15,7 +15,8 @@ from django.utils import translation
 from playwright.sync_api import Locator, Page, Route, expect
 
 from dramatiq_progress.progress import Parts, Progress, State, StepProgress, UsualTimes
-from dramatiq_progress.web.noscript import describe, markup
+from dramatiq_progress.web.describing import describe
+from dramatiq_progress.web.noscript import markup
 from dramatiq_progress.web.texts import PARTS_TEXTS
 from tests.bars import HEAD, OpenBar, answer, part, settle
 from tests.looks import NEVER

@@ -25,7 +25,7 @@ const NARROW_SPREAD = 3;
 const BREAKS = { enqueued: "continues", delayed: "continues", running: "pausing", paused: "paused" };
 
 /**
- * Returns the text of a message, in the same words as `describe` of web/noscript.py. `plain` is the text without this
+ * Returns the text of a message, in the same words as `describe` of web/describing.py. `plain` is the text without this
  * module. The functions are those of dramatiq-progress.js, which can't be imported here: its URL may be hashed.
  */
 export function describe(view, texts, plain, format, formatDuration, describeAmount) {

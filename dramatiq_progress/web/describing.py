@@ -1,0 +1,213 @@
+"""The text of a bar, in the same words as the JavaScript modules and in the active language.
+
+Nothing counts down on a page without JavaScript: a time below a minute has no number there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+from django.utils.formats import number_format
+from django.utils.html import avoid_wrapping
+from django.utils.timesince import TIME_STRINGS
+
+from dramatiq_progress.progress import Number, Parts, Progress, State, StepProgress, UsualTimes
+
+from .texts import (
+    BEGINS_SHORT,
+    PARTS_TEXTS,
+    REMAINING_SHORT,
+    RETRY_SHORT,
+    TEXTS,
+    USUALLY_SHORT,
+    translate,
+    translate_result,
+)
+
+#: Below a minute no number is shown, since nothing counts down here.
+MINUTE_SECONDS = 60
+_PLACEHOLDER = re.compile(r"{(\w+)}")
+#: Removed from a description before an amount follows it: "Importing: 3 of 10", not "Importing…: 3 of 10".
+_END_PUNCTUATION = re.compile(r"[.…:]+$")
+#: The units of durations: Django's name, seconds per unit, and the duration from which the next one is used.
+_UNITS = (("minute", MINUTE_SECONDS, 5_400), ("hour", 3_600, 129_600), ("day", 86_400, math.inf))
+#: If nine of ten runs take up to this many times as long as half of them, one time says enough.
+NARROW_SPREAD = 3
+
+
+def describe(progress: Progress) -> str:
+    """Return the text of a bar, in the same words as `describe` of dramatiq-progress.js."""
+    state, parts = progress.state, progress.parts
+    if state is State.RETRYING:
+        return _describe_retry(progress)
+    if progress.complete:
+        return _describe_outcome(progress)
+    if state is State.PAUSED:
+        return _describe_break(progress, "paused") if progress.continues else translate(TEXTS["paused"])
+    if state is State.RUNNING and progress.pause_requested:
+        return _describe_break(progress, "pausing")
+    if progress.continues:
+        return _describe_break(progress, "continues")
+    position, length = progress.queue_position, progress.queue_length
+    if state is State.RUNNING:
+        text = _describe_run(progress)
+        if parts is not None:
+            text = _with_failed(text, parts)
+        if progress.eta:
+            return _with_time("remaining", REMAINING_SHORT, text, progress.eta)
+    elif state is State.ENQUEUED and position is not None and length is not None:
+        text = _format("position" if position > 1 else "first", position=position, length=length)
+    else:
+        text = translate(TEXTS[state.value])
+    if progress.usual is None or progress.eta is not None:
+        return text
+    return _describe_usual(progress, progress.usual, text)
+
+
+def until_first_answer(progress: Progress) -> str:
+    """Return the text of a bar until its first answer, which counts down: "less than a minute" would be replaced."""
+    if progress.state is State.RETRYING:
+        return _describe_retry(progress, is_counted_down=True)
+    return describe(_without_short_times(progress))
+
+
+def _describe_outcome(progress: Progress) -> str:
+    state, parts = progress.state, progress.parts
+    text = translate(TEXTS[state.value])
+    if state is State.DONE:
+        return text
+    text = translate_result(progress.result) or text
+    if parts is None or not parts.total:
+        return text
+    amount = _with_failed(_format("doneOf", done=parts.done, total=parts.total), parts)
+    if state is State.FAILED:
+        return amount
+    return _format("described", description=_END_PUNCTUATION.sub("", text), amount=amount)
+
+
+def _with_failed(text: str, parts: Parts) -> str:
+    return _format("failedOf", text=text, failed=parts.failed) if parts.failed else text
+
+
+def _describe_run(progress: Progress) -> str:
+    current, total, step = progress.current, progress.total, progress.step
+    if step is not None and progress.parts is not None:
+        # The number of a pipeline's stage says how many have ended.
+        current, total = 0, None
+    if total is not None:
+        amount = _format("amount", current=current, total=total)
+    else:
+        amount = _format("count", current=current) if current else ""
+    # A loop without a description of its own may have the step's name.
+    description = "" if step is not None and progress.description == step.name else progress.description
+    if amount and description:
+        text = _format("described", description=_END_PUNCTUATION.sub("", description), amount=amount)
+    else:
+        text = amount or description
+    if step is not None:
+        return _describe_step(step, text)
+    return text or translate(TEXTS["running"])
+
+
+def _describe_break(progress: Progress, name: str) -> str:
+    """Return "Waiting to continue: 6,200 of 10,000", or of a pause; in a step, with the text of the run."""
+    current, total = progress.current, progress.total
+    text = translate((TEXTS | PARTS_TEXTS)[name])
+    without_end = _END_PUNCTUATION.sub("", text)
+    if progress.step is not None:
+        return _format("stepped", step=without_end, text=_describe_run(progress))
+    amount = current if total is None else _format("amount", current=current, total=total)
+    return _format("described", description=without_end, amount=amount) if amount else text
+
+
+def _describe_usual(progress: Progress, usual: UsualTimes, text: str) -> str:
+    run, most, wait = usual
+    if wait and (not run or (progress.queue_position or 0) > 1):
+        return _with_time("begins", BEGINS_SHORT, text, _rounded(wait))
+    if not run or not most:
+        return text
+    if progress.state is State.RUNNING and (progress.elapsed or 0) > most:
+        return _format("longer", text=text)
+    if most <= NARROW_SPREAD * run:
+        return _with_time("usually", USUALLY_SHORT, text, _rounded(run))
+    if most < MINUTE_SECONDS or _size_of(run) != _size_of(most):
+        return _with_time("usuallyMost", USUALLY_SHORT, text, _rounded(most))
+    least = round(_rounded(run) / _size_of(most))
+    return _format("usuallyRange", text=text, time=_duration(_rounded(most)), **{"from": least})
+
+
+def _with_time(name: str, short: str, text: str, seconds: float) -> str:
+    """Return a text with a time, or without its number if it is below a minute."""
+    if seconds < MINUTE_SECONDS:
+        return _fill(translate(short), text=text)
+    return _format(name, text=text, time=_duration(seconds))
+
+
+def _without_short_times(progress: Progress) -> Progress:
+    """Return progress without the times that are only exact in the first answer."""
+    if progress.eta and progress.eta < MINUTE_SECONDS:
+        return replace(progress, eta=None, usual=None)
+    if progress.usual is not None and any(each and each < MINUTE_SECONDS for each in progress.usual):
+        return replace(progress, usual=None)
+    return progress
+
+
+def _describe_step(step: StepProgress, text: str) -> str:
+    """Return "Step 2 of 3: Checking. 1,200 of 5,000"; without a name or a text, what there is."""
+    shown = _format("step", index=step.index, count=step.count)
+    if name := _END_PUNCTUATION.sub("", step.name):
+        shown = _format("described", description=shown, amount=name)
+    return _format("stepped", step=shown, text=text) if text else shown
+
+
+def _describe_retry(progress: Progress, *, is_counted_down: bool = False) -> str:
+    text = _describe_wait(progress.retry_in or 0, is_counted_down=is_counted_down)
+    attempts = progress.attempt + (progress.retries_left or 0)
+    name = "attemptOf" if progress.retries_left else "attempt"
+    return _format(name, text=text, attempt=progress.attempt + 1, attempts=attempts)
+
+
+def _describe_wait(seconds: float, *, is_counted_down: bool) -> str:
+    if not seconds:
+        return translate(TEXTS["retryNow"])
+    if seconds >= MINUTE_SECONDS:
+        return _format("retryIn", time=_duration(seconds))
+    # The symbol of the second is the same in each language, and Django has no translation of the word.
+    return (
+        _format("retryIn", time=f"{math.ceil(seconds)}\N{NO-BREAK SPACE}s")
+        if is_counted_down
+        else translate(RETRY_SHORT)
+    )
+
+
+def _format(name: str, **values: Number | str) -> str:
+    return _fill(translate((TEXTS | PARTS_TEXTS)[name]), **values)
+
+
+def _fill(text: str, /, **values: Number | str) -> str:
+    texts = {key: value if isinstance(value, str) else _format_number(value) for key, value in values.items()}
+    # In one pass: a description may contain "{amount}".
+    return _PLACEHOLDER.sub(lambda match: texts.get(match[1], match[0]), text)
+
+
+def _format_number(value: Number) -> str:
+    return str(number_format(value, use_l10n=True, force_grouping=True))
+
+
+def _size_of(seconds: float) -> int:
+    """Return the size of the unit in which a duration is shown, in seconds; 1 below a minute."""
+    return 1 if seconds < MINUTE_SECONDS else next(size for _, size, limit in _UNITS if seconds < limit)
+
+
+def _rounded(seconds: float) -> int:
+    """Round a duration to its unit, up or down, as dramatiq-progress-parts.js does."""
+    size = _size_of(seconds)
+    return max(1, math.floor(seconds / size + 0.5)) * size
+
+
+def _duration(seconds: float) -> str:
+    unit, size = next((unit, size) for unit, size, limit in _UNITS if seconds < limit)
+    number = math.ceil(seconds / size)
+    return avoid_wrapping(TIME_STRINGS[unit] % {"num": number})

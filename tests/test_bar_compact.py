@@ -13,7 +13,9 @@ from django.template import Context, RequestContext, Template
 from django.test import RequestFactory
 from playwright.sync_api import Locator, Page, expect
 
-from dramatiq_progress.templatetags.dramatiq_progress import COMPACT_ATTRIBUTES, COMPACT_STYLESHEET, bar
+from dramatiq_progress.web.attributes import COMPACT_ATTRIBUTES
+from dramatiq_progress.web.elements import bar
+from dramatiq_progress.web.static_files import COMPACT_STYLESHEET
 from tests.axe import Found
 from tests.bars import part
 from tests.looks import LOOKS, Look, open_looks

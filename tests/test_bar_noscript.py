@@ -8,7 +8,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, Route, expect
 
 from dramatiq_progress import Progress, State
-from dramatiq_progress.templatetags.dramatiq_progress import bar as render_bar
+from dramatiq_progress.web.elements import bar as render_bar
 from dramatiq_progress.web.noscript import markup
 from tests.bars import HEAD, OBSERVE, answer, expect_state, part
 from tests.scripted_site import Reply, ScriptedSite

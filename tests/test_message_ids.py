@@ -30,7 +30,7 @@ from dramatiq_progress import (
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.templatetags.dramatiq_progress import bar
+from dramatiq_progress.web.elements import bar
 
 Sent = dramatiq.Message[Any]
 

@@ -23,7 +23,7 @@ from dramatiq_progress.schedules import declaring
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.schedules import Schedules
-from dramatiq_progress.templatetags.dramatiq_progress import SCHEDULES_STYLESHEET
+from dramatiq_progress.web.static_files import SCHEDULES_STYLESHEET
 from tests import servers, tasks
 
 TABLE = Template("{% load dramatiq_progress %}{% dramatiq_progress_schedules %}")

@@ -15,16 +15,9 @@ from django.test import AsyncRequestFactory, RequestFactory
 from dramatiq import Message
 
 from dramatiq_progress.stores import Store
-from dramatiq_progress.templatetags.dramatiq_progress import (
-    ATTRIBUTES,
-    PARTS,
-    RESULT,
-    RESULT_ATTRIBUTES,
-    SCRIPT,
-    STREAM,
-    STYLESHEET,
-    bar,
-)
+from dramatiq_progress.web.attributes import ATTRIBUTES, RESULT_ATTRIBUTES
+from dramatiq_progress.web.elements import bar
+from dramatiq_progress.web.static_files import PARTS, RESULT, SCRIPT, STREAM, STYLESHEET
 
 
 def render(source: str, **context: Any) -> str:

@@ -6,38 +6,58 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from django.http import HttpRequest
 from django.utils.formats import date_format, get_format
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from dramatiq_progress.errors import StoreUnavailable
+from dramatiq_progress.event_loop import run_outside_event_loop
+from dramatiq_progress.permissions import is_staff
 from dramatiq_progress.progress import Progress
-from dramatiq_progress.schedules import ScheduleStatus, have_seconds
+from dramatiq_progress.schedules import ScheduleStatus, get_schedules, have_seconds, live_schedulers
 
+from .elements import not_now
+from .static_files import SCHEDULES_STYLESHEET, link
 from .texts import SCHEDULE_TEXTS, TEXTS, translate
 
 _COLUMNS = ("schedule", "runs", "next", "last", "outcome")
 _NOTHING = "—"
 
 
-def table(statuses: Sequence[ScheduleStatus], live: Sequence[str], bar: Callable[[Progress], SafeString]) -> SafeString:
-    """Render the table, and a warning if no scheduler is running.
+def table(
+    request: HttpRequest, bar: Callable[[Progress], SafeString], *, staff_only: bool, nonce: object
+) -> SafeString:
+    """Render the table as it is now, or a text if the store is unavailable.
 
     Parameters:
-      statuses: The schedules.
-      live: The running schedulers.
       bar: Renders the bar of a message.
+      staff_only: Whether to render nothing for other users.
+      nonce: The nonce of the page, for the stylesheet.
     """
+    if staff_only and not run_outside_event_loop(lambda: is_staff(request)):
+        return SafeString()
+    try:
+        statuses, live = run_outside_event_loop(lambda: (get_schedules(), live_schedulers()))
+    except StoreUnavailable:
+        return _wrapped(not_now())
+    return link(SCHEDULES_STYLESHEET, nonce) + _table(statuses, live, bar)
+
+
+def _table(
+    statuses: Sequence[ScheduleStatus], live: Sequence[str], bar: Callable[[Progress], SafeString]
+) -> SafeString:
+    """Render the table, and a warning if no scheduler is running."""
     seconds = have_seconds(statuses)
     headings = format_html_join("", '<th scope="col">{}</th>', ((_text(each),) for each in _COLUMNS))
     rows = format_html_join("", "<tr>{}</tr>", ((_row(each, bar, seconds=seconds),) for each in statuses))
     shown = format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", headings, rows)
     is_stopped = not live and any(each.enabled for each in statuses)
     warning = format_html('<p role="alert">{}</p>', _text("stopped")) if is_stopped else SafeString()
-    return wrapped(warning + shown)
+    return _wrapped(warning + shown)
 
 
-def wrapped(content: SafeString) -> SafeString:
-    """Return the element that contains the table, or a text instead of it."""
+def _wrapped(content: SafeString) -> SafeString:
     return format_html('<div class="dramatiq-progress-schedules">{}</div>', content)
 
 

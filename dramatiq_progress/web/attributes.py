@@ -1,0 +1,66 @@
+"""The names of a bar's attributes and of the template tags' options, and the hint for a misspelled one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from functools import cache
+
+from django.template.exceptions import TemplateSyntaxError
+
+from .texts import CANCEL_TEXTS, PARTS_TEXTS, TEXTS
+
+#: The attributes that require the module `static_files.RESULT`.
+RESULT_ATTRIBUTES = ("show-result", "download", "redirect", "swap", "retry")
+
+#: The attributes that require `static_files.COMPACT_STYLESHEET`.
+COMPACT_ATTRIBUTES = ("compact", "inline")
+
+#: The attributes that have a meaning for a bar, and the options of the tags. Any other attribute is the page's own.
+ATTRIBUTES = frozenset(
+    {
+        *RESULT_ATTRIBUTES,
+        *COMPACT_ATTRIBUTES,
+        *("src", "list", "stream", "transport", "poll-interval", "pulse", "label", "aria-label", "origins", "warning"),
+        *("stream-module", "result-module", "parts-module", "cancel-module"),
+        *("progress-bar-id", "progress-bar-message-id", "result-element-id"),
+        *("cancel", "cancel-confirm", "csrf-cookie", "csrf"),
+        # HTML has no upper case in names.
+        *(f"text-{name.lower()}" for name in TEXTS | CANCEL_TEXTS | PARTS_TEXTS),
+        *("fallback", "empty", "staff-only"),
+    }
+)
+
+#: How similar a name is to that of an attribute that was meant; 1 is equal.
+_SIMILARITY = 0.8
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Check that no attribute is a misspelling.
+
+    Raises:
+      TemplateSyntaxError: One is.
+    """
+    for name in names:
+        if meant := _meant_by(name):
+            raise TemplateSyntaxError(
+                f'A bar has no attribute "{name}"; did you mean "{meant}"? If you didn\'t, prefix it: "data_{name}".'
+            )
+
+
+def is_compact(attributes: Mapping[str, object]) -> bool:
+    """Whether a bar with these attributes requires the stylesheet of compact bars."""
+    return any(attributes.get(name) not in (None, False) for name in COMPACT_ATTRIBUTES)
+
+
+@cache
+def _meant_by(name: str) -> str:
+    """Return the attribute of which this name is a misspelling. Empty if it is none."""
+    attribute = name.replace("_", "-").lower()
+    if attribute in ATTRIBUTES or attribute.startswith(("data-", "aria-")):
+        return ""
+    # x-label, of another library.
+    if any(attribute.endswith(f"-{each}") for each in ATTRIBUTES):
+        return ""
+    close = get_close_matches(attribute, sorted(ATTRIBUTES), n=1, cutoff=_SIMILARITY)
+    return close[0].replace("-", "_") if close else ""

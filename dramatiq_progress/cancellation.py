@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from .progress import MessageLike, State, message_id_of
+from .message_ids import MessageLike, message_id_of
+from .progress import State
 from .signals import message_cancelled, send_state_changed
 from .stores import get_store
 from .stores.outcomes import Cancellation, CancelOutcome

@@ -11,7 +11,8 @@ import dramatiq
 from django.utils.functional import Promise
 from dramatiq import Broker, Message
 
-from .progress import MessageLike, Number, message_id_of
+from .message_ids import MessageLike, message_id_of
+from .progress_values import Number
 from .stores.composites import IS_FAIL_FAST, IS_OPEN, IS_PIPELINE, WITH_CHILDREN
 from .worker.composition import AnyMember, Composition, is_empty, members_of, milliseconds_of, shares_of, texts_of
 from .worker.sending import close, find, send_more, send_recorded

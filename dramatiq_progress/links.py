@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils.http import urlencode
 
 from .error_texts import show
-from .progress import MessageLike, message_id_of
+from .message_ids import MessageLike, message_id_of
 
 #: Maximum number of ids in one request, and of characters in its query: 100 ids of 64 characters, and some more.
 MOST_IDS = 100

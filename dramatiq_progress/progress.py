@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
-from uuid import UUID
+from typing import Any
 
 from . import polling
-from .error_texts import show
+from .progress_values import Number, Parts, StepProgress, UsualTimes, percent_of, percent_of_whole
 
-Number = int | float
+#: The names that projects import from here.
+__all__ = ["Parts", "Progress", "State", "StepProgress", "UsualTimes"]
 
 
 class State(StrEnum):
@@ -54,87 +52,7 @@ DEFAULT_RESULTS = {
 #: The text for the user about a message that was rejected after ``MAX_DELIVERIES``.
 GIVEN_UP = "This didn't work after several attempts. Please contact support if it happens again."
 
-
-#: The message ids that URLs accept; Dramatiq's own are UUIDs.
-MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
-@dataclass(frozen=True, slots=True)
-class StepProgress:
-    """The step that an attempt is in, or was in last.
-
-    Attributes:
-      index: Its number, from 1.
-      count: Number of steps.
-      name: Its name, as plain text.
-      percent: The percentage of the step that is done, floored to 0.1. None while unknown.
-    """
-
-    index: int
-    count: int
-    name: str
-    percent: float | None = None
-
-    @classmethod
-    def of(
-        cls,
-        index: int,
-        count: int,
-        name: str,
-        *,
-        span: tuple[float, float] | None,
-        overall: float | None,
-        total: Number | None,
-    ) -> StepProgress:
-        """Return a step.
-
-        Parameters:
-          span: The fractions of the whole at which it begins and ends; None if they are unknown.
-          overall: The fraction of the whole that is done; None if it is unknown.
-          total: The total of the innermost step or loop.
-        """
-        if span is None or overall is None or span[0] >= span[1] or (overall <= span[0] and not total):
-            return cls(index, count, name)
-        return cls(index, count, name, percent_of_whole(min(max(0.0, overall - span[0]) / (span[1] - span[0]), 1.0)))
-
-
-class UsualTimes(NamedTuple):
-    """The usual durations of messages like this one, in seconds with two digits; each is None while unknown.
-
-    Attributes:
-      run: Half of the past runs took no longer.
-      run_most: Nine of ten past runs took no longer.
-      wait: About how long the message waits in its queue from now on, at the pace of the last minute.
-    """
-
-    run: Number | None
-    run_most: Number | None
-    wait: Number | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """The members of a group or a pipeline.
-
-    Attributes:
-      total: Their number.
-      waiting: Number of those that have not started, or whose next message waits in a queue.
-      running: Number of those that run.
-      retrying: Number of those that failed and will be retried.
-      done: Number of those that ended with this state, like the following.
-    """
-
-    total: int
-    waiting: int
-    running: int
-    retrying: int
-    done: int
-    failed: int
-    cancelled: int
-    skipped: int
-
-
-#: The names of its numbers, in order.
+#: The names of the numbers of `Parts`, in order.
 _PARTS = [each.name for each in fields(Parts)]
 
 
@@ -312,53 +230,3 @@ class Progress:
         if complete:
             fields["result"] = self.result
         return fields
-
-
-def percent_of(current: Number, total: Number | None) -> float | None:
-    """Return a percentage, floored to 0.1 and at most 100. None if the total is unknown or 0."""
-    if not total:
-        return None
-    if current >= total:
-        return 100.0
-    # Integer arithmetic for integers: 29 / 100 in floats would be floored to 28.9.
-    if isinstance(current, int) and isinstance(total, int):
-        return (current * 1000 // total) / 10
-    return math.floor(current / total * 1000) / 10
-
-
-def percent_of_whole(fraction: float | None) -> float | None:
-    """Return a fraction from 0 to 1 as a percentage, floored to 0.1. None if it is unknown."""
-    # A fraction is a sum, and may be too small by some rounding errors.
-    return None if fraction is None else math.floor(round(fraction * 1000, 2)) / 10
-
-
-class HasMessageId(Protocol):
-    """A Dramatiq message, or another object with the id of one: an observer, a row of a project's model."""
-
-    @property
-    def message_id(self) -> Any:
-        """The id."""
-
-
-#: Everything that names a message.
-MessageLike = str | UUID | Progress | HasMessageId
-
-
-def message_id_of(message: MessageLike) -> str:
-    """Return the id of a message.
-
-    Raises:
-      ValueError: The value is no message, or its id isn't one that a tracked message can have.
-    """
-    found = message
-    if not isinstance(message, str):
-        found = message.id if isinstance(message, Progress) else getattr(message, "message_id", message)
-    # A tuple, since `str | UUID` would be built at each call: 1 % of a read.
-    if not isinstance(found, (str, UUID)):
-        raise ValueError(
-            f"{show(message)} is not a message: pass the one that an actor's send() returned, its id, or its Progress."
-        )
-    message_id = str(found)
-    if MESSAGE_ID.fullmatch(message_id) is None:
-        raise ValueError(f"{show(message_id)} is not a message id: those have 1 to 64 of A-Z, a-z, 0-9, _ and -.")
-    return message_id

@@ -5,7 +5,7 @@ from django.conf import settings
 from django.conf.urls.static import static
 from django.urls import include, path, register_converter
 
-from dramatiq_progress.progress import MESSAGE_ID
+from dramatiq_progress.message_ids import MESSAGE_ID
 
 from . import views
 

@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from dramatiq_progress import StoreUnavailable, progress_group
-from dramatiq_progress.progress import MESSAGE_ID
+from dramatiq_progress.message_ids import MESSAGE_ID
 from dramatiq_progress.views import read_mine
 
 from . import tasks

@@ -27,9 +27,9 @@ from dramatiq_progress import (
     progress_group,
     progress_pipeline,
 )
+from dramatiq_progress.message_ids import MessageLike
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import OWNER_OPTION, current_owner
-from dramatiq_progress.progress import MessageLike
 from dramatiq_progress.signals import send_state_changed, state_changed
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.composites import MAX_LEVELS

@@ -15,7 +15,7 @@ from dramatiq_progress import InvalidReport, ProgressObserver, progress_group
 from dramatiq_progress.conf import configuration
 from dramatiq_progress.error_texts import MAX_SHOWN_CHARACTERS, described, reason_of, show
 from dramatiq_progress.links import progress_url
-from dramatiq_progress.progress import message_id_of
+from dramatiq_progress.message_ids import message_id_of
 from dramatiq_progress.schedules import scheduled
 from dramatiq_progress.titles import declare_title
 

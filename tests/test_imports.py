@@ -17,8 +17,9 @@ PACKAGE = Path(dramatiq_progress.__file__).parent
 #: A module may import modules of the rows above its own, and of its own package.
 ORDER = [
     {"error_texts", "event_loop"},
-    {"errors", "conf", "polling", "owners", "titles", "threads", "jitter"},
+    {"errors", "conf", "polling", "owners", "titles", "threads", "jitter", "progress_values"},
     {"progress"},
+    {"message_ids"},
     {"links", "stores", "requests"},
     {"permissions"},
     {"signals", "schedules"},
@@ -107,8 +108,9 @@ def test_no_public_name_hides_a_module() -> None:
     assert dramatiq_progress.__all__ == sorted(dramatiq_progress.__all__)
 
 
-def test_progress_is_independent_of_django_and_redis() -> None:
-    text = (PACKAGE / "progress.py").read_text()
+@pytest.mark.parametrize("name", ["progress", "progress_values", "message_ids"])
+def test_progress_is_independent_of_django_and_redis(name: str) -> None:
+    text = (PACKAGE / f"{name}.py").read_text()
     assert "django" not in text.lower().replace("no django", "") and "redis" not in text.lower()
 
 

@@ -13,9 +13,10 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Pipelines, Retries
 
 from dramatiq_progress import ProgressObserver, State, get_progress, owned_by, progress_actor, progress_group
+from dramatiq_progress.message_ids import MessageLike
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import current_owner
-from dramatiq_progress.progress import MessageLike, Parts, Progress
+from dramatiq_progress.progress import Parts, Progress
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.composites import PATH_OPTION, Contribution, Place, Told, slot

@@ -22,9 +22,9 @@ from dramatiq.middleware import AsyncIO
 
 from dramatiq_progress.cancellation import Cancellation, cancel
 from dramatiq_progress.error_texts import show
+from dramatiq_progress.message_ids import MESSAGE_ID, message_id_of
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import note_owner
-from dramatiq_progress.progress import MESSAGE_ID, message_id_of
 from dramatiq_progress.worker.options import TITLE_OPTION
 from dramatiq_progress.worker.tracking import CANCELLABLE_OPTION
 

@@ -20,7 +20,8 @@ from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_progress.conf import DEFAULT_PREFIX, SETTING_NAME, Configuration, configuration
 from dramatiq_progress.error_texts import masked, show
-from dramatiq_progress.progress import MessageLike, Progress, message_id_of
+from dramatiq_progress.message_ids import MessageLike, message_id_of
+from dramatiq_progress.progress import Progress
 
 from .base import Store
 

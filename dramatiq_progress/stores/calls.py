@@ -96,7 +96,7 @@ class StoreCalls(ABC):
         return f"{self.prefix}{kind}:{tag}"
 
     def queue_key(self, queue: str) -> str:
-        """Return the key of a queue's index: its waiting messages. (A message id has no colon: see progress.py.)"""
+        """Return the key of a queue's index: its waiting messages. (A message id has no colon: see message_ids.py.)"""
         return f"{self.prefix}queue:{queue}"
 
     def pace_key(self, queue: str) -> str:

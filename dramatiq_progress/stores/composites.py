@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dramatiq_progress.error_texts import show
-from dramatiq_progress.progress import MESSAGE_ID, State
+from dramatiq_progress.message_ids import MESSAGE_ID
+from dramatiq_progress.progress import State
 
 #: The letter of each state in a slot (see composite.lua). A message that is enqueued again by its own actor waits.
 SLOT_STATES = {

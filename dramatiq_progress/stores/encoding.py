@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from dramatiq_progress.progress import Number
+from dramatiq_progress.progress_values import Number
 
 from .attempt import Attempt
 

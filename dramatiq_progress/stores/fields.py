@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dramatiq_progress.error_texts import show
-from dramatiq_progress.progress import Number, StepProgress
+from dramatiq_progress.progress_values import Number, StepProgress
 
 #: How deep metadata and results may be nested. json.dumps() of an answer fails somewhat below 1,000 levels, which is
 #: Python's limit of recursion.

@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dramatiq_progress.progress import DEFAULT_RESULTS, STATES, Parts, Progress, State, StepProgress
+from dramatiq_progress.progress import DEFAULT_RESULTS, STATES, Progress, State
+from dramatiq_progress.progress_values import Parts, StepProgress
 from dramatiq_progress.titles import shown_title
 
 from .composites import IS_PIPELINE, WHOLE

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from dramatiq_progress.progress import Number, State, UsualTimes
+from dramatiq_progress.progress import State
+from dramatiq_progress.progress_values import Number, UsualTimes
 
 from .durations import Estimate
 from .fields import finite

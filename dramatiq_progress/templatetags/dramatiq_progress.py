@@ -9,7 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
-from dramatiq_progress.progress import MessageLike
+from dramatiq_progress.message_ids import MessageLike
 from dramatiq_progress.web import elements
 from dramatiq_progress.web import schedules as schedules_table
 from dramatiq_progress.web.attributes import check_names, is_compact

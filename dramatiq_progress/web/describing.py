@@ -13,7 +13,8 @@ from django.utils.formats import number_format
 from django.utils.html import avoid_wrapping
 from django.utils.timesince import TIME_STRINGS
 
-from dramatiq_progress.progress import Number, Parts, Progress, State, StepProgress, UsualTimes
+from dramatiq_progress.progress import Progress, State
+from dramatiq_progress.progress_values import Number, Parts, StepProgress, UsualTimes
 
 from .texts import (
     BEGINS_SHORT,

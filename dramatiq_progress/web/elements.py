@@ -20,8 +20,9 @@ from django.utils.safestring import SafeString
 from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.event_loop import run_outside_event_loop
 from dramatiq_progress.links import token_for, with_token
+from dramatiq_progress.message_ids import MessageLike, message_id_of
 from dramatiq_progress.permissions import cancel_permission
-from dramatiq_progress.progress import MessageLike, Progress, message_id_of
+from dramatiq_progress.progress import Progress
 
 from .attributes import RESULT_ATTRIBUTES, check_names, is_compact
 from .noscript import markup, reading

@@ -9,9 +9,10 @@ from django.core.exceptions import BadRequest, TooManyFieldsSent
 from django.http import HttpRequest, QueryDict
 
 from dramatiq_progress.links import LONGEST_QUERY, MOST_IDS
+from dramatiq_progress.message_ids import MESSAGE_ID, message_id_of
 from dramatiq_progress.owners import owners_of
 from dramatiq_progress.permissions import cancellable_ids, identity_dependent, readable
-from dramatiq_progress.progress import MESSAGE_ID, Progress, message_id_of
+from dramatiq_progress.progress import Progress
 from dramatiq_progress.stores import get_store
 
 from .sessions import refreshed

@@ -15,7 +15,7 @@ from django.utils.functional import Promise
 from dramatiq import Message
 
 from dramatiq_progress.error_texts import reason_of, show
-from dramatiq_progress.progress import Number
+from dramatiq_progress.progress_values import Number
 from dramatiq_progress.stores.composites import IS_PIPELINE
 
 from .tracking import tracked_actor

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 
-from dramatiq_progress.progress import Number, StepProgress
+from dramatiq_progress.progress_values import Number, StepProgress
 from dramatiq_progress.stores.encoding import number_text
 
 from .rate import RateEstimator

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Generator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dramatiq_progress.progress import Number
+from dramatiq_progress.progress_values import Number
 
 from .querysets import Order, is_queryset
 from .reports import KEEP, Keep

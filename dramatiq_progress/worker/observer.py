@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, Protocol, TypeVar, overload
 
 from dramatiq_progress.error_texts import show
-from dramatiq_progress.progress import Number
+from dramatiq_progress.progress_values import Number
 
 from .loops import Request, begin
 from .reports import KEEP, Keep

@@ -11,8 +11,8 @@ import dramatiq
 from dramatiq import Actor, Broker, Message
 from dramatiq.common import q_name
 
+from dramatiq_progress.message_ids import message_id_of
 from dramatiq_progress.owners import OWNER_OPTION, carried_by
-from dramatiq_progress.progress import message_id_of
 from dramatiq_progress.stores.calls import NewMessage
 from dramatiq_progress.stores.composites import (
     IS_CANCELLABLE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from dramatiq_progress.progress import Number
+from dramatiq_progress.progress_values import Number
 
 #: No rate before this many samples, and this many seconds.
 MIN_SAMPLES = 3

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Generator
 from typing import Any, NamedTuple, Protocol
 
-from dramatiq_progress.progress import Number
+from dramatiq_progress.progress_values import Number
 
 
 class Span(NamedTuple):

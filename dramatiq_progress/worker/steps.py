@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from django.utils.functional import Promise
 
 from dramatiq_progress.error_texts import reason_of
-from dramatiq_progress.progress import Number
+from dramatiq_progress.progress_values import Number
 
 from .reports import KEEP, Checks
 from .resuming import STEP_PREFIX

@@ -10,7 +10,7 @@ from dramatiq import Actor, Broker, Message, MessageProxy
 from dramatiq.middleware import Retries
 
 from dramatiq_progress.conf import configuration
-from dramatiq_progress.progress import MESSAGE_ID
+from dramatiq_progress.message_ids import MESSAGE_ID
 from dramatiq_progress.stores.companion import Companion
 
 #: The option that marks actors declared with `progress_actor`.

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
 
-from dramatiq_progress.progress import Number
+from dramatiq_progress.progress_values import Number
 from dramatiq_progress.stores.fields import MAX_DEPTH, is_deep
 
 #: Longer descriptions are cut.

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from dramatiq_progress.error_texts import reason_of
-from dramatiq_progress.progress import Number, StepProgress, percent_of, percent_of_whole
+from dramatiq_progress.progress_values import Number, StepProgress, percent_of, percent_of_whole
 from dramatiq_progress.titles import shown_title
 
 from .binding import Binding

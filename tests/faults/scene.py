@@ -21,8 +21,8 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.common import xq_name
 
 from dramatiq_progress import Progress, State, StoreUnavailable, cancel, progress_group, progress_pipeline
+from dramatiq_progress.message_ids import HasMessageId
 from dramatiq_progress.middleware import ProgressMiddleware
-from dramatiq_progress.progress import HasMessageId
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.redis import RedisStore
 from tests import proxy, servers

@@ -15,7 +15,8 @@ import pytest
 from dramatiq.middleware import Middleware
 
 from dramatiq_progress import State, progress_group, progress_pipeline
-from dramatiq_progress.progress import HasMessageId, Parts
+from dramatiq_progress.message_ids import HasMessageId
+from dramatiq_progress.progress import Parts
 from dramatiq_progress.stores import get_store
 from tests import topologies
 from tests.faults import tasks

@@ -12,8 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
-from asgiref.sync import SyncToAsync, sync_to_async
-from django.db import connections
+from asgiref.sync import sync_to_async
 from django.http import HttpRequest
 from django.utils.translation import get_language
 
@@ -25,6 +24,7 @@ from dramatiq_progress.web.reading import may_still_read, visible_to
 from .deadline import Deadline
 from .hub import Hub, get_hub
 from .limits import client_of
+from .request_thread import release_thread
 from .shutdown import end_streams_at_shutdown, is_shutting_down
 from .topic import encode
 
@@ -191,7 +191,7 @@ class EventStream(AsyncIterator[bytes]):
         raise StopAsyncIteration
 
     async def _start(self) -> bytes:
-        await _release_thread()
+        await release_thread()
         end_streams_at_shutdown()
         if is_shutting_down():
             raise StopAsyncIteration
@@ -221,7 +221,7 @@ class EventStream(AsyncIterator[bytes]):
             )
             return False
         finally:
-            await _release_thread()
+            await release_thread()
 
     async def _wait(self, hub: Hub, deadline: float) -> None:
         self._waiter = hub.loop.create_future()
@@ -268,30 +268,9 @@ class EventStream(AsyncIterator[bytes]):
             )
             return False
         finally:
-            await _release_thread()
+            await release_thread()
         self._denied.update(each for each in message_ids if each not in self._visible)
         return True
 
     async def _check(self, message_ids: Sequence[str]) -> None:
         self._visible.update(await sync_to_async(self._read)(message_ids))
-
-
-async def _release_thread() -> None:
-    """Release the thread and the database connections that the request has used. It can get new ones later.
-
-    If a request passes any synchronous code, as in Django's own signals and middleware, asgiref keeps a thread for it
-    until it ends: 10,000 streams would hold 10,000 threads, and as many database connections.
-    """
-    context = SyncToAsync.thread_sensitive_context.get(None)
-    if context is None or context not in SyncToAsync.context_to_thread_executor:
-        return
-    await sync_to_async(_close_connections)()
-    executor = SyncToAsync.context_to_thread_executor.pop(context, None)
-    if executor is not None:
-        executor.shutdown(wait=False)
-
-
-def _close_connections() -> None:
-    for connection in connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
-            connection.close()

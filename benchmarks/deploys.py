@@ -21,7 +21,9 @@ from uuid import uuid4
 from benchmarks.measuring import Row, compare, report, store
 
 JOBS = 8
-WORKER = "dramatiq django_dramatiq.setup benchmarks.tasks --processes 2 --threads 4"
+#: The environment's folder of programs isn't on the PATH of `make bench`.
+DRAMATIQ = str(Path(sys.executable).with_name("dramatiq"))
+WORKER = f"{DRAMATIQ} django_dramatiq.setup benchmarks.tasks --processes 2 --threads 4"
 #: Logged by each process of a worker.
 READY = "Worker process is ready for action."
 POLL_SECONDS = 0.05

@@ -113,7 +113,12 @@ def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generato
             found = entries(request.source, request.order, count, value, observer.resumption().check_value)
             for item, count, reached in found if request.batch is None else batches(found, request.batch):
                 yield item
-                _pass(observer, level, place, count, reached)
+                # As `_pass` does, without a call for each item.
+                level.current = count
+                if reached is not None:
+                    place.reached = reached
+                if observer.must_notify:
+                    _note_item(observer, place)
         _end(observer, request, place)
     finally:
         _close(observer, loop, level, place)

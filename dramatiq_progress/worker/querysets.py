@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import BinaryField, CompositePrimaryKey, Field, JSONField, QuerySet
+from django.db.models import BinaryField, CompositePrimaryKey, Field, IntegerField, JSONField, QuerySet
 from django.db.models.query import (
     FlatValuesListIterable,
     ModelIterable,
@@ -94,12 +95,11 @@ def rows(order: Order, queryset: QuerySet[Any], count: int, value: Any) -> Itera
       count: The number of rows before.
       value: The key; None at the start.
     """
-    key = order.key
     while True:
         piece = list(order.piece(queryset, value))
-        for row in piece:
-            # Before the body: `row.delete()` sets the key to None.
-            count, value = count + 1, key(row)
+        # Each key is read before the body: `row.delete()` sets it to None.
+        for row, value in zip(piece, map(order.key, piece), strict=True):
+            count += 1
             yield row, count, (count, value)
         if len(piece) < PIECE_ROWS:
             return
@@ -148,6 +148,8 @@ def _key(
             attributes = [each.attname for each in fields]
             return lambda row: [_as_json(getattr(row, each)) for each in attributes]
         attribute = field.attname
+        if isinstance(field, IntegerField) and not hasattr(field, "from_db_value"):
+            return attrgetter(attribute)
 
         # As `_as_json` does, without a call for each row.
         def attribute_as_json(row: Any) -> Any:

@@ -102,7 +102,8 @@ def test_a_job_whose_worker_was_killed_is_paused_when_it_is_delivered_again(
     scene.store.start()
     hurry = tmp_path / "hurry"
     group = progress_group([tasks.go_through.message(ITEMS, 0.0, str(hurry))], broker=scene.broker)
-    [job] = group.run().children
+    scene.run(group)
+    [job] = group.children
     with scene.worker("-p", "1", "-t", "1") as worker:
         until_it_runs(scene, job)
         os.killpg(worker.pid, signal.SIGKILL)

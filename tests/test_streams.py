@@ -312,7 +312,9 @@ def test_a_comment_is_sent_when_nothing_changes(memory_store: Store, monkeypatch
 
     async def scenario() -> None:
         chunks = await open_stream("m1")
-        assert [await anext(chunks) for _ in range(4)][2:] == [b":\n\n", b":\n\n"]
+        # On a busy machine comments come before this too.
+        await next_with(chunks, b"event: unknown")
+        assert [await anext(chunks) for _ in range(2)] == [b":\n\n", b":\n\n"]
 
     run(scenario)
 

@@ -232,13 +232,15 @@ def tick(progress_observer: ProgressObserver, schedule: str) -> None:
 
 @progress_actor(max_retries=3, **QUICK_RETRY)
 @recorded
-def go_through(progress_observer: ProgressObserver, items: int, failing: float, path: str) -> None:
-    """Goes on where an earlier attempt got to. Until a file appears, an item takes 5 ms and may fail at random."""
+def go_through(
+    progress_observer: ProgressObserver, items: int, failing: float, path: str, seconds: float = STEP_SECONDS
+) -> None:
+    """Goes on where an earlier attempt got to. Until a file appears, an item takes some time and may fail at random."""
     for item in progress_observer.track(range(items), resume=True):
         if not Path(path).exists():
             if random.random() < failing:
                 raise Planned
-            time.sleep(STEP_SECONDS)
+            time.sleep(seconds)
         note(progress_observer.message_id, "item", attempt=progress_observer.attempt, current=item)
 
 

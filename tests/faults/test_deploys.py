@@ -15,9 +15,10 @@ from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
 from tests.waiting import wait_until
 
-#: More than any of these jobs does before its worker is stopped, at 5 ms each.
 ITEMS = 10_000
-#: A worker without jobs takes about 3 s to stop, and a busy machine some more. One that waits for a job takes 50 s.
+#: So long that no job ends before its worker is stopped, on a busy machine either.
+ITEM_SECONDS = 0.05
+#: A worker without jobs takes about 3 s to stop, and a busy machine some more. One that waits for a job takes 500 s.
 STOP_SECONDS = 30.0
 PROGRESS = {**QUICK_PROGRESS, "MAX_DELIVERIES": 2}
 
@@ -33,7 +34,7 @@ def scene(request: pytest.FixtureRequest, make_scene: SceneFactory) -> Scene:
 @pytest.mark.parametrize("scene", ["redis", "rabbitmq", "quorum_rabbitmq"], indirect=True)
 def test_jobs_go_on_in_the_next_worker_and_nothing_is_done_twice(scene: Scene, tmp_path: Path) -> None:
     hurry = tmp_path / "hurry"
-    jobs = [scene.send(tasks.go_through, ITEMS, 0.0, str(hurry)) for _ in range(8)]
+    jobs = [scene.send(tasks.go_through, ITEMS, 0.0, str(hurry), ITEM_SECONDS) for _ in range(8)]
 
     def counts() -> list[int]:
         return [len(scene.deeds(job, "item")) for job in jobs]
@@ -62,7 +63,7 @@ def test_jobs_go_on_in_the_next_worker_and_nothing_is_done_twice(scene: Scene, t
 def test_a_worker_stops_while_the_store_is_down_and_the_job_goes_on_all_the_same(scene: Scene, tmp_path: Path) -> None:
     """The message itself brings its place: the store comes back empty."""
     hurry = tmp_path / "hurry"
-    job = scene.send(tasks.go_through, ITEMS, 0.0, str(hurry))
+    job = scene.send(tasks.go_through, ITEMS, 0.0, str(hurry), ITEM_SECONDS)
     with scene.worker("-p", "1", "-t", "1") as worker:
         wait_until(lambda: len(scene.deeds(job, "item")) > 20)
         scene.kill_store()

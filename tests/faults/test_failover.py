@@ -106,7 +106,14 @@ def test_threads_wait_together_for_one_attempt_to_reach_a_cluster(cluster: Topol
         each.freeze()
     store = RedisStore(prefix="p:", **cluster.options)
     waits: list[float] = []
-    threads = [threading.Thread(target=lambda: waits.append(seconds(lambda: store.read(["m1"])))) for _ in range(8)]
+    # Those that come after an attempt make another one.
+    together = threading.Barrier(8)
+
+    def wait() -> None:
+        together.wait()
+        waits.append(seconds(lambda: store.read(["m1"])))
+
+    threads = [threading.Thread(target=wait) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -15,10 +15,10 @@ from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
 from tests.waiting import wait_until
 
-ITEMS = 10_000
+ITEMS = 2_000
 #: So long that no job ends before its worker is stopped, on a busy machine either.
-ITEM_SECONDS = 0.05
-#: A worker without jobs takes about 3 s to stop, and a busy machine some more. One that waits for a job takes 500 s.
+ITEM_SECONDS = 0.1
+#: A worker without jobs takes about 3 s to stop, and a busy machine some more. One that waits for a job takes 200 s.
 STOP_SECONDS = 30.0
 PROGRESS = {**QUICK_PROGRESS, "MAX_DELIVERIES": 2}
 

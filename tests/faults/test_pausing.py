@@ -15,10 +15,12 @@ from dramatiq_progress import PauseOutcome, State, pause, progress_group, resume
 from dramatiq_progress.worker import again
 from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
-from tests.faults.test_deploys import ITEMS, stop
+from tests.faults.test_deploys import stop
 from tests.waiting import wait_until
 
 BROKERS = ["redis", "rabbitmq"]
+#: More than a job does before it is hurried, at 5 ms each.
+ITEMS = 10_000
 
 
 def until_it_runs(scene: Scene, *jobs: dramatiq.Message[Any]) -> None:

@@ -1,4 +1,4 @@
-"""14. The costs of groups, of steps and of usual durations, compared with those of single messages without them."""
+"""15. The costs of groups, of steps and of usual durations, compared with those of single messages without them."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def main() -> None:
     with store() as url:
         os.environ["BENCH_BROKER_URL"] = url
         sides = {"progress_group": partial(_send, url, in_group=True), "plain": partial(_send, url, in_group=False)}
-        report(compare(f"14. sender's CPU time for {MEMBERS:,} messages", "ms", sides, bar=1.2))
+        report(compare(f"15. sender's CPU time for {MEMBERS:,} messages", "ms", sides, bar=1.2))
         ends = {"member": partial(_end, url, of_member=True), "message": partial(_end, url, of_member=False)}
-        row = compare("14. an end, at the server", "µs", ends)
+        row = compare("15. an end, at the server", "µs", ends)
         report(
-            row, Row("14. a member's end, at the server", "µs", {"end": row.figures["member"]}, bar=30, bar_unit="µs")
+            row, Row("15. a member's end, at the server", "µs", {"end": row.figures["member"]}, bar=30, bar_unit="µs")
         )
         size = float(_members_size(url, 10_000))
-        report(Row("14. memory of 10,000 members", "bytes", {"members": [size]}, bar=2**20, bar_unit="bytes"))
+        report(Row("15. memory of 10,000 members", "bytes", {"members": [size]}, bar=2**20, bar_unit="bytes"))
         reports = {"in a step": partial(_report, in_step=True), "outside": partial(_report, in_step=False)}
-        report(compare("14. one set_progress()", "ns", reports, bar=1.05))
+        report(compare("15. one set_progress()", "ns", reports, bar=1.05))
         polls = {"group": partial(_poll, "group"), "message": partial(_poll, "message")}
-        report(compare("14. one poll", "µs", polls, bar=1.1))
+        report(compare("15. one poll", "µs", polls, bar=1.1))
         calls = {"with": partial(_calls, url, estimates=True), "without": partial(_calls, url, estimates=False)}
-        report(compare("14. commands per message, with usual durations", "commands", calls, bar=1.0))
+        report(compare("15. commands per message, with usual durations", "commands", calls, bar=1.0))
         workers = {name: partial(_work, url, side) for name, side in SIDES.items()}
-        report(compare("14. worker's CPU time per no-op message", "µs", workers, bar=1.15))
+        report(compare("15. worker's CPU time per no-op message", "µs", workers, bar=1.15))
 
 
 def _send(url: str, *, in_group: bool) -> float:

@@ -219,7 +219,7 @@ def test_a_subscription_leaves_a_node_that_has_left_the_cluster(
                 if each is not old:
                     each.ask("CLUSTER", "FORGET", name)
             # A command to it is answered with an error, and the map is read again. On a busy machine the subscription
-            # may have begun anew, at the same node, before that.
+            # may have begun again, at the same node, before that.
             wait_until(lambda: can_write(store) and recording.begins >= 2)
             recording.changes.clear()
             wait_until(lambda: can_write(store, f"m{next(numbers)}") and recording.changes)

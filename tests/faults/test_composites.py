@@ -48,6 +48,12 @@ class Sent(Middleware):
         self.messages[message.message_id] = message
 
 
+def parts_now(job: HasMessageId) -> Parts:
+    """Return the members that the store has, which the scene's reader may not have read yet."""
+    [progress] = get_store().read([job.message_id])
+    return progress.parts if progress is not None and progress.parts is not None else NONE
+
+
 def parts(scene: Scene, job: HasMessageId) -> Parts:
     """Return the members by state, as read last."""
     progress = scene.now(job)
@@ -229,6 +235,8 @@ def test_pipelines_in_a_group_whose_worker_is_killed(scene: Scene, tmp_path: Pat
     with scene.worker("-p", "1", "-t", "4") as first:
         wait_until(lambda: (parts(scene, job).running, parts(scene, job).failed) == (3, 1))
         wait_until(lambda: all(len(scene.deeds(each.messages[1], "began")) == 1 for each in pipes))
+        # A group is told of a start with the next flush. Until then the pipelines wait.
+        wait_until(lambda: parts_now(job).running == 3)
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
         scene.when(job, State.LOST)

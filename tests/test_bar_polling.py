@@ -726,22 +726,26 @@ def test_a_redirect_to_a_sign_in_page_is_no_lost_connection(
 # ---- Leaving the page ----
 
 
-@pytest.mark.parametrize("leaves", [True, False])
+@pytest.mark.parametrize("leaves", ["after an answer", "before an answer", ""])
 def test_requests_that_fail_because_another_page_was_requested_are_no_trouble(
-    open_bar: OpenBar, site: ScriptedSite, patient_page: Page, leaves: bool
+    open_bar: OpenBar, site: ScriptedSite, patient_page: Page, leaves: str
 ) -> None:
     """WebKit fails all requests of a page from the click on a link until the next page is there."""
-    site.reply(answer("running"), Reply(drop=True))
+    site.reply(Reply(json=answer("running"), held=leaves == "before an answer"), Reply(drop=True))
     bar = open_bar()
     run_until_poll(patient_page, site, 1)
-    expect_state(bar, "running")
+    if leaves != "before an answer":
+        expect_state(bar, "running")
     if leaves:
+        patient_page.clock.run_for(1)
         patient_page.evaluate("dispatchEvent(new Event('beforeunload'))")
+    site.release()
+    expect_state(bar, "running")
     for number in range(2, 6):
         run_until_poll(patient_page, site, number)
     _nth_wait(patient_page, 5)
     patient_page.clock.run_for(1)
-    assert ("offline" in patient_page.evaluate("troubles")) is not leaves
+    assert ("offline" in patient_page.evaluate("troubles")) is not bool(leaves)
     # If the next page never comes, it is said after all.
     for number in range(6, 10):
         run_until_poll(patient_page, site, number)

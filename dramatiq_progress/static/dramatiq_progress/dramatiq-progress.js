@@ -185,7 +185,7 @@ class Poller {
   #troubleTimer;
   #resumeAt = 0;
   #notBefore = 0;
-  #leavingAt = -Infinity;
+  #leavingUntil = 0;
   #stream;
 
   static watch(bar) {
@@ -207,7 +207,7 @@ class Poller {
       addEventListener(type, wake, { signal, capture: true });
     }
     // WebKit fails requests as soon as another page is requested, and that may take long.
-    addEventListener("beforeunload", () => (this.#leavingAt = now()), { signal });
+    addEventListener("beforeunload", () => (this.#leavingUntil = now() + LEAVING_LIMIT_SECONDS), { signal });
     addEventListener("pagehide", () => this.#stop(), { signal });
   }
 
@@ -283,6 +283,8 @@ class Poller {
     this.#request = null;
     if (!outcome.answerTo) return this.#fail(outcome.response);
     this.#latency = now() - at;
+    // The page stays. The answer to an earlier request doesn't say so.
+    if (this.#leavingUntil < at + LEAVING_LIMIT_SECONDS) this.#leavingUntil = 0;
     // Unless the stream was faster.
     this.#handle(batch.filter(({ receivedAt }) => !(receivedAt > at)), outcome);
   }
@@ -312,7 +314,6 @@ class Poller {
   /** Schedules the next poll first: a listener may cancel it. */
   #handle(batch, { answerTo, version, denied, response, streamed = 0 }) {
     this.#failures = 0;
-    this.#leavingAt = -Infinity;
     clearTimeout(this.#troubleTimer);
     for (const message of batch) {
       const answer = answerTo(message);
@@ -366,7 +367,7 @@ class Poller {
   #showTrouble(seconds, response) {
     clearTimeout(this.#troubleTimer);
     this.#troubleTimer = later(seconds, () => {
-      if (document.hidden || now() < this.#leavingAt + LEAVING_LIMIT_SECONDS) return;
+      if (document.hidden || this.#leavingUntil > now()) return;
       for (const { bars } of this.#byDue()) for (const bar of [...bars]) if (bars.has(bar)) bar.onTrouble(response);
     });
   }

@@ -97,6 +97,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[topologies.Topology]:
     """A master that Sentinels monitor, for tests that don't break it."""
     with topologies.sentinel(tmp_path_factory.mktemp("sentinel")) as made:
+        made.never_fail_over()
         yield made
 
 
@@ -104,6 +105,7 @@ def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[topologies.T
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[topologies.Topology]:
     """A cluster, for tests that don't break it."""
     with topologies.cluster(tmp_path_factory.mktemp("cluster")) as made:
+        made.never_fail_over()
         yield made
 
 

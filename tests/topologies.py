@@ -27,6 +27,9 @@ SLOTS = 16384
 #: with a shorter time, a busy machine causes failovers.
 DOWN_AFTER_MILLISECONDS = 1000
 
+#: The same for servers that no test breaks: so long that no machine is too busy.
+UNBROKEN_MILLISECONDS = 600_000
+
 #: Redis 7.0 names a replica in CLUSTER SLOTS only after its master's first ping.
 IN_MEMORY = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
 
@@ -71,6 +74,13 @@ class Topology(ABC):
         found = wait_until(new)
         assert found is not None
         return found
+
+    def never_fail_over(self) -> None:
+        """Let no silence cause a failover, for servers that no test breaks."""
+        for each in self.others:
+            each.ask("SENTINEL", "SET", SERVICE_NAME, "down-after-milliseconds", UNBROKEN_MILLISECONDS)
+        for each in () if self.others else self.servers:
+            each.ask("CONFIG", "SET", "cluster-node-timeout", UNBROKEN_MILLISECONDS)
 
     def masters(self) -> list[Server]:
         """Return the servers that accept writes."""

@@ -10,7 +10,7 @@ from playwright.sync_api import Locator, Page, expect
 from tests import policies
 from tests.bars import HEAD, OpenBar, answer, expect_state, part
 from tests.looks import LOOKS, NEVER, open_looks
-from tests.scripted_site import STATIC, Reply, ScriptedSite
+from tests.scripted_site import STATIC, ScriptedSite
 from tests.servers import ROOT
 
 STYLESHEET = (STATIC / "dramatiq_progress" / "dramatiq-progress.css").read_text()
@@ -197,7 +197,7 @@ def test_a_move_of_less_than_half_a_percent_is_not_animated(open_bar: OpenBar, s
 def test_without_a_percentage_a_segment_moves_one_step_per_report(open_bar: OpenBar, site: ScriptedSite) -> None:
     site.reply(
         *[answer("running", total=None, version=4)] * 3,
-        Reply(json=answer("running", total=None, version=5, poll_after=NEVER), held=True),
+        *(answer("running", total=None, version=version, poll_after=NEVER) for version in (4, 5)),
     )
     bar = open_bar(head="<style>:root { --dramatiq-progress-transition-duration: 1000s }</style>")
     site.wait_for_polls(2)
@@ -207,7 +207,7 @@ def test_without_a_percentage_a_segment_moves_one_step_per_report(open_bar: Open
     # Two more answers without a report.
     site.wait_for_polls(4)
     assert bar.evaluate(ANIMATIONS) == []
-    site.release()
+    bar.page.evaluate("dispatchEvent(new Event('online'))")
     bar.page.wait_for_function("document.querySelector('dramatiq-progress').shadowRoot.getAnimations().length")
     assert bar.evaluate(ANIMATIONS) == [["CSSTransition", "left", "fill"]]
     _finish_animations(bar)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from collections.abc import AsyncIterator, Generator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dramatiq_progress.event_loop import in_event_loop
 from dramatiq_progress.progress_values import Number
 
 from .querysets import Order, is_queryset
@@ -82,7 +82,7 @@ class Request(NamedTuple):
 def begin(observer: ProgressObserver, request: Request, loop: Loop) -> Any:
     """Return the items: an iterator, or an asynchronous one if the source, or a queryset's caller, is."""
     items: Any
-    if is_asynchronous(request.source) or (is_queryset(request.source) and asyncio._get_running_loop() is not None):
+    if is_asynchronous(request.source) or (is_queryset(request.source) and in_event_loop()):
         items = AsyncItems(observer, request, loop)
     else:
         items = _items(observer, request, loop)

@@ -72,7 +72,7 @@ class Order(NamedTuple):
         fields: tuple[Any, ...] = tuple(field.fields) if isinstance(field, CompositePrimaryKey) else (field,)
         if unreadable := next((each for each in fields if _is_unreadable(each)), None):
             kind = type(unreadable).__name__
-            raise ValueError(f"it is ordered by a {kind}, whose values no text keeps; use another unique field")
+            raise ValueError(f"it is ordered by a {kind}, which can't be stored as text; use another unique field")
         return cls(name, fields, given.startswith("-"), _key(queryset, name, field, fields))
 
     def piece(self, queryset: QuerySet[Any], value: Any) -> QuerySet[Any]:

@@ -13,6 +13,7 @@ from dramatiq import MessageProxy
 from dramatiq.middleware import SkipMessage
 
 from dramatiq_progress.conf import configuration
+from dramatiq_progress.event_loop import in_event_loop
 from dramatiq_progress.progress import State
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.composites import is_child
@@ -88,7 +89,7 @@ def hold(delivery: Delivery, kept: Mapping[str, str] = MappingProxyType({})) -> 
 def wait_for_start(observer: ProgressObserver) -> None:
     """Wait for a store that gave no answer at the start: it may know where an earlier attempt got to."""
     # In an event loop this would stop all other tasks.
-    if observer.awaits_place and asyncio._get_running_loop() is None:
+    if observer.awaits_place and not in_event_loop():
         until = time.monotonic() + configuration().resume_wait
         while observer.awaits_place and time.monotonic() < until:
             time.sleep(LOOK_SECONDS)

@@ -18,7 +18,7 @@ from dramatiq_progress import Progress, ProgressObserver, State, threads
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.memory import MemoryStore
-from dramatiq_progress.worker import binding, recorder, running, values
+from dramatiq_progress.worker import binding, observer, recorder, running, values
 from dramatiq_progress.worker.recorder import Recorder, get_recorder
 from tests.waiting import wait_until
 
@@ -264,7 +264,8 @@ def interrupt_at(point: int, act: Callable[[], None]) -> bool:
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal left
-        if frame.f_code.co_filename not in [each.__file__ for each in (values, binding, recorder, running, threads)]:
+        ours = observer, values, binding, recorder, running, threads
+        if frame.f_code.co_filename not in [each.__file__ for each in ours]:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import threading
 import time
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from django.tasks import task
 
 from dramatiq_progress import UserFacingError, current_observer
+from tests.faults.dying import kill_own_process
 
 #: The numbers that `note` has received, in this process.
 noted: list[Any] = []
@@ -133,7 +132,7 @@ def wait_for(path: str) -> str:
 
 @task
 def kill_worker() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    kill_own_process()
 
 
 @task

@@ -17,6 +17,7 @@ from dramatiq_progress.stores import get_store
 from dramatiq_progress.worker.membership import MemberEnd
 from dramatiq_progress.worker.parts import Parts
 from dramatiq_progress.worker.recorder import get_recorder
+from tests.faults.dying import kill_own_process
 
 
 class DiesAfterRetry(Middleware):
@@ -26,7 +27,7 @@ class DiesAfterRetry(Middleware):
         died = Path(os.environ["TEST_LEDGER"] + "-died")
         if delay is not None and not died.exists():
             died.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill_own_process()
 
 
 class BootsForever(Middleware):
@@ -59,7 +60,7 @@ class DiesBetweenWrites(Middleware):
                 contribute_end(*args, **kwargs)
             else:
                 died.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+                kill_own_process()
 
         if not died.exists():
             MemberEnd.expected = lambda _: None  # type: ignore[method-assign]

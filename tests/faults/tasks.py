@@ -8,7 +8,6 @@ import functools
 import json
 import os
 import random
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from dramatiq.middleware import CurrentMessage
 
 from dramatiq_progress import ProgressObserver, get_progress, progress_actor
 from dramatiq_progress.worker import again
+from tests.faults.dying import kill_own_process
 
 #: Duration of a step of `report_for` and of its twin.
 STEP_SECONDS = 0.005
@@ -210,7 +210,7 @@ def kill_worker(progress_observer: ProgressObserver) -> None:
     progress_observer.set_progress(1, 2)
     while (progress := get_progress(str(progress_observer.message_id))) is None or progress.current != 1:
         time.sleep(0.01)
-    os.kill(os.getpid(), signal.SIGKILL)
+    kill_own_process()
 
 
 @progress_actor(max_retries=0)
@@ -254,7 +254,7 @@ def meet_poison(progress_observer: ProgressObserver, items: int, once: int, alwa
             while (progress := get_progress(str(progress_observer.message_id))) is None or progress.current != item:
                 time.sleep(0.01)
             Path(path).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            kill_own_process()
 
 
 #: The kinds of jobs in the soak.

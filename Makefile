@@ -5,6 +5,8 @@ PYTHON ?=
 VENV := .venv
 # Tests mostly wait: three processes of them for each core. WORKERS=0 runs them in one, for a debugger.
 WORKERS ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
+# The tests start hundreds of Python processes. With it, as some containers set it, each compiles all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: audit coverage demo test quick soak bench load pictures messages wheel lint types check clean
 

@@ -88,7 +88,9 @@ class Site:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
+def site(store: Store, settings: Any) -> Iterator[Site]:
+    # A cancel reaches a job that reports nothing at its next heartbeat.
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.2}
     # `|` makes a pipeline of the global broker.
     known, made = dramatiq.broker.global_broker, Site()
     dramatiq.set_broker(made.broker)

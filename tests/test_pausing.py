@@ -12,7 +12,7 @@ import dramatiq
 import pytest
 from dramatiq import Message
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import AsyncIO, Pipelines, Retries
+from dramatiq.middleware import AsyncIO, Middleware, Pipelines, Retries
 from dramatiq.results import Results
 from dramatiq.results.backends import StubBackend
 
@@ -276,13 +276,25 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dramatiq_progress.worker.again.PAUSE_SECONDS", 0.05)
 
 
+class Delays(Middleware):
+    """Keeps the options of all messages that were sent with a delay."""
+
+    def __init__(self) -> None:
+        self.options: set[str] = set()
+
+    def after_enqueue(self, broker: dramatiq.Broker, message: Message[Any], delay: int | None) -> None:
+        if delay is not None:
+            self.options.update(message.options)
+
+
 class Site:
     """A broker with a worker of two threads, and an actor whose items a test allows."""
 
     def __init__(self) -> None:
         self.results = StubBackend()
         middleware = [AsyncIO(), Pipelines(), Results(backend=self.results)]
-        middleware += [Retries(max_retries=1, min_backoff=1, max_backoff=1), ProgressMiddleware()]
+        self.delays = Delays()
+        middleware += [Retries(max_retries=1, min_backoff=1, max_backoff=1), ProgressMiddleware(), self.delays]
         self.broker = StubBroker(middleware=middleware)
         self.worker = dramatiq.Worker(self.broker, worker_timeout=10, worker_threads=2)
         self.done: list[Any] = []
@@ -462,7 +474,7 @@ def test_a_paused_message_waits_while_the_store_is_away(site: Site, monkeypatch:
     pause(message)
     site.worker.start()
     site.allow(100)
-    wait_until(lambda: PAUSED_OPTION in delayed(site))
+    wait_until(lambda: PAUSED_OPTION in site.delays.options)
     with monkeypatch.context() as patch:
         for module in ("delivery", "starting"):
             patch.setattr(f"dramatiq_progress.worker.{module}.with_store", lambda *_, **__: None)
@@ -473,13 +485,14 @@ def test_a_paused_message_waits_while_the_store_is_away(site: Site, monkeypatch:
     assert site.prepared == 1
 
 
-def test_a_resumed_message_runs_while_the_store_refuses_its_start(site: Site, store: Store) -> None:
+def test_a_resumed_message_runs_while_the_store_refuses_its_start(site: Site, store: Store, settings: Any) -> None:
     """As a full store does, which takes the resume all the same."""
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"RESUME_WAIT": 0.5}
     message = site.actor.send()
     pause(message)
     site.worker.start()
     site.allow(100)
-    wait_until(lambda: PAUSED_OPTION in delayed(site))
+    wait_until(lambda: PAUSED_OPTION in site.delays.options)
 
     def refuse(*_: Any, **__: Any) -> Start:
         raise StoreRefused("OOM command not allowed when used memory > 'maxmemory'")
@@ -514,15 +527,9 @@ def test_a_start_that_is_recorded_late_keeps_the_pause(site: Site, store: Store)
         # The loop waits for it.
         wait_until(lambda: now(message).state is State.RUNNING)
     assert now(message).pause_requested
+    until_asked(message.message_id)
     site.allow(1)
     assert when(message, State.PAUSED).current == 1
-
-
-def delayed(site: Site) -> dict[str, Any]:
-    """Return the options of a message in the delay queue."""
-    for data in list(site.broker.queues["default.DQ"].queue):
-        return dict(Message.decode(data).options)
-    return {}
 
 
 def test_members_of_a_group_are_paused_one_by_one(site: Site) -> None:

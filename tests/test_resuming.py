@@ -419,7 +419,8 @@ def test_a_store_that_is_away_at_the_start_is_waited_for_once(server: Server, se
 # ---- Making room ----
 
 
-def test_a_job_makes_room_after_its_seconds_and_goes_on_when_its_turn_comes(site: Site) -> None:
+def test_a_job_makes_room_after_its_seconds_and_goes_on_when_its_turn_comes(site: Site, settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.2}
     order: list[Any] = []
     go_on = threading.Event()
 

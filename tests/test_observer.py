@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from dramatiq_progress import InvalidReport, ProgressObserver
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.stores.reading import decode
+from dramatiq_progress.stores.decoding import decode
 
 
 @pytest.fixture

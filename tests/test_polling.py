@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dramatiq_progress import Progress, State
 from dramatiq_progress.polling import LONGEST_SECONDS, SHORTEST_SECONDS, poll_after, retry_after
+from dramatiq_progress.stores.decoding import decode
 from dramatiq_progress.stores.pace import QueuePlace
-from dramatiq_progress.stores.reading import decode
 from dramatiq_progress.worker.rate import RateEstimator
 
 REPORT_SECONDS = 0.1

@@ -9,7 +9,7 @@ import pytest
 
 from dramatiq_progress import Progress, State
 from dramatiq_progress.progress import DEFAULT_RESULTS, FINAL_STATES, UsualTimes
-from dramatiq_progress.stores.reading import decode
+from dramatiq_progress.stores.decoding import decode
 
 
 def progress(**fields: Any) -> Progress:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from dramatiq_progress import Progress, State
-from dramatiq_progress.stores.reading import decode
+from dramatiq_progress.stores.decoding import decode
 from dramatiq_progress.worker.rate import RateEstimator
 
 

@@ -36,7 +36,7 @@ from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.progress import StepProgress
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.stores.reading import decode
+from dramatiq_progress.stores.decoding import decode
 from dramatiq_progress.worker.rate import MIN_SAMPLES, MIN_SECONDS
 from dramatiq_progress.worker.recorder import get_recorder
 from tests.waiting import wait_until

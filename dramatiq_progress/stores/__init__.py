@@ -2,8 +2,8 @@
 
 `get_store` creates the store of the settings, once per process; `get_progress` reads one message from it. A write is a
 method of `Store` (base.py, reporting.py), which becomes calls of scripts (encoding.py). `redis/` sends them: store,
-servers, transport, batching. `memory.py` runs the same rules as functions (transitions.py, attempt_transitions.py,
-contributions.py, claims.py). A read becomes a `Progress` in reading.py.
+servers, transport, batching. `memory/` runs the same rules as functions. A read is a method of querying.py, and its
+answer becomes a `Progress` in decoding.py.
 """
 
 from __future__ import annotations

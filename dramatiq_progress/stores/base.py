@@ -2,7 +2,7 @@
 
 `Store` inherits its methods for attempts (reporting.py), composites (gathering.py), reads (querying.py) and requests
 from outside of a job (steering.py). A subclass runs the calls: in Redis (redis/store.py), or in this process's memory
-(memory.py).
+(memory/).
 """
 
 from __future__ import annotations

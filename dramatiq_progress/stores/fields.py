@@ -1,6 +1,6 @@
 """The values of a record's fields: numbers, steps and JSON, each such that a browser can read it.
 
-A value that this version of the package doesn't write raises one of `reading.UNREADABLE`.
+A value that this version of the package doesn't write raises one of `decoding.UNREADABLE`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any
 
 from dramatiq_progress.error_texts import show
 from dramatiq_progress.progress_values import Number, StepProgress
+
+#: Where an attempt goes on from: the cursor of an earlier one, and the values that belong to it.
+KEPT_FIELDS = ("cursor", "current", "total", "description", "overall", "step")
 
 #: How deep metadata and results may be nested. json.dumps() of an answer fails somewhat below 1,000 levels, which is
 #: Python's limit of recursion.

@@ -16,11 +16,11 @@ from . import encoding
 from .calls import OWNED_LIMIT, StoreCalls
 from .companion import Kept
 from .composites import Place
+from .decoding import log_unreadable, read_record
 from .durations import Durations, run_of
 from .encoding import Call
 from .health import Health, NodeUnreachable
 from .pace import QueuePlace, place_of
-from .reading import log_unreadable, read_record
 
 #: How long a read waits for a store that gives no answer, from the start of the outage. A pause of the store (a fork
 #: for a snapshot takes up to 300 ms) then costs its readers time and no error.

@@ -1,6 +1,6 @@
 """The notifications of a store: a `Listener` gets them as long as its `Subscription` is open. See `Store.subscribe`.
 
-Each store has a subscription of its own: redis/subscription.py, or that of memory.py.
+Each store has a subscription of its own: redis/subscription.py, or that of memory/store.py.
 """
 
 from __future__ import annotations

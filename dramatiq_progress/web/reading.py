@@ -1,4 +1,7 @@
-"""From a request to the messages that it names and may read: the one place where views read the store."""
+"""From a request to the messages that it names and may read: the one place where views read the store.
+
+A stream's later readings are those of `streams.hub`, one for all its visitors.
+"""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from typing import Any
 from dramatiq_progress.errors import Interrupted
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.stores.fields import KEPT_FIELDS
 from dramatiq_progress.stores.outcomes import Start
-from dramatiq_progress.stores.prelude import KEPT_FIELDS
 
 from .changes import Changes
 from .interruption import Interruption

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from dramatiq_progress.stores.prelude import KEPT_FIELDS
+from dramatiq_progress.stores.fields import KEPT_FIELDS
 
 from .tracking import AnyMessage
 

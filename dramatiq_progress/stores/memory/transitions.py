@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dramatiq_progress.progress import State
+from dramatiq_progress.stores import encoding
+from dramatiq_progress.stores.encoding import seconds
+from dramatiq_progress.stores.outcomes import PauseOutcome
 
-from . import encoding
-from .encoding import seconds
-from .outcomes import PauseOutcome
 from .prelude import (
     Outcome,
     Record,

@@ -11,15 +11,17 @@ from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
-from . import attempt_transitions, claims, contributions, encoding, transitions
-from .base import Store
+from dramatiq_progress.stores import encoding
+from dramatiq_progress.stores.base import Store
+from dramatiq_progress.stores.durations import tally
+from dramatiq_progress.stores.encoding import Call, Finish, Keep, Part, Report, Tally, Writer, seconds
+from dramatiq_progress.stores.pace import after_departure
+from dramatiq_progress.stores.querying import Stored
+from dramatiq_progress.stores.subscription import Listener, Subscription
+
+from . import attempt_transitions, claims, contributions, transitions
 from .contributions import Members
-from .durations import tally
-from .encoding import Call, Finish, Keep, Part, Report, Tally, Writer, seconds
-from .pace import after_departure
 from .prelude import Outcome, Record
-from .querying import Stored
-from .subscription import Listener, Subscription
 
 #: How often expired entries are removed.
 SWEEP_INTERVAL_SECONDS = 60.0

@@ -9,11 +9,11 @@ import math
 
 from dramatiq_progress.error_texts import show
 from dramatiq_progress.progress import State
+from dramatiq_progress.stores import encoding
+from dramatiq_progress.stores.composites import IS_CLOSED, UNSENT
+from dramatiq_progress.stores.counters import Counters, Slot
+from dramatiq_progress.stores.encoding import seconds
 
-from . import encoding
-from .composites import IS_CLOSED, UNSENT
-from .counters import Counters, Slot
-from .encoding import seconds
 from .prelude import Outcome, Record, describe, increment_version, is_final, is_foreign
 
 #: Member id to slot.

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from dramatiq_progress.progress import FINAL_STATES, State
-
-from . import encoding
-from .encoding import seconds
+from dramatiq_progress.stores import encoding
+from dramatiq_progress.stores.encoding import seconds
 
 Record = dict[str, str]
 
@@ -19,8 +18,6 @@ STORED_STATES = frozenset(State) - {State.LOST}
 #: How many attempts' values are kept beside a record.
 KEPT_ATTEMPTS = 50
 
-#: Where an attempt goes on from: the cursor of an earlier one, and the values that belong to it.
-KEPT_FIELDS = ("cursor", "current", "total", "description", "overall", "step")
 #: Fields that one attempt reported.
 ATTEMPT_FIELDS = ("current", "total", "description", "rate", "overall", "step", "reported_at", "result")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from . import encoding
-from .encoding import seconds
+from dramatiq_progress.stores import encoding
+from dramatiq_progress.stores.encoding import seconds
+
 from .prelude import Outcome, Record
 
 

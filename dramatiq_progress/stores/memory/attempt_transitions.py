@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dramatiq_progress.progress import State
+from dramatiq_progress.stores import encoding
+from dramatiq_progress.stores.encoding import seconds
+from dramatiq_progress.stores.fields import KEPT_FIELDS
 
-from . import encoding
-from .encoding import seconds
 from .prelude import (
     ATTEMPT_FIELDS,
-    KEPT_FIELDS,
     Later,
     Outcome,
     Record,

@@ -25,9 +25,9 @@ coverage: $(VENV)/test.stamp
 	$(VENV)/bin/coverage combine --quiet
 	$(VENV)/bin/coverage report --skip-covered --skip-empty
 
-# The tests without a browser, faults and slow ones, in less than a minute.
+# The tests without a browser, faults, topologies of stores and slow ones, in about a minute.
 quick: $(VENV)/test.stamp
-	$(VENV)/bin/pytest -n $(WORKERS) -m "not browser and not faults and not slow" $(PYTEST_ARGS)
+	$(VENV)/bin/pytest -n $(WORKERS) -m "not browser and not faults and not topology and not slow" $(PYTEST_ARGS)
 
 # Breaks workers and the store at random for SOAK_SECONDS, on both brokers at once, while thousands of messages are
 # worked on, and schedulers for two minutes each. Also interrupts a thread at every point, and reads thousands of odd records.

@@ -14,6 +14,8 @@ import pytest
 from coverage import Coverage
 
 FAULTS = Path(__file__).with_name("faults")
+#: Fixtures of stores that need servers of their own.
+TOPOLOGIES = {"old_redis_store", "sentinel_store", "cluster_store"}
 #: Duration of a test with a scene that has no mark of its own.
 SCENE_SECONDS = 6.0
 #: Slow tests that are shorter than this stay in their modules.
@@ -25,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "slow(seconds): about how long the test takes on an idle machine; `make quick` omits it",
         "faults: a test in tests/faults (set for all of them)",
         "browser: a test that needs a browser (set for all of them)",
+        "topology: a test of a store on an old Redis, with Sentinels or on a cluster (set for all of them)",
     ):
         config.addinivalue_line("markers", line)
     # `coverage run` measures pytest and the processes of pytest-xdist. The workers and the servers that a test starts
@@ -56,6 +59,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     fixtures = getattr(item, "fixturenames", ())
     if "chromium" in fixtures or "engine" in fixtures:
         item.add_marker("browser")
+    chosen = item.callspec.params.values() if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+    if TOPOLOGIES & {*fixtures, *(each for each in chosen if isinstance(each, str))}:
+        item.add_marker("topology")
     if "make_scene" in fixtures and not item.get_closest_marker("slow"):
         item.add_marker(pytest.mark.slow(SCENE_SECONDS))
 

@@ -23,6 +23,9 @@ from dramatiq_progress.stores.schedules import Declared, Schedules
 from tests import servers
 from tests.waiting import wait_until
 
+# Each starts a scheduler.
+pytestmark = pytest.mark.slow(2)
+
 MANAGE = (sys.executable, "-m", "django")
 READY = re.compile(r"Scheduler (\S+) starts with")
 SENT = re.compile(r"Sent (\S+) for (.+?)(?:, \d+ s late)?: message (\S+)\.$", re.MULTILINE)

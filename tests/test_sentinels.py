@@ -22,6 +22,9 @@ from tests.steps import Steps, found, when
 from tests.topologies import Topology
 from tests.waiting import wait_until
 
+# Most start three Sentinels.
+pytestmark = pytest.mark.slow(2)
+
 
 def watchers() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name == "dramatiq-progress-sentinels"]

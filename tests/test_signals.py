@@ -112,6 +112,7 @@ def test_without_receivers_nothing_is_read(broker: StubBroker, redis_store: Stor
         assert reads() == before
 
 
+@pytest.mark.slow(4)
 def test_a_slow_receiver_of_a_deferred_change_delays_no_other_message(
     broker: StubBroker, server: Server, settings: Any
 ) -> None:

@@ -21,6 +21,9 @@ from tests.store_server import Server
 from tests.streaming_site import begin, report, serve
 from tests.waiting import wait_until
 
+# Each starts a web server.
+pytestmark = pytest.mark.slow(2)
+
 run = partial(run_within, 30)
 
 #: More than the buffers of a connection hold.

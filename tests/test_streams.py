@@ -29,6 +29,9 @@ from tests.store_server import Server
 from tests.streaming_site import Site, begin, report, serve
 from tests.waiting import BUSY_SECONDS, wait_until
 
+# Most start a web server.
+pytestmark = pytest.mark.slow(2)
+
 #: The 5 s that docs/stream.md promises, on a busy machine.
 SOON_SECONDS = 5 + BUSY_SECONDS
 

@@ -528,6 +528,7 @@ def test_a_poll_costs_the_same_commands_with_an_estimate(client_of_store: redis.
     assert (found := usual()) is not None and None not in found
 
 
+@pytest.mark.slow(5)
 def test_the_runs_of_an_interval_are_counted_by_one_command(
     quick: None, redis_store: Store, client_of_store: redis.Redis, broker: StubBroker, settings: Any
 ) -> None:

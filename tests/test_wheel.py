@@ -22,6 +22,9 @@ from tests.bars import OpenBar, answer, part
 from tests.scripted_site import ScriptedSite
 from tools.static_files import ESBUILD, REFERENCES, STATIC, SUFFIXES
 
+# They build and install the package.
+pytestmark = pytest.mark.slow(2)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 #: A project in one file: it sends a message, processes it, and reads its progress over HTTP.

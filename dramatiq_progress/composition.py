@@ -179,7 +179,8 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
         broker: Broker | None = None,
     ) -> None:
         super().__init__(members_of(dramatiq.pipeline, children), broker=broker)
-        shares = shares_of(weights, len(self.messages))
+        self._weights = None if weights is None else list(weights)
+        shares = shares_of(self._weights, len(self.messages))
         name, title, description = texts_of(name=name, title=title, description=description)
         self.composition = Composition(name, title, description, IS_PIPELINE, shares)
 
@@ -192,7 +193,7 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
             name=known.name,
             title=known.title,
             description=known.description,
-            weights=None if known.shares is None else [*known.shares, *[1] * count],
+            weights=None if self._weights is None else [*self._weights, *[1] * count],
             broker=self.broker,
         )
 

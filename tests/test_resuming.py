@@ -416,6 +416,25 @@ def test_a_store_that_is_away_at_the_start_is_waited_for_once(server: Server, se
     assert time.monotonic() - began < 0.5
 
 
+def test_only_loops_that_resume_wait_for_a_store_that_is_away(server: Server, settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}, "RESUME_WAIT": 20}
+    server.stop()
+    observer = ProgressObserver(attempt=Attempt("m1", "work", "default"), strict=False)
+    began = time.monotonic()
+    assert list(observer.track(range(3), batch=2)) == [[0, 1], [2]]
+    assert list(observer.track(lambda after: [("a", 1), ("b", 2)])) == ["a", "b"]
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    async def collect() -> list[Any]:
+        return [each async for each in observer.track(numbers(), batch=2)]
+
+    assert asyncio.run(collect()) == [[1, 2]]
+    assert time.monotonic() - began < 20
+
+
 # ---- Making room ----
 
 

@@ -94,7 +94,7 @@ def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generato
     if request.name is not None:
         # Before a late start is recorded, which would drop a pause otherwise.
         observer.note_resumable()
-    wait_for_start(observer)
+        wait_for_start(observer)
     place = _place(observer, request)
     if place is None:
         return
@@ -147,7 +147,7 @@ class AsyncItems(AsyncIterator[Any]):
             if self._found is None:
                 if request.name is not None:
                     observer.note_resumable()
-                await wait_for_start_in_loop(observer)
+                    await wait_for_start_in_loop(observer)
                 self._place = _place(observer, request)
                 if self._place is None:
                     raise StopAsyncIteration

@@ -560,10 +560,20 @@ def test_a_store_that_is_down_fails_no_job(settings: Any, site: Factory, caplog:
     assert caplog.text.count("jobs continue") == 1
 
 
-def test_an_error_in_the_settings_fails_no_job(settings: Any, site: Factory, caplog: Any) -> None:
+@pytest.mark.parametrize("resumes", [False, True])
+def test_an_error_in_the_settings_fails_no_job(resumes: bool, settings: Any, site: Factory, caplog: Any) -> None:
     here = site()
     ran = threading.Event()
-    actor = here.actor(ran.set, actor_name="work")
+
+    def work(progress_observer: ProgressObserver) -> None:
+        if resumes:
+            list(progress_observer.track(range(2), resume=True))
+            progress_observer.once("mail", list)
+            assert not progress_observer.resumed
+            assert not progress_observer.steps("Reading")[0].done
+        ran.set()
+
+    actor = here.actor(work, actor_name="work")
     settings.DRAMATIQ_PROGRESS = {"COLOUR": "red"}
     actor.send()
     here.work()

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import dramatiq
@@ -435,6 +436,19 @@ def test_only_loops_that_resume_wait_for_a_store_that_is_away(server: Server, se
     assert time.monotonic() - began < 20
 
 
+def test_an_error_in_the_settings_fails_no_asynchronous_loop(settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = {"COLOUR": "red"}
+    observer = ProgressObserver(attempt=Attempt("m1", "work", "default"), strict=False)
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    async def collect() -> list[int]:
+        return [each async for each in observer.track(numbers(), resume=True)]
+
+    assert asyncio.run(collect()) == [1]
+
+
 # ---- Making room ----
 
 
@@ -493,6 +507,33 @@ def test_loops_that_cannot_be_gone_on_from_are_not_interrupted(site: Site) -> No
 
     _, done = site.run(work)
     assert (seen, done.attempt) == ([0, 1, 2, 3], 1)
+
+
+@pytest.mark.parametrize("kind", ["batch", "function", "asynchronous"])
+def test_loops_without_resume_keep_no_place(memory_store: Store, kind: str) -> None:
+    """So a pause is refused, and the loop isn't interrupted."""
+    observer = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
+
+    def interrupt(item: Any) -> Any:
+        observer.take_changes()
+        observer.interrupt()
+        return item
+
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(3):
+            yield number
+
+    async def collect() -> list[Any]:
+        return [interrupt(each) async for each in observer.track(numbers(), batch=2)]
+
+    if kind == "asynchronous":
+        assert asyncio.run(collect()) == [[0, 1], [2]]
+    elif kind == "batch":
+        assert [interrupt(each) for each in observer.track(range(3), batch=2)] == [[0, 1], [2]]
+    else:
+        assert [interrupt(each) for each in observer.track(lambda _: [(1, 2), (3, 4)])] == [1, 3]
+    assert observer.bound_attempt is not None and not observer.bound_attempt.resumable
+    assert "cursor" not in observer.final_fields(with_result=True)
 
 
 def test_an_asynchronous_job_makes_room_too(site: Site) -> None:
@@ -710,6 +751,43 @@ def test_a_loop_in_a_transaction_is_an_error() -> None:
     for _ in observer.track(range(2), resume="each"):
         with transaction.atomic():
             pass
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_call_in_a_transaction_that_is_rolled_back_is_made_again(memory_store: Store) -> None:
+    """As in production, where it is no error."""
+    calls: list[int] = []
+    carried: dict[str, str] = {}
+    for number in (1, 2):
+        observer = ProgressObserver(
+            attempt=Attempt("m1", "work", "default", number=number, brought=carried), strict=False
+        )
+        with suppress(Broken), transaction.atomic():
+            observer.once("lock", lambda: calls.append(1))
+            raise Broken
+        carried = observer.carried()
+    assert (carried, calls) == ({}, [1, 1])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_step_in_a_transaction_that_is_rolled_back_is_done_again(memory_store: Store) -> None:
+    done: list[bool] = []
+    carried: dict[str, str] = {}
+    for number in (1, 2):
+        observer = ProgressObserver(
+            attempt=Attempt("m1", "work", "default", number=number, brought=carried), strict=False
+        )
+        read, render = observer.steps("Reading", "Rendering")
+        done.append(read.done)
+        with read:
+            pass
+        with suppress(Broken), transaction.atomic():
+            done.append(render.done)
+            with render:
+                pass
+            raise Broken
+        carried = observer.carried()
+    assert done == [False, False, True, False]
 
 
 @pytest.mark.django_db

@@ -22,7 +22,7 @@ from .changes import Changes
 from .interruption import Interruption
 from .levels import Levels
 from .reports import Checks
-from .resuming import STEP_PREFIX, Resumption
+from .resuming import STEP_PREFIX, Place, Resumption
 from .validation import merged
 
 
@@ -163,10 +163,14 @@ class Binding:
                     self.must_notify = True
             return self._resumption
 
+    def is_current(self, place: Place) -> bool:
+        """Return whether the place of a loop is stored: then the loop can be gone on from."""
+        return self._resumption is not None and self._resumption.is_current(place)
+
     def note_step(self, name: str) -> None:
         """Note that a step is complete, if the actor asks for that."""
         if self._resumption is not None and self._resumption.keeps_steps:
-            self._resumption.note_over(STEP_PREFIX + name)
+            self._resumption.end_call(STEP_PREFIX + name)
 
     def carried(self) -> dict[str, str]:
         """Return the fields that the message carries to its next attempt, the cursor first; empty without a place."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -110,7 +110,7 @@ def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generato
                 if observer.must_notify:
                     _note_item(observer, place)
         else:
-            found = entries(request.source, request.order, count, value, observer.resumption().check_value)
+            found = entries(request.source, request.order, count, value, _check_of(observer, request))
             for item, count, reached in found if request.batch is None else batches(found, request.batch):
                 yield item
                 # As `_pass` does, without a call for each item.
@@ -154,7 +154,7 @@ class AsyncItems(AsyncIterator[Any]):
                 self._level = observer.levels.begin_loop(self._loop)
                 total = await request.source.acount() if request.total is KEEP else request.total
                 count, value = _begin(observer, request, total, self._place)
-                found = async_entries(request.source, request.order, count, value, observer.resumption().check_value)
+                found = async_entries(request.source, request.order, count, value, _check_of(observer, request))
                 self._found = found if request.batch is None else async_batches(found, request.batch)
             elif self._last is not None and self._level is not None and self._place is not None:
                 last, self._last = self._last, None
@@ -192,6 +192,11 @@ def _place(observer: ProgressObserver, request: Request) -> Place | None:
     return observer.resumption().begin_loop(request.name)
 
 
+def _check_of(observer: ProgressObserver, request: Request) -> Callable[[Any], None]:
+    """Return what checks the values that find the next item. Only those of a loop with a name are ever stored."""
+    return (lambda _: None) if request.name is None else observer.resumption().check_value
+
+
 def _begin(
     observer: ProgressObserver, request: Request, total: Number | Decimal | None, place: Place
 ) -> tuple[int, Any]:
@@ -216,7 +221,7 @@ def _pass(observer: ProgressObserver, level: Level, place: Place, count: int, re
 def _note_item(observer: ProgressObserver, place: Place) -> None:
     """Note that an item is done, and end the loop here if it is to make room and can be gone on from."""
     observer.note_change()
-    if observer.resumption().is_current(place):
+    if observer.is_current(place):
         observer.check_interruption()
 
 

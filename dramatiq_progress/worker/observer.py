@@ -163,7 +163,8 @@ class ProgressObserver(ReportedValues):
           fn: The function; await this method if it is asynchronous.
 
         Raises:
-          InvalidReport: As for `track` with `resume`. Otherwise the function is called.
+          InvalidReport: As for `track` with `resume`. Otherwise the function is called, in a transaction in each
+            attempt.
           TypeError: The second argument isn't callable.
         """
         if not callable(fn):
@@ -173,7 +174,7 @@ class ProgressObserver(ReportedValues):
         wait_for_start(self)
         if self.resumption().begin_call(name):
             fn()
-            self.resumption().note_over(name)
+            self.resumption().end_call(name)
             self.note_change()
         return None
 
@@ -181,7 +182,7 @@ class ProgressObserver(ReportedValues):
         await wait_for_start_in_loop(self)
         if self.resumption().begin_call(name):
             await fn()
-            self.resumption().note_over(name)
+            self.resumption().end_call(name)
             self.note_change()
 
     def _count(

@@ -146,7 +146,7 @@ class Resumption:
         """Note that all items of a loop are done."""
         # In this order: the recorder reads both at any moment.
         if self._place is place:
-            self.note_over(place.name)
+            self._note_over(place.name)
             self._place = None
 
     def begin_call(self, name: str) -> bool:
@@ -169,10 +169,17 @@ class Resumption:
         """Return whether an earlier attempt, or this one, has done this loop, call or step."""
         return name in self._over
 
-    def note_over(self, name: str) -> None:
-        """Note that a call or a step is done."""
+    def end_call(self, name: str) -> None:
+        """Note that a call or a step is done.
+
+        Not in a transaction, whose rollback would take back the work and leave the name: the next attempt repeats it.
+        """
         # A name that isn't one was reported by begin_call.
-        if isinstance(name, str) and name not in self._over:
+        if isinstance(name, str) and not is_in_transaction():
+            self._note_over(name)
+
+    def _note_over(self, name: str) -> None:
+        if name not in self._over:
             self._over = (*self._over, name)
 
     def _now(self) -> tuple[tuple[str, ...], str | None, int, Any]:

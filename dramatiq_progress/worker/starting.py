@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from django.core.exceptions import ImproperlyConfigured
 from dramatiq import MessageProxy
 from dramatiq.middleware import SkipMessage
 
@@ -90,13 +91,22 @@ def wait_for_start(observer: ProgressObserver) -> None:
     """Wait for a store that gave no answer at the start: it may know where an earlier attempt got to."""
     # In an event loop this would stop all other tasks.
     if observer.awaits_place and not in_event_loop():
-        until = time.monotonic() + configuration().resume_wait
+        until = time.monotonic() + _patience()
         while observer.awaits_place and time.monotonic() < until:
             time.sleep(LOOK_SECONDS)
 
 
 async def wait_for_start_in_loop(observer: ProgressObserver) -> None:
     """Wait as `wait_for_start` does, in an event loop."""
-    until = time.monotonic() + (configuration().resume_wait if observer.awaits_place else 0.0)
+    until = time.monotonic() + (_patience() if observer.awaits_place else 0.0)
     while observer.awaits_place and time.monotonic() < until:
         await asyncio.sleep(LOOK_SECONDS)
+
+
+def _patience() -> float:
+    """Return how many seconds an actor waits for its start."""
+    try:
+        return configuration().resume_wait
+    except ImproperlyConfigured:
+        # It was logged when the attempt started, and an error in the settings fails no job.
+        return 0.0

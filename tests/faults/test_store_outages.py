@@ -15,7 +15,7 @@ from django.test import Client
 
 from dramatiq_progress import State
 from tests.faults import tasks
-from tests.faults.scene import RECOVERY, REFUSAL, TROUBLE, Scene, SceneFactory
+from tests.faults.scene import QUICK_PROGRESS, RECOVERY, REFUSAL, TROUBLE, Scene, SceneFactory
 from tests.store_server import Server
 from tests.waiting import BUSY_SECONDS, wait_until
 
@@ -154,7 +154,12 @@ def read_only(scene: Scene) -> Iterator[None]:
         client.execute_command("REPLICAOF", "NO", "ONE")
 
 
-def test_a_store_that_forgets_its_scripts_repeatedly(scene: Scene) -> None:
+def test_a_store_that_forgets_its_scripts_repeatedly(make_scene: SceneFactory, tmp_path: Path) -> None:
+    server = Server(tmp_path, "--save", "")
+    # On a busy machine, an answer of such a server may take longer than the default of 0.25 s: that is an outage.
+    patient = {"OPTIONS": {"url": server.url, "socket_timeout": 10}}
+    scene = make_scene(store=server, progress=QUICK_PROGRESS | patient)
+    server.start()
     stopping = threading.Event()
 
     def forget() -> None:

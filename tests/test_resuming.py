@@ -191,6 +191,53 @@ def test_a_function_of_a_cursor_goes_on_after_its_cursor(site: Site) -> None:
     assert seen == ["page 0", "page 1", "page 2", "page 2", "page 3", "page 4", "page 4"]
 
 
+#: A cursor that contains a state, and the number in it.
+CHANGING_CURSORS: dict[str, tuple[Callable[[dict[str, int]], Any], Callable[[Any], int]]] = {
+    "a dict": (lambda state: state, lambda cursor: cursor["next"]),
+    "a list": (lambda state: [state], lambda cursor: cursor[0]["next"]),
+    "a tuple": (lambda state: ("page", state), lambda cursor: cursor[1]["next"]),
+}
+
+
+@pytest.mark.parametrize("batch", [{}, {"batch": 2}], ids=["items", "batches"])
+@pytest.mark.parametrize("is_asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("kind", CHANGING_CURSORS)
+def test_a_function_may_change_the_cursor_that_it_yielded(
+    site: Site, kind: str, is_asynchronous: bool, batch: Any
+) -> None:
+    make, find = CHANGING_CURSORS[kind]
+    done: list[int] = []
+    failures = [Broken()]
+
+    def pairs(cursor: Any) -> Iterator[tuple[int, Any]]:
+        state = {"next": find(cursor) if cursor else 0}
+        cursor = make(state)
+        while (number := state["next"]) < 5:
+            state["next"] += 1
+            yield number, cursor
+
+    async def pairs_later(cursor: Any) -> AsyncIterator[tuple[int, Any]]:
+        for pair in pairs(cursor):
+            yield pair
+
+    def handle(given: Any) -> None:
+        items = given if batch else [given]
+        if 2 in items and failures:
+            raise failures.pop()
+        done.extend(items)
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for given in progress_observer.track(pairs, resume=True, **batch):
+            handle(given)
+
+    async def work_later(progress_observer: ProgressObserver) -> None:
+        async for given in progress_observer.track(pairs_later, resume=True, **batch):
+            handle(given)
+
+    _, ended = site.run(work_later if is_asynchronous else work)
+    assert (done, ended.attempt) == ([0, 1, 2, 3, 4], 2)
+
+
 def test_the_bar_goes_on_and_does_not_begin_at_zero(site: Site) -> None:
     begun: list[tuple[Any, ...]] = []
 
@@ -729,7 +776,7 @@ def test_a_batch_that_is_no_number_of_items_is_an_error(batch: Any) -> None:
         list(ProgressObserver().track(range(2), batch=batch))
 
 
-@pytest.mark.parametrize("cursor", [{1}, float("nan"), object()])
+@pytest.mark.parametrize("cursor", [{1}, float("nan"), object(), [threading.Lock()], {"page": iter("ab")}])
 def test_a_cursor_that_is_no_json_is_an_error_and_the_last_one_stays(memory_store: Store, cursor: Any) -> None:
     def pages(_: Any) -> Iterator[tuple[int, Any]]:
         yield 1, "first"

@@ -6,6 +6,7 @@ is done; None if there is no place to go on from after it.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -16,6 +17,9 @@ from dramatiq_progress.error_texts import show
 from .querysets import Order, async_rows, rows
 
 Entry = tuple[Any, int, Any]
+
+#: Cursors that the function may change while the body runs, also by what they contain.
+CHANGING = (dict, list, tuple)
 
 
 def is_asynchronous(source: object) -> bool:
@@ -140,4 +144,13 @@ def _pair(source: Any, pair: Any) -> tuple[Any, Any]:
         name = getattr(source, "__name__", source)
         raise TypeError(f"track({name}): the function must yield pairs, (item, cursor), and has yielded {show(pair)}.")
     item, cursor = pair
-    return item, cursor
+    return item, _copy(cursor) if isinstance(cursor, CHANGING) else cursor
+
+
+def _copy(cursor: Any) -> Any:
+    # It is encoded later, when the function may have prepared the same object for the next item.
+    try:
+        return copy.deepcopy(cursor)
+    except Exception:
+        # It contains what isn't JSON either, which is reported when it is encoded.
+        return cursor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import io
 import itertools
 import json
@@ -19,6 +20,7 @@ import dramatiq
 import pytest
 from django.contrib.auth.models import Group
 from django.db import transaction
+from django.db.models import TextChoices
 from dramatiq import Message
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import AgeLimit, AsyncIO, CurrentMessage, Middleware, Pipelines, Retries
@@ -75,6 +77,63 @@ def site(store: Store) -> Iterator[Site]:
     yield made
     made.worker.stop()
     made.broker.close()
+
+
+class Colour(enum.Enum):
+    RED = 1
+    GREEN = 2
+    BLUE = 3
+
+
+class Status(TextChoices):
+    OPEN = "open"
+    PAID = "paid"
+    SENT = "sent"
+
+
+class Table:
+    """Rows, and what to call for one of them."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(3))
+
+    async def __call__(self, number: int) -> AsyncIterator[int]:
+        yield number
+
+
+class LaterTable:
+    """Rows for an ``async for``, and what to call for one of them."""
+
+    async def __aiter__(self) -> AsyncIterator[int]:
+        for number in range(3):
+            yield number
+
+    def __call__(self, number: int) -> int:
+        return number
+
+
+class Pages:
+    """Pairs that begin after a cursor."""
+
+    def __init__(self, cursor: int | None) -> None:
+        self._first = cursor or 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((number, number + 1) for number in range(self._first, 3))
+
+
+class LaterPages:
+    """Pairs for an ``async for``."""
+
+    def __init__(self, cursor: int | None) -> None:
+        self._first = cursor or 0
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, int]]:
+        for number in range(self._first, 3):
+            yield number, number + 1
 
 
 class Ledger:
@@ -170,6 +229,56 @@ def test_batches_need_no_resume() -> None:
     assert (observer.current, observer.total) == (5, 5)
 
 
+#: Iterables that are callable too.
+CALLABLE_ITERABLES: dict[str, Any] = {"an enum": Colour, "choices": Status, "an object": Table()}
+
+
+@pytest.mark.parametrize("batch", [{}, {"batch": 2}], ids=["items", "batches"])
+@pytest.mark.parametrize("resume", [{}, {"resume": True}], ids=["plain", "resume"])
+@pytest.mark.parametrize("source", CALLABLE_ITERABLES.values(), ids=CALLABLE_ITERABLES)
+def test_an_iterable_that_is_callable_gives_its_items(source: Any, resume: Any, batch: Any) -> None:
+    observer, items = ProgressObserver(), list(source)
+    expected = [items[:2], items[2:]] if batch else items
+    assert list(observer.track(source, **resume, **batch)) == expected
+    assert (observer.current, observer.total) == (3, 3)
+
+
+@pytest.mark.parametrize("source", CALLABLE_ITERABLES.values(), ids=CALLABLE_ITERABLES)
+def test_an_iterable_that_is_callable_goes_on_after_its_last_item(site: Site, source: Any) -> None:
+    done: list[Any] = []
+    failures = [Broken()]
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for item in progress_observer.track(source, resume=True):
+            if len(done) == 1 and failures:
+                raise failures.pop()
+            done.append(item)
+
+    _, ended = site.run(work)
+    assert done == list(source)
+    assert (ended.attempt, ended.current, ended.total) == (2, 3, 3)
+
+
+@pytest.mark.parametrize("options", [{"batch": 1}, {"resume": True}], ids=["batches", "resume"])
+def test_an_asynchronous_iterable_that_is_callable_gives_its_items(options: Any) -> None:
+    async def collect() -> list[Any]:
+        return [item async for item in ProgressObserver().track(LaterTable(), **options)]
+
+    assert asyncio.run(collect()) == ([[0], [1], [2]] if "batch" in options else [0, 1, 2])
+
+
+def test_a_class_of_iterables_is_a_function_of_a_cursor() -> None:
+    def going_on() -> ProgressObserver:
+        observer = ProgressObserver()
+        observer._go_on({"cursor": '[1,[],"",1,1]'})
+        return observer
+
+    async def collect() -> list[Any]:
+        return [item async for item in going_on().track(LaterPages, resume=True)]
+
+    assert list(going_on().track(Pages, resume=True)) == asyncio.run(collect()) == [1, 2]
+
+
 def test_a_function_of_a_cursor_goes_on_after_its_cursor(site: Site) -> None:
     """A page without a cursor is the last: there is no place after it, so it is the place."""
     seen: list[Any] = []
@@ -190,6 +299,53 @@ def test_a_function_of_a_cursor_goes_on_after_its_cursor(site: Site) -> None:
 
     site.run(work)
     assert seen == ["page 0", "page 1", "page 2", "page 2", "page 3", "page 4", "page 4"]
+
+
+#: A cursor that contains a state, and the number in it.
+CHANGING_CURSORS: dict[str, tuple[Callable[[dict[str, int]], Any], Callable[[Any], int]]] = {
+    "a dict": (lambda state: state, lambda cursor: cursor["next"]),
+    "a list": (lambda state: [state], lambda cursor: cursor[0]["next"]),
+    "a tuple": (lambda state: ("page", state), lambda cursor: cursor[1]["next"]),
+}
+
+
+@pytest.mark.parametrize("batch", [{}, {"batch": 2}], ids=["items", "batches"])
+@pytest.mark.parametrize("is_asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("kind", CHANGING_CURSORS)
+def test_a_function_may_change_the_cursor_that_it_yielded(
+    site: Site, kind: str, is_asynchronous: bool, batch: Any
+) -> None:
+    make, find = CHANGING_CURSORS[kind]
+    done: list[int] = []
+    failures = [Broken()]
+
+    def pairs(cursor: Any) -> Iterator[tuple[int, Any]]:
+        state = {"next": find(cursor) if cursor else 0}
+        cursor = make(state)
+        while (number := state["next"]) < 5:
+            state["next"] += 1
+            yield number, cursor
+
+    async def pairs_later(cursor: Any) -> AsyncIterator[tuple[int, Any]]:
+        for pair in pairs(cursor):
+            yield pair
+
+    def handle(given: Any) -> None:
+        items = given if batch else [given]
+        if 2 in items and failures:
+            raise failures.pop()
+        done.extend(items)
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for given in progress_observer.track(pairs, resume=True, **batch):
+            handle(given)
+
+    async def work_later(progress_observer: ProgressObserver) -> None:
+        async for given in progress_observer.track(pairs_later, resume=True, **batch):
+            handle(given)
+
+    _, ended = site.run(work_later if is_asynchronous else work)
+    assert (done, ended.attempt) == ([0, 1, 2, 3, 4], 2)
 
 
 def test_the_bar_goes_on_and_does_not_begin_at_zero(site: Site) -> None:
@@ -807,7 +963,7 @@ def test_a_batch_that_is_no_number_of_items_is_an_error(batch: Any) -> None:
         list(ProgressObserver().track(range(2), batch=batch))
 
 
-@pytest.mark.parametrize("cursor", [{1}, float("nan"), object()])
+@pytest.mark.parametrize("cursor", [{1}, float("nan"), object(), [threading.Lock()], {"page": iter("ab")}])
 def test_a_cursor_that_is_no_json_is_an_error_and_the_last_one_stays(memory_store: Store, cursor: Any) -> None:
     def pages(_: Any) -> Iterator[tuple[int, Any]]:
         yield 1, "first"

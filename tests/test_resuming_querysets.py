@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib.auth.models import User
 from django.db import connections, models
 from django.db.models import Count
@@ -129,6 +130,15 @@ QUERYSETS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         for field in FIELDS
         for name in (field, f"-{field}")
     },
+    # `Thing` has an order of its own, which isn't used.
+    "reversed": (lambda: Thing.objects.all().reverse(), lambda row: row.pk),
+    "pk reversed": (lambda: Thing.objects.order_by("pk").reverse(), lambda row: row.pk),
+    "-text reversed": (lambda: Thing.objects.order_by("-text").reverse(), lambda row: row.pk),
+    "reversed twice": (lambda: Thing.objects.order_by("text").reverse().reverse(), lambda row: row.pk),
+    "reversed before it is ordered": (lambda: Thing.objects.reverse().order_by("-moment"), lambda row: row.pk),
+    "reversed values": (lambda: Thing.objects.order_by("text").reverse().values("text"), lambda row: row["text"]),
+    "one to one reversed": (lambda: Part.objects.all().reverse(), lambda row: row.pk),
+    "composite reversed": (lambda: Cell.objects.all().reverse(), lambda row: row.pk),
     "values": (lambda: Thing.objects.values("id", "text"), lambda row: row["id"]),
     "values_list": (lambda: Thing.objects.order_by("text").values_list("id", "text"), lambda row: row[0]),
     "flat": (lambda: Thing.objects.values_list("pk", flat=True), lambda row: row),
@@ -142,21 +152,50 @@ QUERYSETS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 }
 
 
+#: The numbers of rows after which an attempt ends: around every boundary of a piece.
+STOPS = (*(n for around in range(0, ROWS, PIECE_ROWS) for n in (around - 1, around, around + 1)), 10**6)
+
+
 def interrupted(name: str, alias: str) -> tuple[list[Any], list[Any]]:
     """Go through a queryset by attempts that end around every boundary; return the rows they saw, and all in order."""
     make, key = QUERYSETS[name]
     queryset = make().using(alias)
     text, seen = "", []
-    for stop in [*(n for around in range(0, ROWS, PIECE_ROWS) for n in (around - 1, around, around + 1)), 10**6]:
-        observer = ProgressObserver()
-        observer._go_on({"cursor": text} if text else {})
+    for stop in STOPS:
+        observer = going_on(text)
         for row in observer.track(queryset, resume=True):
             if len(seen) >= stop:
                 break
             seen.append(key(row))
         text = observer.resumption().text(1)
         assert (observer.total, observer.current) == (ROWS, len(seen))
-    return seen, [key(row) for row in (queryset if queryset.query.order_by else queryset.order_by("pk"))]
+    return seen, in_order(name, queryset)
+
+
+async def interrupted_in_a_loop(name: str) -> list[Any]:
+    """Go through a queryset by asynchronous attempts, as `interrupted` does, and return the rows they saw."""
+    make, key = QUERYSETS[name]
+    text, seen = "", []
+    for stop in STOPS:
+        observer = going_on(text)
+        async for row in observer.track(make(), resume=True):
+            if len(seen) >= stop:
+                break
+            seen.append(key(row))
+        text = observer.resumption().text(1)
+    return seen
+
+
+def going_on(text: str) -> ProgressObserver:
+    """Return the observer of the attempt after the one that has stored this cursor."""
+    observer = ProgressObserver()
+    observer._go_on({"cursor": text} if text else {})
+    return observer
+
+
+def in_order(name: str, queryset: Any) -> list[Any]:
+    """Return all rows of a queryset, by the order that a loop has."""
+    return [QUERYSETS[name][1](row) for row in (queryset if queryset.query.order_by else queryset.order_by("pk"))]
 
 
 @pytest.fixture
@@ -169,6 +208,16 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_queryset_goes_on_by_its_own_order(memory_store: Store, small_pieces: None, name: str) -> None:
     with things("default"):
         seen, expected = interrupted(name, "default")
+    assert seen == expected and len(seen) == ROWS
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("name", [name for name in QUERYSETS if "reversed" in name or name.endswith("pk")])
+def test_a_queryset_goes_on_by_its_own_order_in_an_event_loop(
+    memory_store: Store, small_pieces: None, name: str
+) -> None:
+    with things("default"):
+        seen, expected = async_to_sync(interrupted_in_a_loop)(name), in_order(name, QUERYSETS[name][0]())
     assert seen == expected and len(seen) == ROWS
 
 

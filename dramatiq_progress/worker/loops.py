@@ -13,7 +13,7 @@ from dramatiq_progress.progress_values import Number
 from .querysets import Order, is_queryset
 from .reports import KEEP, Keep
 from .resuming import Place
-from .sources import Entry, async_batches, async_entries, batches, entries, is_asynchronous, items_from
+from .sources import Entry, async_batches, async_entries, batches, entries, is_asynchronous, is_function, items_from
 from .spans import Level, Loop
 from .starting import wait_for_start, wait_for_start_in_loop
 from .validation import length_of
@@ -76,7 +76,7 @@ class Request(NamedTuple):
     @property
     def is_keyed(self) -> bool:
         """Whether a value finds the next item, and not its count."""
-        return self.order is not None or callable(self.source)
+        return self.order is not None or is_function(self.source)
 
 
 def begin(observer: ProgressObserver, request: Request, loop: Loop) -> Any:

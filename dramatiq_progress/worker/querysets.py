@@ -73,11 +73,16 @@ class Order(NamedTuple):
         if unreadable := next((each for each in fields if _is_unreadable(each)), None):
             kind = type(unreadable).__name__
             raise ValueError(f"it is ordered by a {kind}, which can't be stored as text; use another unique field")
-        return cls(name, fields, given.startswith("-"), _key(queryset, name, field, fields))
+        # `reverse()` leaves the names as they are.
+        is_descending = given.startswith("-") == query.standard_ordering
+        return cls(name, fields, is_descending, _key(queryset, name, field, fields))
 
     def piece(self, queryset: QuerySet[Any], value: Any) -> QuerySet[Any]:
         """Return the next rows after a key, or the first ones."""
         ordered = queryset.order_by(f"-{self.name}" if self.is_descending else self.name)
+        if not ordered.query.standard_ordering:
+            # `order_by` doesn't undo it.
+            ordered = ordered.reverse()
         if value is not None:
             found = tuple(field.to_python(each) for field, each in zip(self.fields, self._columns(value), strict=True))
             operator = "lt" if self.is_descending else "gt"

@@ -6,6 +6,7 @@ is done; None if there is no place to go on from after it.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -17,10 +18,21 @@ from .querysets import Order, async_rows, rows
 
 Entry = tuple[Any, int, Any]
 
+#: Cursors that the function may change while the body runs, also by what they contain.
+CHANGING = (dict, list, tuple)
 
-def is_asynchronous(source: object) -> bool:
+
+def is_function(source: object) -> bool:
+    """Return whether a source is a function of a cursor: callable, and no iterable as an enumeration is.
+
+    A class that makes iterables is such a function, so the methods of its own type count.
+    """
+    return callable(source) and not hasattr(type(source), "__iter__") and not hasattr(type(source), "__aiter__")
+
+
+def is_asynchronous(source: Any) -> bool:
     """Return whether a source can only be read by ``async for``."""
-    called = source.__call__ if callable(source) and not inspect.isroutine(source) else source
+    called = source.__call__ if is_function(source) and not inspect.isroutine(source) else source
     if inspect.isasyncgenfunction(called):
         return True
     return hasattr(source, "__aiter__") and not hasattr(source, "__iter__")
@@ -47,7 +59,7 @@ def entries(source: Any, order: Order | None, count: int, value: Any, check: Cal
     """
     if order is not None:
         return rows(order, source, count, value)
-    if callable(source):
+    if is_function(source):
         return _pairs(source, count, value, check)
     return ((item, done, done) for done, item in enumerate(items_from(source, count), count + 1))
 
@@ -58,7 +70,7 @@ def async_entries(
     """Return the entries of a source, as `entries` does, in a running event loop."""
     if order is not None:
         return async_rows(order, source, count, value)
-    if callable(source):
+    if is_function(source):
         return _async_pairs(source, count, value, check)
     return _async_items(source, count)
 
@@ -140,4 +152,13 @@ def _pair(source: Any, pair: Any) -> tuple[Any, Any]:
         name = getattr(source, "__name__", source)
         raise TypeError(f"track({name}): the function must yield pairs, (item, cursor), and has yielded {show(pair)}.")
     item, cursor = pair
-    return item, cursor
+    return item, _copy(cursor) if isinstance(cursor, CHANGING) else cursor
+
+
+def _copy(cursor: Any) -> Any:
+    # It is encoded later, when the function may have prepared the same object for the next item.
+    try:
+        return copy.deepcopy(cursor)
+    except Exception:
+        # It contains what isn't JSON either, which is reported when it is encoded.
+        return cursor

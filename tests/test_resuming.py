@@ -259,7 +259,31 @@ def test_an_iterable_that_is_callable_goes_on_after_its_last_item(site: Site, so
     assert (ended.attempt, ended.current, ended.total) == (2, 3, 3)
 
 
-@pytest.mark.parametrize("options", [{"batch": 1}, {"resume": True}], ids=["batches", "resume"])
+def test_an_asynchronous_iterable_needs_no_resume() -> None:
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(3):
+            yield number
+
+    observer = ProgressObserver()
+
+    async def collect() -> list[tuple[int, object]]:
+        return [(item, observer.current) async for item in observer.track(numbers(), 3, "Reading")]
+
+    assert asyncio.run(collect()) == [(0, 0), (1, 1), (2, 2)]
+    assert (observer.current, observer.total, observer.description) == (3, 3, "Reading")
+
+
+def test_an_object_with_indexes_alone_is_iterated() -> None:
+    class Indexed:
+        def __getitem__(self, index: int) -> int:
+            return range(3)[index]
+
+    observer = ProgressObserver()
+    assert list(observer.track(Indexed())) == [0, 1, 2]
+    assert (observer.current, observer.total) == (3, None)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 1}, {"resume": True}], ids=["plain", "batches", "resume"])
 def test_an_asynchronous_iterable_that_is_callable_gives_its_items(options: Any) -> None:
     async def collect() -> list[Any]:
         return [item async for item in ProgressObserver().track(LaterTable(), **options)]

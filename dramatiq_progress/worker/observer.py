@@ -13,7 +13,6 @@ from dramatiq_progress.progress_values import Number
 
 from .loops import Request, begin
 from .reports import KEEP, Keep
-from .sources import is_function
 from .spans import Loop
 from .starting import wait_for_start, wait_for_start_in_loop
 from .steps import Step, make_plan
@@ -132,8 +131,8 @@ class ProgressObserver(ReportedValues):
             this attempt, it is in the body of another such loop or in a transaction, or no row of its queryset can be
             found by the order. Otherwise such a loop begins at the start in each attempt.
         """
-        # `callable` first: it costs no call of ours for a list.
-        if resume is not False or batch is not None or (callable(iterable) and is_function(iterable)):
+        # A function of a cursor and an asynchronous iterable have no `__iter__`.
+        if resume is not False or batch is not None or not hasattr(type(iterable), "__iter__"):
             loop = self._new_loop()
             return begin(self, Request.of(self, iterable, total, description, resume, batch), loop)
         if total is KEEP:

@@ -80,8 +80,21 @@ def process(
     try:
         child.wait(60)
     except subprocess.TimeoutExpired:
+        alive = _alive(child.pid)
         _kill(child)
-        raise AssertionError(f"{command} did not end on SIGTERM:\n{log.read_text()[-4000:]}") from None
+        raise AssertionError(f"{command} did not end on SIGTERM:\n{alive}\n{log.read_text()[-4000:]}") from None
+
+
+def _alive(group: int) -> str:
+    """Return the processes of a group, each with what its threads wait for in the kernel."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        # A process may end while it is inspected.
+        with suppress(OSError, ValueError):
+            if os.getpgid(int(entry.name)) == group:
+                waits = sorted((each / "wchan").read_text() for each in (entry / "task").iterdir())
+                found.append(f"{entry.name}: {(entry / 'cmdline').read_text().split(chr(0))}: {waits}")
+    return "\n".join(found)
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:

@@ -43,6 +43,8 @@ from dramatiq_progress import (
 )
 from dramatiq_progress.backends import DramatiqBackend
 from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.owners import owners_of
+from dramatiq_progress.requests import OwnerMiddleware
 from dramatiq_progress.stores import Store, get_store
 from tests import django_tasks as tasks
 from tests.people import MIDDLEWARE
@@ -362,6 +364,32 @@ def test_a_task_can_wait_for_the_commit(site: Site, settings: Any, signals: list
     assert get_progress(result.id).owner != ""  # type: ignore[union-attr]
     with pytest.raises(TaskResultDoesNotExist):
         default_task_backend.get_result(lost.id)
+
+
+def request_of(user: User) -> Any:
+    request = RequestFactory().get("/")
+    request.user = user
+    return request
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("on_commit", [True, False])
+def test_the_owner_of_a_task_is_the_one_of_the_call(site: Site, settings: Any, on_commit: bool) -> None:
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"on_commit": on_commit}}}
+    ada, bob = (User.objects.create(username=name) for name in ("ada", "bob"))
+    sent: list[Any] = []
+
+    def view(request: Any) -> Any:
+        with transaction.atomic():
+            sent.append(tasks.add.enqueue(1, 2))
+            for whom in (bob, None):
+                with owned_by(whom):
+                    sent.append(tasks.add.enqueue(1, 2))
+            assert (get_progress(sent[-1].id) is None) == on_commit
+
+    OwnerMiddleware(view)(request_of(ada))
+    owners = [get_progress(each.id).owner for each in sent]  # type: ignore[union-attr]
+    assert owners == [*owners_of(request_of(ada)), *owners_of(request_of(bob)), ""]
 
 
 def test_a_task_is_sent_under_a_given_id(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -24,7 +25,7 @@ from dramatiq_progress.cancellation import Cancellation, cancel
 from dramatiq_progress.error_texts import show
 from dramatiq_progress.message_ids import MESSAGE_ID, message_id_of
 from dramatiq_progress.middleware import ProgressMiddleware
-from dramatiq_progress.owners import note_owner
+from dramatiq_progress.owners import carried_by, note_owner, owned_by
 from dramatiq_progress.worker.options import TITLE_OPTION
 from dramatiq_progress.worker.tracking import CANCELLABLE_OPTION
 
@@ -112,7 +113,7 @@ class DramatiqBackend(BaseTaskBackend):
           ValueError: It isn't an id that a message can have.
         """
         message, run, result = self._prepare(task, args, kwargs, message_id_of(result_id))
-        # In this request, whose transaction may commit after its user is known no more.
+        # At the call: at the commit, an owned_by block has ended, and a request's user may be known no more.
         note_owner(message, is_tracked=True)
         send = partial(self._send, message, run, result)
         if alias := self._options.on_commit:
@@ -239,7 +240,9 @@ class DramatiqBackend(BaseTaskBackend):
             delay = max(0, int((run_after - timezone.now()).total_seconds() * 1000)) or None
         sending[message.message_id] = run
         try:
-            get_broker().enqueue(message, delay=delay)
+            # Without an owner since the call, it doesn't get the one of the commit.
+            with nullcontext() if carried_by(message) else owned_by(None):
+                get_broker().enqueue(message, delay=delay)
         finally:
             del sending[message.message_id]
         enqueued_at = float(run.stored.get("enqueued_at", message.message_timestamp / 1000))

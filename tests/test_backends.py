@@ -24,7 +24,8 @@ from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultD
 from django.tasks.signals import task_enqueued, task_finished, task_started
 from django.template import RequestContext, Template
 from django.test import AsyncClient, Client, RequestFactory
-from django.utils import timezone
+from django.utils import timezone, translation
+from django.utils.translation import gettext_lazy
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import AsyncIO, Middleware, Pipelines, Retries, TimeLimit
 
@@ -196,6 +197,20 @@ def test_a_task_has_a_title(site: Site) -> None:
     titles = [get_progress(each.id).title for each in (named, unnamed)]  # type: ignore[union-attr]
     assert titles == ["Import people.csv", "Import rows"]
     assert default_task_backend.get_result(named.id).task == named.task
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("on_commit", [True, False])
+def test_a_lazy_title_is_in_the_language_of_the_call(site: Site, settings: Any, on_commit: bool) -> None:
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"on_commit": on_commit}}}
+    with transaction.atomic(), translation.override("de"):
+        result = tasks.add.using(title=gettext_lazy("Yes")).enqueue(1, 2)
+    assert get_progress(result.id).title == "Ja"  # type: ignore[union-attr]
+    assert default_task_backend.get_result(result.id).task.title == "Ja"
+    site.work()
+    assert ended(result).return_value == 3
+    with translation.override("de"):
+        assert tasks.add.using(title=gettext_lazy("Yes")).message(1, 2).options["title"] == "Ja"
 
 
 def test_a_return_value_is_public_only_where_the_task_says_so(site: Site) -> None:

@@ -211,6 +211,9 @@ class DramatiqBackend(BaseTaskBackend):
         if queue not in broker.queues:
             declare_queues(broker, task.queue_name)
         own = {name: getattr(task, name) for name, value in OWN_FIELDS.items() if getattr(task, name, value) != value}
+        if "title" in own:
+            # A lazy one in the language of the sender, also if that is another one at the commit.
+            own["title"] = str(own["title"])
         limit = own.get("time_limit", options.time_limit)
         return Message(
             queue_name=queue,

@@ -213,6 +213,21 @@ def test_a_lazy_title_is_in_the_language_of_the_call(site: Site, settings: Any, 
         assert tasks.add.using(title=gettext_lazy("Yes")).message(1, 2).options["title"] == "Ja"
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_task_that_waits_for_the_commit_is_sent_as_it_was_at_the_call(site: Site, settings: Any) -> None:
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"on_commit": True}}}
+    rows: list[int] = [1]
+    metadata: dict[str, Any] = {"trace": "a", "tags": ["b"]}
+    with transaction.atomic():
+        tasks.give.using(metadata=metadata).enqueue(rows)
+        rows.append(2)
+        metadata["tags"].append("c")
+        metadata["trace"] = "d"
+    message = dramatiq.Message.decode(site.broker.queues["default"].get_nowait())
+    assert message.args[1] == [[1]]
+    assert message.options["progress_task"]["options"]["metadata"] == {"trace": "a", "tags": ["b"]}
+
+
 def test_a_return_value_is_public_only_where_the_task_says_so(site: Site) -> None:
     private, public = tasks.add.enqueue(1, 2), tasks.add.using(publish_result=True).enqueue(1, 2)
     site.work()

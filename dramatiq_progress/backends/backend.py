@@ -17,6 +17,7 @@ from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 from django.utils import timezone
 from django.utils.functional import Promise
+from django.utils.json import normalize_json
 from dramatiq import Message
 from dramatiq import broker as dramatiq_broker
 from dramatiq.middleware import AsyncIO
@@ -214,6 +215,9 @@ class DramatiqBackend(BaseTaskBackend):
         if "title" in own:
             # A lazy one in the language of the sender, also if that is another one at the commit.
             own["title"] = str(own["title"])
+        if "metadata" in own:
+            # A copy: the dict may change before the commit.
+            own["metadata"] = normalize_json(own["metadata"])
         limit = own.get("time_limit", options.time_limit)
         return Message(
             queue_name=queue,

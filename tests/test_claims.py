@@ -231,6 +231,31 @@ def test_two_schedulers_send_one_moment_once_within_its_grace_period_and_never_l
     assert last is not None and schedule.times.after(last) is None, "nothing is due again at the next look"
 
 
+def test_the_log_says_which_times_of_a_schedule_were_missed(
+    memory_store: Store, broker: StubBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_store = Schedules(memory_store)
+    now = in_store.read([NAME])[0].now.replace(microsecond=0)
+    target = progress_actor(broker=broker, actor_name="missed")(lambda *args: None)
+    # Half a day ago, two days before, and the days between.
+    noon, days = now - timedelta(hours=12), timedelta(days=2)
+    for name, when in (
+        ("once", {"at": noon - days}),
+        ("daily", {"cron": f"{noon.minute} {noon.hour} * * *"}),
+        ("last", {"cron": f"{noon.minute} {noon.hour} * * *"}),
+    ):
+        schedule = build_schedule(name, target, {**when, "grace": 60}, default_zone="UTC")
+        known = noon - (timedelta(hours=1) if name == "last" else days + timedelta(hours=1))
+        in_store.declare([Declared(name, schedule.fingerprint, 60.0, known)])
+        Serving(schedule, in_store).serve(None)
+    minute = noon.replace(second=0)
+    once, daily, last = [each.getMessage() for each in caplog.records if "missed" in each.getMessage()]
+    assert f"once missed its tick of {noon - days:%Y-%m-%d %H:%M:%S} UTC: it isn't sent (missed=" in once
+    assert f"daily missed its ticks from {minute - days:%Y-%m-%d %H:%M:%S} UTC to " in daily
+    assert f"last missed its tick of {minute:%Y-%m-%d %H:%M:%S} UTC: it isn't sent (missed=" in last
+    assert broker.queues["default"].qsize() == 0
+
+
 def test_running_schedulers_are_listed_until_they_end_or_stop_their_heartbeats(
     in_store: Schedules, monkeypatch: pytest.MonkeyPatch
 ) -> None:

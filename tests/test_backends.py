@@ -24,7 +24,8 @@ from django.tasks.exceptions import InvalidTask, InvalidTaskBackend, TaskResultD
 from django.tasks.signals import task_enqueued, task_finished, task_started
 from django.template import RequestContext, Template
 from django.test import AsyncClient, Client, RequestFactory
-from django.utils import timezone
+from django.utils import timezone, translation
+from django.utils.translation import gettext_lazy
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import AsyncIO, Middleware, Pipelines, Retries, TimeLimit
 
@@ -43,6 +44,8 @@ from dramatiq_progress import (
 )
 from dramatiq_progress.backends import DramatiqBackend
 from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.owners import owners_of
+from dramatiq_progress.requests import OwnerMiddleware
 from dramatiq_progress.stores import Store, get_store
 from tests import django_tasks as tasks
 from tests.people import MIDDLEWARE
@@ -194,6 +197,35 @@ def test_a_task_has_a_title(site: Site) -> None:
     titles = [get_progress(each.id).title for each in (named, unnamed)]  # type: ignore[union-attr]
     assert titles == ["Import people.csv", "Import rows"]
     assert default_task_backend.get_result(named.id).task == named.task
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("on_commit", [True, False])
+def test_a_lazy_title_is_in_the_language_of_the_call(site: Site, settings: Any, on_commit: bool) -> None:
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"on_commit": on_commit}}}
+    with transaction.atomic(), translation.override("de"):
+        result = tasks.add.using(title=gettext_lazy("Yes")).enqueue(1, 2)
+    assert get_progress(result.id).title == "Ja"  # type: ignore[union-attr]
+    assert default_task_backend.get_result(result.id).task.title == "Ja"
+    site.work()
+    assert ended(result).return_value == 3
+    with translation.override("de"):
+        assert tasks.add.using(title=gettext_lazy("Yes")).message(1, 2).options["title"] == "Ja"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_task_that_waits_for_the_commit_is_sent_as_it_was_at_the_call(site: Site, settings: Any) -> None:
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"on_commit": True}}}
+    rows: list[int] = [1]
+    metadata: dict[str, Any] = {"trace": "a", "tags": ["b"]}
+    with transaction.atomic():
+        tasks.give.using(metadata=metadata).enqueue(rows)
+        rows.append(2)
+        metadata["tags"].append("c")
+        metadata["trace"] = "d"
+    message = dramatiq.Message.decode(site.broker.queues["default"].get_nowait())
+    assert message.args[1] == [[1]]
+    assert message.options["progress_task"]["options"]["metadata"] == {"trace": "a", "tags": ["b"]}
 
 
 def test_a_return_value_is_public_only_where_the_task_says_so(site: Site) -> None:
@@ -362,6 +394,32 @@ def test_a_task_can_wait_for_the_commit(site: Site, settings: Any, signals: list
     assert get_progress(result.id).owner != ""  # type: ignore[union-attr]
     with pytest.raises(TaskResultDoesNotExist):
         default_task_backend.get_result(lost.id)
+
+
+def request_of(user: User) -> Any:
+    request = RequestFactory().get("/")
+    request.user = user
+    return request
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("on_commit", [True, False])
+def test_the_owner_of_a_task_is_the_one_of_the_call(site: Site, settings: Any, on_commit: bool) -> None:
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"on_commit": on_commit}}}
+    ada, bob = (User.objects.create(username=name) for name in ("ada", "bob"))
+    sent: list[Any] = []
+
+    def view(request: Any) -> Any:
+        with transaction.atomic():
+            sent.append(tasks.add.enqueue(1, 2))
+            for whom in (bob, None):
+                with owned_by(whom):
+                    sent.append(tasks.add.enqueue(1, 2))
+            assert (get_progress(sent[-1].id) is None) == on_commit
+
+    OwnerMiddleware(view)(request_of(ada))
+    owners = [get_progress(each.id).owner for each in sent]  # type: ignore[union-attr]
+    assert owners == [*owners_of(request_of(ada)), *owners_of(request_of(bob)), ""]
 
 
 def test_a_task_is_sent_under_a_given_id(site: Site) -> None:

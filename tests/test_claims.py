@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from dramatiq.brokers.stub import StubBroker
 
-from dramatiq_progress import State
+from dramatiq_progress import State, progress_actor
+from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.scheduler.serving import Serving
+from dramatiq_progress.schedules.options import build_schedule
 from dramatiq_progress.stores import Store, schedules
 from dramatiq_progress.stores.schedules import Declared, ScheduleRecord, Schedules
 from tests.waiting import wait_until
@@ -186,6 +192,68 @@ def test_the_outcome_of_the_last_message_outlives_its_record(scheduler: Schedule
     assert scheduler.read().outcome is State.DONE
     scheduler.confirm(due, "m2")
     assert scheduler.read().outcome is None
+
+
+class ReadTogether(Schedules):
+    """The schedules in a store for two schedulers: both have read a schedule before one of them claims a tick."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._have_read = threading.Barrier(2, timeout=60)
+
+    def read(self, names: Sequence[str]) -> list[ScheduleRecord]:
+        records = super().read(names)
+        self._have_read.wait()
+        return records
+
+
+@pytest.fixture
+def broker() -> Iterator[StubBroker]:
+    made = StubBroker(middleware=[ProgressMiddleware()])
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("late", "count"), [(timedelta(minutes=5), 1), (timedelta(days=2), 0)])
+@pytest.mark.parametrize("missed", ["once", "all"])
+def test_two_schedulers_send_one_moment_once_within_its_grace_period_and_never_later(
+    store: Store, broker: StubBroker, scheduler: Scheduler, missed: str, late: timedelta, count: int
+) -> None:
+    target = progress_actor(broker=broker, actor_name="once")(lambda *args: None)
+    at = scheduler.read().now - late
+    schedule = build_schedule(NAME, target, {"at": at, "missed": missed}, default_zone="UTC")
+    scheduler.declare(times=schedule.fingerprint, known=at - SECOND)
+    together = ReadTogether(store)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(Serving.serve, [Serving(schedule, together) for _ in range(2)], [None, None]))
+    assert broker.queues["default"].qsize() == scheduler.read().sent == count
+    last = scheduler.read().last
+    assert last is not None and schedule.times.after(last) is None, "nothing is due again at the next look"
+
+
+def test_the_log_says_which_times_of_a_schedule_were_missed(
+    memory_store: Store, broker: StubBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_store = Schedules(memory_store)
+    now = in_store.read([NAME])[0].now.replace(microsecond=0)
+    target = progress_actor(broker=broker, actor_name="missed")(lambda *args: None)
+    # Half a day ago, two days before, and the days between.
+    noon, days = now - timedelta(hours=12), timedelta(days=2)
+    for name, when in (
+        ("once", {"at": noon - days}),
+        ("daily", {"cron": f"{noon.minute} {noon.hour} * * *"}),
+        ("last", {"cron": f"{noon.minute} {noon.hour} * * *"}),
+    ):
+        schedule = build_schedule(name, target, {**when, "grace": 60}, default_zone="UTC")
+        known = noon - (timedelta(hours=1) if name == "last" else days + timedelta(hours=1))
+        in_store.declare([Declared(name, schedule.fingerprint, 60.0, known)])
+        Serving(schedule, in_store).serve(None)
+    minute = noon.replace(second=0)
+    once, daily, last = [each.getMessage() for each in caplog.records if "missed" in each.getMessage()]
+    assert f"once missed its tick of {noon - days:%Y-%m-%d %H:%M:%S} UTC: it isn't sent (missed=" in once
+    assert f"daily missed its ticks from {minute - days:%Y-%m-%d %H:%M:%S} UTC to " in daily
+    assert f"last missed its tick of {minute:%Y-%m-%d %H:%M:%S} UTC: it isn't sent (missed=" in last
+    assert broker.queues["default"].qsize() == 0
 
 
 def test_running_schedulers_are_listed_until_they_end_or_stop_their_heartbeats(

@@ -7,8 +7,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from apscheduler.triggers.cron import CronTrigger
 
-from dramatiq_progress.scheduler.due import due_ticks
+from dramatiq_progress.scheduler.due import Due, due_ticks
 from dramatiq_progress.schedules import Schedule
 from dramatiq_progress.schedules.options import build_schedule
 from dramatiq_progress.schedules.times import Cron
@@ -73,6 +74,36 @@ def test_a_nightly_schedule_whose_time_was_missed(missed: str, late: timedelta, 
     assert due.send == ([NOON] if expected else [])
     assert due.first == NOON - 3 * DAY
     assert due.last is not None and due.last > NOON - DAY, "nothing is due again at the next look"
+
+
+#: Noon only, as each kind of schedule that ends has it.
+ENDING = [{"at": NOON}, {"trigger": CronTrigger(hour=12, timezone=UTC, start_date=NOON - DAY, end_date=NOON)}]
+
+
+@pytest.mark.parametrize("when", ENDING, ids=["at", "trigger"])
+@pytest.mark.parametrize("missed", ["once", "all", "skip"])
+def test_the_last_time_of_a_schedule_is_not_sent_after_its_grace_period(missed: str, when: dict[str, Any]) -> None:
+    ending = schedule(missed=missed, **when)
+    due = due_ticks(ending, NOON - HOUR, NOON + 2 * DAY)
+    assert (due.send, due.first) == ([], NOON)
+    assert due.last is not None and NOON <= due.last <= NOON + 2 * DAY
+    assert due_ticks(ending, due.last, NOON + 2 * DAY) == Due([]), "nothing is due again at the next look"
+
+
+@pytest.mark.parametrize("when", ENDING, ids=["at", "trigger"])
+@pytest.mark.parametrize(
+    ("missed", "late", "expected"),
+    [
+        *[(missed, MINUTE, True) for missed in ("once", "all", "skip")],
+        *[(missed, HOUR, missed != "skip") for missed in ("once", "all", "skip")],
+        *[(missed, HOUR + timedelta(microseconds=1), False) for missed in ("once", "all", "skip")],
+    ],
+)
+def test_the_last_time_of_a_schedule_is_sent_within_its_grace_period(
+    missed: str, late: timedelta, expected: bool, when: dict[str, Any]
+) -> None:
+    due = due_ticks(schedule(missed=missed, **when), NOON - HOUR, NOON + late)
+    assert due.send == ([NOON] if expected else [])
 
 
 def test_all_of_many_missed_ticks_are_the_latest_hundred() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -16,6 +17,7 @@ from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
 from django.tasks.signals import task_enqueued
 from django.utils import timezone
 from django.utils.functional import Promise
+from django.utils.json import normalize_json
 from dramatiq import Message
 from dramatiq import broker as dramatiq_broker
 from dramatiq.middleware import AsyncIO
@@ -24,7 +26,7 @@ from dramatiq_progress.cancellation import Cancellation, cancel
 from dramatiq_progress.error_texts import show
 from dramatiq_progress.message_ids import MESSAGE_ID, message_id_of
 from dramatiq_progress.middleware import ProgressMiddleware
-from dramatiq_progress.owners import note_owner
+from dramatiq_progress.owners import carried_by, note_owner, owned_by
 from dramatiq_progress.worker.options import TITLE_OPTION
 from dramatiq_progress.worker.tracking import CANCELLABLE_OPTION
 
@@ -112,7 +114,7 @@ class DramatiqBackend(BaseTaskBackend):
           ValueError: It isn't an id that a message can have.
         """
         message, run, result = self._prepare(task, args, kwargs, message_id_of(result_id))
-        # In this request, whose transaction may commit after its user is known no more.
+        # At the call: at the commit, an owned_by block has ended, and a request's user may be known no more.
         note_owner(message, is_tracked=True)
         send = partial(self._send, message, run, result)
         if alias := self._options.on_commit:
@@ -210,6 +212,12 @@ class DramatiqBackend(BaseTaskBackend):
         if queue not in broker.queues:
             declare_queues(broker, task.queue_name)
         own = {name: getattr(task, name) for name, value in OWN_FIELDS.items() if getattr(task, name, value) != value}
+        if "title" in own:
+            # A lazy one in the language of the sender, also if that is another one at the commit.
+            own["title"] = str(own["title"])
+        if "metadata" in own:
+            # A copy: the dict may change before the commit.
+            own["metadata"] = normalize_json(own["metadata"])
         limit = own.get("time_limit", options.time_limit)
         return Message(
             queue_name=queue,
@@ -239,7 +247,9 @@ class DramatiqBackend(BaseTaskBackend):
             delay = max(0, int((run_after - timezone.now()).total_seconds() * 1000)) or None
         sending[message.message_id] = run
         try:
-            get_broker().enqueue(message, delay=delay)
+            # Without an owner since the call, it doesn't get the one of the commit.
+            with nullcontext() if carried_by(message) else owned_by(None):
+                get_broker().enqueue(message, delay=delay)
         finally:
             del sending[message.message_id]
         enqueued_at = float(run.stored.get("enqueued_at", message.message_timestamp / 1000))

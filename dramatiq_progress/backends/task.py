@@ -9,6 +9,7 @@ from typing import Any
 
 from django.tasks.base import TASK_REFRESH_ATTRS, Task, TaskContext, TaskResult
 from django.tasks.exceptions import InvalidTask
+from django.utils.functional import Promise
 from dramatiq import Message
 
 from dramatiq_progress.worker.observer import ProgressObserver
@@ -22,7 +23,8 @@ class ProgressTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
       max_retries: How often it is retried. None: the backend's option.
       time_limit: Milliseconds after which an attempt is interrupted. None: the backend's option.
       publish_result: Whether the return value is also the public result, which the page receives.
-      title: The name of the job for users, a string. Empty: the function's name in words.
+      title: The name of the job for users: a string, or a lazy translation, which is stored in the language of the
+        sender. Empty: the function's name in words.
       cancellable: Whether it can be cancelled. None: ``DRAMATIQ_PROGRESS["CANCELLABLE"]``.
       metadata: The first value of `ProgressContext.metadata`.
     """
@@ -30,7 +32,7 @@ class ProgressTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
     max_retries: int | None = None
     time_limit: int | None = None
     publish_result: bool = False
-    title: str = ""
+    title: str | Promise = ""
     cancellable: bool | None = None
     metadata: dict[str, Any] = field(default_factory=dict, hash=False)
 
@@ -40,7 +42,7 @@ class ProgressTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
         max_retries: int | None = None,
         time_limit: int | None = None,
         publish_result: bool | None = None,
-        title: str | None = None,
+        title: str | Promise | None = None,
         cancellable: bool | None = None,
         metadata: dict[str, Any] | None = None,
         **changes: Any,

@@ -38,8 +38,8 @@ def due_ticks(schedule: Schedule, after: datetime, now: datetime) -> Due:
         return Due([])
     grace = timedelta(seconds=schedule.grace)
     latest: deque[datetime] = deque(maxlen=MOST_MISSED if schedule.missed == "all" else 1)
-    # A tick that is exactly as late as the grace period allows is sent.
-    tick: datetime | None = max(first, times.after(now - grace - _MICROSECOND) or now)
+    # A tick that is exactly as late as the grace period allows is sent. None may be left: `at`, a trigger with an end.
+    tick = first if now - first <= grace else times.after(now - grace - _MICROSECOND)
     while tick is not None and tick <= now:
         latest.append(tick)
         tick = times.after(tick)

@@ -147,12 +147,18 @@ class Serving:
         return "" if finished else record.sent_id
 
     def _log_missed(self, first: datetime, last: datetime, sent: str) -> None:
+        schedule = self.schedule
+        second = schedule.times.after(first)
+        if second is None or second > last:
+            # `last` needn't be a tick: a schedule that was due once would seem to have been due for days.
+            missed, sent = f"tick of {schedule.local(first)}", "it isn't sent"
+        else:
+            missed = f"ticks from {schedule.local(first)} to {schedule.local(last)}"
         logger.warning(
-            '%s missed its ticks from %s to %s: %s (missed="%s", grace=%g).',
-            self.schedule.name,
-            self.schedule.local(first),
-            self.schedule.local(last),
+            '%s missed its %s: %s (missed="%s", grace=%g).',
+            schedule.name,
+            missed,
             sent,
-            self.schedule.missed,
-            self.schedule.grace,
+            schedule.missed,
+            schedule.grace,
         )

@@ -176,12 +176,12 @@ class Progress:
     def revision(self) -> tuple[object, ...]:
         """The values that differ between two readings if a reader would see a difference, apart from running clocks.
 
-        The version alone isn't enough: ``lost``, the queue position and the usual times change without a write of the
-        record, and the title differs by language.
+        The version alone isn't enough: ``lost``, the queue position, the usual times and whether there is an `eta`
+        change without a write of the record, and the title differs by language.
         """
         return (
             *(self.id, self.version, self.attempt, self.state, self.title),
-            *(self.queue_position, self.queue_length, self.usual),
+            *(self.queue_position, self.queue_length, self.usual, self.eta is None),
         )
 
     def as_dict(self, *, may_cancel: bool = False) -> dict[str, Any]:

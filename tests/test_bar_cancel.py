@@ -172,6 +172,39 @@ def test_an_error_is_shown_for_some_seconds(
     expect(button(bar)).to_be_visible()
 
 
+def test_an_error_in_an_outage_is_shown_and_announced_before_the_next_answer(
+    site: ScriptedSite, page: Page, open_bar: OpenBar, presses: Presses
+) -> None:
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    site.reply(answer("running", extra=OFFERED))
+    bar = open_bar(WITH_BUTTON)
+    page.clock.run_for(1)
+    expect(button(bar)).to_be_visible()
+    site.reply(UNAVAILABLE)
+    presses.is_offline = True
+    button(bar).click()
+    expect(part(bar, "text")).to_have_text(CANCEL_TEXTS["cancelFailed"])
+    expect(part(bar, "status")).to_contain_text(CANCEL_TEXTS["cancelFailed"])
+
+
+def test_an_error_of_another_message_is_not_shown(
+    site: ScriptedSite, page: Page, open_bar: OpenBar, presses: Presses
+) -> None:
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    site.reply(answer("running", extra=OFFERED))
+    bar = open_bar(WITH_BUTTON)
+    page.clock.run_for(1)
+    presses.is_held, presses.status = True, 503
+    button(bar).click()
+    wait_until(lambda: page.evaluate("true") and presses.bodies)
+    bar.evaluate("bar => { bar.src = '/progress/m2/' }")
+    presses.release()
+    expect(button(bar)).to_have_attribute("aria-disabled", "false")
+    expect(part(bar, "text")).to_have_text("Checking progress…")
+
+
 @pytest.mark.parametrize("confirms", [True, False])
 def test_a_page_can_require_a_confirmation(
     site: ScriptedSite, page: Page, open_bar: OpenBar, presses: Presses, confirms: bool

@@ -247,6 +247,37 @@ def test_a_failure_shows_the_message_and_the_retry_link_of_the_page(
     expect(bar.page).to_have_title("Again")
 
 
+def test_another_src_after_a_failure_removes_the_retry_link(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.reply(answer("failed", result="First."))
+    site.reply(answer("running"), path="/progress/m2/")
+    site.reply(answer("failed", result="Third."), path="/progress/m3/")
+    bar = open_bar('retry="/again/"')
+    expect(bar.get_by_role("link")).to_have_count(1)
+    bar.evaluate("bar => { bar.src = '/progress/m2/' }")
+    expect_state(bar, "running")
+    expect(bar.get_by_role("link")).to_have_count(0)
+    # Two failures in a row too.
+    for number, text in ((3, "Third."), (1, "First.")):
+        bar.evaluate("(bar, number) => { bar.src = `/progress/m${number}/` }", number)
+        expect(part(bar, "text")).to_have_text(text)
+        settle(bar, site)
+        expect(bar.get_by_role("link")).to_have_count(1)
+
+
+def test_the_retry_link_stays_while_its_bar_is_moved_and_morphed(open_bar: OpenBar, site: ScriptedSite) -> None:
+    site.reply(answer("failed"))
+    bar = open_bar('retry="/again/"')
+    expect(bar.get_by_role("link")).to_have_count(1)
+    bar.evaluate("""async bar => {
+      bar.remove();
+      bar.removeAttribute("state");
+      await new Promise((go) => setTimeout(go));
+      document.body.append(bar);
+    }""")
+    expect_state(bar, "failed")
+    expect(bar.get_by_role("link")).to_have_count(1)
+
+
 def test_without_the_attribute_there_is_no_retry_link(open_bar: OpenBar, site: ScriptedSite) -> None:
     site.reply(answer("failed", result={"url": "/again/"}))
     bar = open_bar()

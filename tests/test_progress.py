@@ -155,6 +155,7 @@ def test_the_json_has_the_keys_of_the_design() -> None:
         {"queue_position": 1},
         {"queue_length": 2},
         {"usual": UsualTimes(60, 90, None)},
+        {"eta": 3.0},
     ],
 )
 def test_a_difference_that_a_reader_sees_changes_the_revision(changed: dict[str, Any]) -> None:
@@ -163,7 +164,7 @@ def test_a_difference_that_a_reader_sees_changes_the_revision(changed: dict[str,
 
 def test_running_clocks_do_not_change_the_revision() -> None:
     later = progress(elapsed=2.0, rate=1.5, eta=3.0, retry_in=4.0, silence=5.0)
-    assert later.revision == progress(elapsed=1.0).revision
+    assert later.revision == progress(elapsed=1.0, eta=6.0).revision
 
 
 def test_a_snapshot_is_immutable() -> None:

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,15 +22,16 @@ from django.http import HttpRequest
 from django.test import AsyncClient, Client, RequestFactory
 
 from dramatiq_progress import Progress, progress_url
+from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.web import sessions
 from dramatiq_progress.web.sessions import refreshed
-from dramatiq_progress.web.streams import event_stream
+from dramatiq_progress.web.streams import event_stream, hub
 from dramatiq_progress.web.streams.limits import StreamSlots, TooManyStreams, client_of, network_of
 from tests.event_streams import run_within
 from tests.people import People
-from tests.streaming_site import report
+from tests.streaming_site import begin, report
 
 Reader = Callable[[AsyncIterator[bytes], str], Awaitable[None]]
 
@@ -297,6 +298,63 @@ def test_a_slow_permission_delays_only_its_own_stream(people: People, settings: 
         await waiting
 
     run(scenario)
+
+
+# ---- No difference between a message that may not be read and none ----
+
+
+@pytest.mark.parametrize(("exists", "checks"), [("always", 2), ("later", 1), ("never", 0)])
+def test_a_message_that_may_not_be_read_sends_the_events_of_one_that_does_not_exist(
+    memory_store: Store, settings: Any, monkeypatch: pytest.MonkeyPatch, exists: str, checks: int
+) -> None:
+    checked: list[str] = []
+
+    def only_mine(request: HttpRequest, progress: Progress) -> bool:
+        checked.append(progress.id)
+        return progress.id == "mine"
+
+    settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "PERMISSION": only_mine}
+    monkeypatch.setattr(hub, "FALLBACK_SWEEP_SECONDS", 0.05)
+    mine, other = begin(memory_store, "mine"), Attempt("other", "work", "default")
+    unknown, unavailable = (b'event: unknown\ndata: {"unknown": ["other"]}', event_stream.STORE_UNAVAILABLE.strip())
+    read_each, failures = memory_store.read_each, iter([StoreUnavailable("away")])
+
+    def failing(message_ids: Sequence[str]) -> Any:
+        if failure := next(failures, None):
+            raise failure
+        return read_each(message_ids)
+
+    async def events_until(chunks: AsyncIterator[bytes], current: int) -> list[bytes]:
+        """Return the events that aren't about "mine", until that has got to this number."""
+        events: list[bytes] = []
+        while not any(f'"current": {current},'.encode() in each for each in events):
+            events += (await anext(chunks)).removesuffix(b"\n\n").split(b"\n\n")
+        return [each for each in events if b'"id": "mine"' not in each and each != b":"]
+
+    async def scenario() -> None:
+        if exists == "always":
+            memory_store.start(other)
+        response = await AsyncClient().get("/progress/stream/?id=other&id=mine")
+        chunks: AsyncIterator[bytes] = response.streaming_content  # type: ignore[attr-defined]
+        assert (await anext(chunks)).startswith(b"retry")
+        assert await events_until(chunks, 1) == [unknown]
+        if exists == "later":
+            memory_store.start(other)
+        if exists != "never":
+            report(memory_store, other, 7)
+        report(memory_store, mine, 2)
+        assert await events_until(chunks, 2) == []
+        monkeypatch.setattr(memory_store, "read_each", failing)
+        report(memory_store, mine, 3)
+        assert await events_until(chunks, 3) == [unavailable]
+        if exists != "never":
+            report(memory_store, other, 8)
+        report(memory_store, mine, 4)
+        assert await events_until(chunks, 4) == []
+
+    run(scenario)
+    # When the stream starts, and when its message is first found: not at each change.
+    assert checked.count("other") == checks
 
 
 # ---- A refreshed request ----

@@ -322,6 +322,21 @@ def test_a_comment_is_sent_when_nothing_changes(memory_store: Store, monkeypatch
     run(scenario)
 
 
+def test_an_eta_that_is_withdrawn_is_sent_without_a_write(
+    memory_store: Store, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "SWEEP_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        report(memory_store, begin(memory_store), 2, rate="0.5")
+        chunks = await open_stream("m1")
+        assert b'"eta": null' not in await next_with(chunks, b'"current": 2,')
+        settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "LOST_AFTER": 60, "HEARTBEAT_INTERVAL": 0.001}
+        assert b'"state": "running"' in await next_with(chunks, b'"eta": null')
+
+    run(scenario)
+
+
 def test_a_stream_ends_after_a_random_lifetime(memory_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream, "LIFETIME_SECONDS", 0.5)
 

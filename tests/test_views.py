@@ -169,6 +169,18 @@ def test_derived_values_change_the_etag_without_a_write(store: Store, client: Cl
     assert lost["ETag"] != running["ETag"]
 
 
+def test_an_eta_that_is_withdrawn_changes_the_etag_without_a_write(store: Store, client: Client, settings: Any) -> None:
+    """Otherwise a bar would count down an estimate that is no longer true."""
+    start(store)
+    known = client.get(url("m1"))
+    assert known.json()["eta"] > 0
+    settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "LOST_AFTER": 60, "HEARTBEAT_INTERVAL": 0.001}
+    headers = {"If-None-Match": known["ETag"]}
+    withdrawn = wait_until(lambda: (answer := client.get(url("m1"), headers=headers)).status_code == 200 and answer)
+    assert (withdrawn.json()["state"], withdrawn.json()["eta"]) == ("running", None)
+    assert withdrawn.json()["version"] == known.json()["version"]
+
+
 def test_a_304_has_a_poll_after_header(memory_store: Store, client: Client) -> None:
     start(memory_store)
     for path in (url("m1"), "/progress/?id=m1&id=gone"):

@@ -105,16 +105,17 @@ class CancelButton {
     this.#error = "";
     this.#draw();
     const before = this.#answer;
+    const { src } = this.#bar;
     const { error, answer } = await this.#send().catch(() => ({ error: "cancelFailed" }));
     this.#isSending = false;
     // In the meantime the bar may have switched to another message, or may have received a newer answer.
-    const isSame = this.#answer?.id === before?.id;
+    const isSame = this.#bar.src === src && this.#answer?.id === before?.id;
     if (isSame && error) this.#error = this.#text(error);
     this.#errorAt = performance.now();
     if (isSame && answer && !(answer.version < this.#answer.version)) this.#answer = answer;
-    this.#draw();
-    // The next answer shows the outcome, so request it now.
+    // The next answer shows the outcome, so request it now. This removes the bar's notes.
     if (isSame) this.#bar.restart();
+    this.#draw();
   }
 
   /** Sends the cancel request. Returns the server's answer or the name of an error's text. */

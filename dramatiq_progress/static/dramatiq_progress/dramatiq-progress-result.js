@@ -34,6 +34,18 @@ function offerRetry(bar) {
   if (message !== bar.parts?.[1]) return message?.append(" ", link);
   link.setAttribute("part", "action retry");
   bar.actions.append(link);
+  removeWithState(bar, link);
+}
+
+/** The bar may switch to another message, which is "waiting" first. */
+function removeWithState(bar, link) {
+  const { state } = bar;
+  const watch = new MutationObserver(() => {
+    if (bar.state === state) return;
+    link.remove();
+    watch.disconnect();
+  });
+  watch.observe(bar, { attributeFilter: ["state"] });
 }
 
 function linkTo(href, text) {

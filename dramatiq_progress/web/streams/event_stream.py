@@ -73,7 +73,6 @@ class EventStream(AsyncIterator[bytes]):
     __slots__ = (
         "__weakref__",
         "_deadline",
-        "_denied",
         "_ends_at",
         "_hub",
         "_is_closed",
@@ -84,6 +83,7 @@ class EventStream(AsyncIterator[bytes]):
         "_recheck",
         "_recheck_at",
         "_release_slot",
+        "_unknown",
         "_visible",
         "_waiter",
     )
@@ -99,8 +99,8 @@ class EventStream(AsyncIterator[bytes]):
         self._language = get_language()
         # The ids of messages that the client may read, and whether it may cancel each.
         self._visible: dict[str, bool] = {}
-        # The ids of messages that exist, and that it may not read.
-        self._denied: set[str] = set()
+        # The ids that were sent as unknown, and whether each is of a message that exists and that it may not read.
+        self._unknown: dict[str, bool] = {}
         # The ids of messages that have changed; None if the store is unavailable.
         self._news: dict[str | None, None] = {}
         self._hub: Hub | None = None
@@ -242,15 +242,18 @@ class EventStream(AsyncIterator[bytes]):
         chunk = bytearray()
         if None in news:
             chunk += STORE_UNAVAILABLE
-        topics = [hub.topic(each) for each in news if each is not None and each not in self._denied]
+        topics = [hub.topic(each) for each in news if each is not None and not self._unknown.get(each)]
         created = [topic.message_id for topic in topics if topic.reading and topic.message_id not in self._visible]
         if created and not await self._check_created(created):
             raise StopAsyncIteration
         for topic in topics:
             may_cancel = self._visible.get(topic.message_id)
             if may_cancel is None:
-                # A message that doesn't exist and one that the client may not read are the same event.
-                chunk += encode(topic.message_id, None)
+                # A message that doesn't exist and one that the client may not read are the same event. It is sent once:
+                # a second one would say that a message was created, or that it still doesn't exist after an outage.
+                if topic.message_id not in self._unknown:
+                    chunk += encode(topic.message_id, None)
+                self._unknown[topic.message_id] = topic.message_id in created
             else:
                 chunk += topic.event_for(may_cancel=may_cancel, language=self._language)
         return bytes(chunk)
@@ -269,7 +272,6 @@ class EventStream(AsyncIterator[bytes]):
             return False
         finally:
             await release_thread()
-        self._denied.update(each for each in message_ids if each not in self._visible)
         return True
 
     async def _check(self, message_ids: Sequence[str]) -> None:

@@ -923,6 +923,13 @@ def test_a_loop_inside_another_one_that_can_be_gone_on_from_is_an_error() -> Non
             list(observer.track(range(2), resume="inner"))
 
 
+def lenient(carried: dict[str, str] | None = None, number: int = 1) -> ProgressObserver:
+    """Return the observer of an attempt in production, which only warns."""
+    return ProgressObserver(
+        attempt=Attempt("m1", "work", "default", number=number, brought=carried or {}), strict=False
+    )
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_loop_in_a_transaction_is_an_error() -> None:
     observer = ProgressObserver()
@@ -939,9 +946,7 @@ def test_a_call_in_a_transaction_that_is_rolled_back_is_made_again(memory_store:
     calls: list[int] = []
     carried: dict[str, str] = {}
     for number in (1, 2):
-        observer = ProgressObserver(
-            attempt=Attempt("m1", "work", "default", number=number, brought=carried), strict=False
-        )
+        observer = lenient(carried, number)
         with suppress(Broken), transaction.atomic():
             observer.once("lock", lambda: calls.append(1))
             raise Broken
@@ -954,9 +959,7 @@ def test_a_step_in_a_transaction_that_is_rolled_back_is_done_again(memory_store:
     done: list[bool] = []
     carried: dict[str, str] = {}
     for number in (1, 2):
-        observer = ProgressObserver(
-            attempt=Attempt("m1", "work", "default", number=number, brought=carried), strict=False
-        )
+        observer = lenient(carried, number)
         read, render = observer.steps("Reading", "Rendering")
         done.append(read.done)
         with read:
@@ -968,6 +971,105 @@ def test_a_step_in_a_transaction_that_is_rolled_back_is_done_again(memory_store:
             raise Broken
         carried = observer.carried()
     assert done == [False, False, True, False]
+
+
+def test_a_step_in_the_body_of_a_loop_is_never_done(memory_store: Store, caplog: Any) -> None:
+    """Each item has steps of the same names."""
+    done: list[str] = []
+
+    def work(observer: ProgressObserver) -> None:
+        for file in observer.track(["a", "b"]):
+            render, upload = observer.steps("Rendering", "Uploading")
+            if not render.done:
+                with render:
+                    done.append(f"render {file}")
+            with upload:
+                done.append(f"upload {file}")
+
+    for number in (1, 2):
+        work(lenient(number=number))
+        assert done == ["render a", "upload a", "render b", "upload b"] * number
+    assert "done='Rendering' (it is in the body of a loop" in caplog.text
+    with pytest.raises(InvalidReport, match="body of a loop"):
+        work(ProgressObserver())
+
+
+def test_a_step_that_was_made_before_a_loop_is_never_done_in_its_body(memory_store: Store) -> None:
+    observer = lenient()
+    [read] = observer.steps("Reading")
+    seen = []
+    for _ in observer.track(range(2)):
+        seen.append(read.done)
+        with read:
+            pass
+    assert seen == [False, False]
+
+
+def test_steps_of_one_name_in_two_steps_are_two(memory_store: Store) -> None:
+    done: list[str] = []
+
+    def work(observer: ProgressObserver, *, fails: bool) -> None:
+        for outer in observer.steps("Import", "Export"):
+            if outer.done:
+                continue
+            with outer:
+                read, write = observer.steps("Reading", "Writing")
+                if not read.done:
+                    with read:
+                        done.append(f"read in {outer.name}")
+                if fails and outer.name == "Export":
+                    raise Broken
+                with write:
+                    done.append(f"write in {outer.name}")
+
+    first = lenient()
+    with pytest.raises(Broken):
+        work(first, fails=True)
+    work(lenient(first.carried(), 2), fails=False)
+    assert done == ["read in Import", "write in Import", "read in Export", "write in Export"]
+
+
+def test_of_two_steps_of_one_name_the_second_is_never_done(memory_store: Store, caplog: Any) -> None:
+    done: list[bool] = []
+
+    def work(observer: ProgressObserver) -> None:
+        for read in observer.steps("Reading", "Reading"):
+            done.append(read.done)
+            with read:
+                pass
+
+    first = lenient()
+    work(first)
+    work(lenient(first.carried(), 2))
+    assert done == [False, False, True, False]
+    assert "another step of this attempt has that name" in caplog.text
+    with pytest.raises(InvalidReport, match="another step of this attempt has that name"):
+        work(ProgressObserver())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_loop_in_a_transaction_without_atomic_begins_at_its_start(memory_store: Store) -> None:
+    """As in production, where it is no error."""
+    seen: list[int] = []
+
+    def work(observer: ProgressObserver) -> None:
+        transaction.set_autocommit(False)
+        try:
+            for number in observer.track(range(4), resume=True):
+                Group.objects.create(name=str(number))
+                seen.append(number)
+                if len(seen) == 3:
+                    raise Broken
+            transaction.commit()
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+
+    first = lenient()
+    with pytest.raises(Broken):
+        work(first)
+    work(lenient(first.carried(), 2))
+    assert seen == [0, 1, 2, 0, 1, 2, 3] and Group.objects.count() == 4
 
 
 @pytest.mark.django_db

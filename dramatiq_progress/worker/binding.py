@@ -22,7 +22,7 @@ from .changes import Changes
 from .interruption import Interruption
 from .levels import Levels
 from .reports import Checks
-from .resuming import STEP_PREFIX, Place, Resumption
+from .resuming import Place, Resumption
 from .validation import merged
 
 
@@ -167,10 +167,11 @@ class Binding:
         """Return whether the place of a loop is stored: then the loop can be gone on from."""
         return self._resumption is not None and self._resumption.is_current(place)
 
-    def note_step(self, name: str) -> None:
+    def note_step(self, name: str, step: object) -> None:
         """Note that a step is complete, if the actor asks for that."""
-        if self._resumption is not None and self._resumption.keeps_steps:
-            self._resumption.end_call(STEP_PREFIX + name)
+        resumption = self._resumption
+        if resumption is not None and resumption.keeps_steps and (path := self.levels.path()) is not None:
+            resumption.end_step((*path, name), step)
 
     def carried(self) -> dict[str, str]:
         """Return the fields that the message carries to its next attempt, the cursor first; empty without a place."""

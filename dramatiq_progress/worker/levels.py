@@ -148,6 +148,17 @@ class Levels:
         with self.lock:
             return any(level.plan is plan and level.owner != owner for level in self._levels())
 
+    def path(self) -> tuple[str, ...] | None:
+        """Return the names of the steps that the caller is in, the outermost first; None in the body of a loop."""
+        owner = _caller()
+        with self.lock:
+            if self.is_used:
+                self._update()
+            levels = list(self._levels())
+        if any(level.loop is not None and level.loop.is_in_body_of(owner) for level in levels):
+            return None
+        return tuple(level.plan.names[level.index] for level in reversed(levels) if level.plan is not None)
+
     def enter_step(self, plan: Plan, index: int) -> None:
         """Begin a step."""
         with self.lock:

@@ -49,7 +49,7 @@ class Resumption:
       keeps_steps: Whether steps that are complete are noted.
     """
 
-    __slots__ = ("_checks", "_inherited", "_names", "_over", "_pending", "_place", "_text", "keeps_steps")
+    __slots__ = ("_checks", "_inherited", "_names", "_over", "_pending", "_place", "_steps", "_text", "keeps_steps")
 
     def __init__(self, checks: Checks, text: str = "") -> None:
         self._checks = checks
@@ -62,6 +62,7 @@ class Resumption:
         self._place: Place | None = None
         # The names that this attempt has begun.
         self._names: set[str] = set()
+        self._steps: dict[tuple[str, ...], object] = {}
         self.keeps_steps = any(each.startswith(STEP_PREFIX) for each in self._over)
 
     @property
@@ -165,9 +166,23 @@ class Resumption:
             self._checks.ignore("once", name, "a database transaction is open around it")
         return True
 
-    def is_over(self, name: str) -> bool:
-        """Return whether an earlier attempt, or this one, has done this loop, call or step."""
-        return name in self._over
+    def is_first_step(self, path: tuple[str, ...], step: object) -> bool:
+        """Return whether no other step of this attempt has the same name, and those of the same steps around it.
+
+        Parameters:
+          path: The step's name, after those of the steps around it.
+          step: The step.
+        """
+        return self._steps.setdefault(path, step) is step
+
+    def is_step_over(self, path: tuple[str, ...]) -> bool:
+        """Return whether an earlier attempt, or this one, has completed a step."""
+        return _name_of(path) in self._over
+
+    def end_step(self, path: tuple[str, ...], step: object) -> None:
+        """Note that a step is complete, unless another one has its name."""
+        if self.is_first_step(path, step):
+            self.end_call(_name_of(path))
 
     def end_call(self, name: str) -> None:
         """Note that a call or a step is done.
@@ -193,10 +208,16 @@ class Resumption:
         return over, None, 0, None
 
 
+def _name_of(path: tuple[str, ...]) -> str:
+    # No step's name contains a line break.
+    return STEP_PREFIX + "\n".join(path)
+
+
 def is_in_transaction() -> bool:
     """Return whether a transaction is open in this thread or task, except that of a Django test case."""
     return any(
-        not getattr(block, "_from_testcase", False)
+        not all(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
+        # Without autocommit, a transaction begins with the first query and ends with commit() or rollback().
+        or (connection.connection is not None and not connection.autocommit and not connection.in_atomic_block)
         for connection in connections.all(initialized_only=True)
-        for block in connection.atomic_blocks
     )

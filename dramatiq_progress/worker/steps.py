@@ -15,7 +15,6 @@ from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.progress_values import Number
 
 from .reports import KEEP, Checks
-from .resuming import STEP_PREFIX
 from .spans import Plan
 from .starting import wait_for_start
 from .validation import printable, to_number
@@ -50,12 +49,24 @@ class Step:
     def done(self) -> bool:
         """Whether an earlier attempt has completed the step: then leave it out, ``if not read.done: …``.
 
-        From the first use in an attempt on, the message keeps which steps are complete, by their names.
+        From the first use in an attempt on, the message keeps which steps are complete, by their names and those of the
+        steps around them.
+
+        Raises:
+          InvalidReport: In the body of a loop, whose item an attempt does again from its beginning; or another step of
+            this attempt has the same name, in the same step. See `ProgressObserver` for when; otherwise it is False.
         """
         wait_for_start(self._observer)
-        resumption = self._observer.resumption()
+        resumption, path = self._observer.resumption(), self._observer.levels.path()
         resumption.keeps_steps = True
-        return resumption.is_over(STEP_PREFIX + self.name)
+        if path is None:
+            reason = "it is in the body of a loop, and the next attempt does an item from its beginning: leave it out"
+        elif not resumption.is_first_step((*path, self.name), self):
+            reason = "another step of this attempt has that name; give each step its own"
+        else:
+            return resumption.is_step_over((*path, self.name))
+        self._observer.checks.ignore("done", self.name, reason)
+        return False
 
     def __enter__(self) -> Step:
         """Begin the step.
@@ -81,7 +92,7 @@ class Step:
     ) -> None:
         self._observer.levels.leave_step(self._plan, self._index, completed=kind is None)
         if kind is None:
-            self._observer.note_step(self.name)
+            self._observer.note_step(self.name, self)
         # An exception that is on its way must not be replaced by Cancelled.
         self._observer.note_change(may_cancel=kind is None)
 

@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, Permission, User
+from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
+from django.contrib.contenttypes.models import ContentType
 from django.db import connections, models
-from django.db.models import Count
+from django.db.models import Case, Count, Exists, F, FilteredRelation, OuterRef, Q, Subquery, When
 
 from dramatiq_progress import InvalidReport, ProgressObserver
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.worker.querysets import Order
 from tests import databases
 
 ROWS, PIECE_ROWS = 100, 20
@@ -74,6 +77,20 @@ class Blob(models.Model):  # noqa: DJ008
 
     data = models.BinaryField(unique=True)
     document = models.JSONField(unique=True)
+    notes = GenericRelation("tests.Note", related_query_name="blob")
+
+    class Meta:
+        app_label = "tests"
+        managed = False
+
+
+class Note(models.Model):  # noqa: DJ008
+    """Any number for each row of any model. Without a table too."""
+
+    content_type = models.ForeignKey(ContentType, models.CASCADE)
+    object_id = models.IntegerField()
+    of = GenericForeignKey()
+    text = models.TextField()
 
     class Meta:
         app_label = "tests"
@@ -149,6 +166,12 @@ QUERYSETS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "-one to one": (lambda: Part.objects.order_by("-thing_id"), lambda row: row.pk),
     "composite": (lambda: Cell.objects.all(), lambda row: row.pk),
     "-composite": (lambda: Cell.objects.order_by("-pk"), lambda row: row.pk),
+    "values of another model": (lambda: Part.objects.values("pk", "thing__text"), lambda row: row["pk"]),
+    "values of another model backwards": (lambda: Thing.objects.values("pk", "part__pk"), lambda row: row["pk"]),
+    "subquery": (
+        lambda: Thing.objects.annotate(of=Subquery(Part.objects.filter(thing=OuterRef("pk")).values("pk"))),
+        lambda row: row.of,
+    ),
 }
 
 
@@ -277,6 +300,50 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "at random": (lambda: User.objects.order_by("?"), "an expression"),
     "expression": (lambda: User.objects.order_by(models.F("username").asc()), "an expression"),
     "not among the values": (lambda: User.objects.values("email"), 'add "pk"'),
+    "many to many": (lambda: User.objects.values_list("pk", "groups__name").distinct(), "auth.Group.name .*same key"),
+    "many to many backwards": (lambda: Group.objects.values("pk", "user__email"), "auth.User.email .*same key"),
+    "keys of many": (lambda: User.objects.values_list("pk", "groups"), "auth.User_groups.group .*same key"),
+    "one to many": (lambda: ContentType.objects.values("pk", "permission__name"), "auth.Permission.name .*same key"),
+    "many of another": (lambda: Permission.objects.values("pk", "content_type__permission"), "same key"),
+    "generic": (lambda: Blob.objects.values("pk", "notes__text"), "tests.Note.text .*same key"),
+    "annotated by many": (
+        lambda: User.objects.annotate(team=F("groups__name")),
+        "prefetch_related\\(\\) or a subquery",
+    ),
+    "a condition on many": (
+        lambda: User.objects.annotate(is_editor=Case(When(groups__name="editors", then=True), default=False)),
+        "auth.Group.name .*same key",
+    ),
+    "a subquery for each of many": (
+        lambda: User.objects.annotate(team=Subquery(Group.objects.filter(pk=OuterRef("groups")).values("name"))),
+        "auth.User_groups.group .*same key",
+    ),
+    "a filtered relation": (
+        lambda: User.objects.annotate(team=FilteredRelation("groups")).values("pk", "team__name"),
+        "auth.Group.name .*same key",
+    ),
+    "a filtered relation with its rows": (
+        lambda: User.objects.annotate(team=FilteredRelation("groups")).select_related("team"),
+        '"team" .*same key',
+    ),
+}
+
+#: Querysets over relations that have one row for each key, or equal ones.
+OVER_RELATIONS: dict[str, Callable[[], Any]] = {
+    "filter": lambda: User.objects.filter(groups__name="editors"),
+    "distinct filter": lambda: User.objects.filter(groups__name="editors").distinct(),
+    "filter by an alias": lambda: User.objects.alias(team=F("groups__name")).filter(team="editors"),
+    "forward": lambda: Permission.objects.values("pk", "content_type__model"),
+    "related": lambda: Permission.objects.select_related("content_type"),
+    "all related": lambda: Permission.objects.select_related(),
+    "related by a filtered relation": lambda: Permission.objects.annotate(
+        of=FilteredRelation("content_type", condition=Q(content_type__app_label="auth"))
+    ).select_related("of"),
+    "generic backwards": lambda: Note.objects.values("pk", "blob__document"),
+    "exists": lambda: User.objects.annotate(is_in=Exists(Group.objects.filter(user=OuterRef("pk")))),
+    "subquery": lambda: User.objects.annotate(
+        team=Subquery(Group.objects.filter(user=OuterRef("pk")).values("name")[:1])
+    ),
 }
 
 
@@ -285,6 +352,31 @@ def test_a_queryset_that_has_no_such_order_is_an_error(name: str) -> None:
     make, reason = REFUSED[name]
     with pytest.raises(InvalidReport, match=reason):
         ProgressObserver().track(make(), resume=True)
+
+
+@pytest.mark.parametrize("name", OVER_RELATIONS)
+def test_a_queryset_over_relations_has_an_order_if_no_rows_with_the_same_key_differ(name: str) -> None:
+    assert Order.of(OVER_RELATIONS[name]()).name == "pk"
+
+
+@pytest.mark.django_db
+def test_of_rows_that_a_filter_repeats_one_is_done_after_a_failure_at_any_of_them(
+    memory_store: Store, small_pieces: None
+) -> None:
+    groups = [Group.objects.create(name=name) for name in ("editors", "authors", "readers")]
+    for i in range(PIECE_ROWS):
+        User.objects.create_user(f"u{i}").groups.set(groups)
+    users = User.objects.filter(groups__in=groups)
+    assert users.count() == 3 * PIECE_ROWS
+    for stop in range(3 * PIECE_ROWS):
+        done = []
+        observer = going_on("")
+        for count, user in enumerate(observer.track(users, resume=True)):
+            if count == stop:
+                break
+            done.append(user.pk)
+        done += [user.pk for user in going_on(observer.resumption().text(1)).track(users, resume=True)]
+        assert sorted({*done}) == sorted(User.objects.values_list("pk", flat=True))
 
 
 @pytest.mark.django_db

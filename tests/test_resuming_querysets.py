@@ -15,7 +15,8 @@ from django.contrib.auth.models import Group, Permission, User
 from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
 from django.contrib.contenttypes.models import ContentType
 from django.db import connections, models
-from django.db.models import Case, Count, Exists, F, FilteredRelation, OuterRef, Q, Subquery, When
+from django.db.models import Case, Count, Exists, F, FilteredRelation, OuterRef, Q, Subquery, Sum, Value, When, Window
+from django.db.models.functions import RowNumber
 
 from dramatiq_progress import InvalidReport, ProgressObserver
 from dramatiq_progress.stores import Store
@@ -172,6 +173,26 @@ QUERYSETS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         lambda: Thing.objects.annotate(of=Subquery(Part.objects.filter(thing=OuterRef("pk")).values("pk"))),
         lambda row: row.of,
     ),
+    # The repairs of a window.
+    "running number": (
+        lambda: Thing.objects.annotate(
+            place=Subquery(
+                Thing.objects.filter(pk__lte=OuterRef("pk"))
+                .order_by()
+                .annotate(all=Value(1))
+                .values("all")
+                .annotate(n=Count("pk"))
+                .values("n")
+            )
+        ),
+        lambda row: (row.pk, row.place),
+    ),
+    "filter by a window": (
+        lambda: Thing.objects.filter(
+            pk__in=Thing.objects.annotate(place=Window(RowNumber(), order_by="pk")).filter(place__gt=0).values("pk")
+        ),
+        lambda row: row.pk,
+    ),
 }
 
 
@@ -325,6 +346,18 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a filtered relation with its rows": (
         lambda: User.objects.annotate(team=FilteredRelation("groups")).select_related("team"),
         '"team" .*same key',
+    ),
+    "numbered by a window": (
+        lambda: User.objects.annotate(place=Window(RowNumber(), order_by="pk")),
+        "window function.*use a subquery that aggregates",
+    ),
+    "summed by a window": (
+        lambda: Thing.objects.annotate(sum=F("other") + Window(Sum("amount"), order_by="pk")).values("pk", "sum"),
+        "window function",
+    ),
+    "filtered by a window": (
+        lambda: User.objects.alias(place=Window(RowNumber(), order_by="pk")).filter(place__lte=10),
+        "window function.*or a filter by pk__in",
     ),
 }
 

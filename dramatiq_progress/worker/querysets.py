@@ -71,6 +71,14 @@ class Order(NamedTuple):
             raise ValueError("it is distinct on some fields; use distinct() without any")
         if query.group_by is not None:
             raise ValueError("it groups rows (an annotation that aggregates); annotate in the loop, or by a subquery")
+        if query.where.contains_over_clause or any(
+            each.contains_over_clause for each in query.annotation_select.values()
+        ):
+            # The key is compared in WHERE, before the window is computed.
+            raise ValueError(
+                "it has a window function, which would begin again with each piece and each attempt; "
+                "use a subquery that aggregates, or a filter by pk__in"
+            )
         if (found := _selected_of_many(query)) is not None:
             raise ValueError(
                 f"it selects {found} over a relation to many, so several rows have the same key; "

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import Group, Permission, User
 from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
 from django.contrib.contenttypes.models import ContentType
@@ -304,6 +304,69 @@ def test_rows_may_be_deleted_in_the_loop() -> None:
         for row in ProgressObserver().track(Thing.objects.all(), resume=True):
             row.delete()
         assert not Thing.objects.exists()
+
+
+LEAVING: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "changed": (
+        lambda: Thing.objects.filter(other=0),
+        lambda row: Thing.objects.filter(pk=row.pk).update(other=1),
+    ),
+    "changed, descending": (
+        lambda: Thing.objects.filter(other=0).order_by("-text").values("text"),
+        lambda row: Thing.objects.filter(text=row["text"]).update(other=1),
+    ),
+    "deleted": (lambda: Thing.objects.all(), lambda row: row.delete()),
+    "deleted, composite": (lambda: Cell.objects.all(), lambda row: row.delete()),
+}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("name", LEAVING)
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_the_total_has_the_rows_that_were_done_and_have_left(
+    memory_store: Store, small_pieces: None, name: str, is_async: bool
+) -> None:
+    make, leave = LEAVING[name]
+    shown: list[tuple[Any, Any, Any]] = []
+
+    def handle(observer: ProgressObserver, row: Any) -> None:
+        shown.append((observer.current, observer.total, observer.percent))
+        if len(shown) == 61:
+            raise ZeroDivisionError
+        leave(row)
+
+    def attempt(observer: ProgressObserver) -> None:
+        for row in observer.track(make(), resume=True):
+            handle(observer, row)
+
+    async def attempt_in_a_loop(observer: ProgressObserver) -> None:
+        async for row in observer.track(make(), resume=True):
+            await sync_to_async(handle)(observer, row)
+
+    run = async_to_sync(attempt_in_a_loop) if is_async else attempt
+    with things("default"):
+        first = going_on("")
+        with pytest.raises(ZeroDivisionError):
+            run(first)
+        second = going_on(first.resumption().text(1))
+        run(second)
+        assert not make().exists()
+    assert shown == [*((done, 100, float(done)) for done in range(61)), *((n, 100, float(n)) for n in range(60, 100))]
+    assert (second.current, second.total, second.percent) == (100, 100, 100.0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_total_that_was_given_stays_in_each_attempt(memory_store: Store) -> None:
+    with things("default"):
+        first = going_on("")
+        for row in first.track(Thing.objects.all(), 400, resume=True):
+            if first.current == 60:
+                break
+            row.delete()
+        second = going_on(first.resumption().text(1))
+        for _ in second.track(Thing.objects.all(), 400, resume=True):
+            assert second.total == 400
+    assert (second.current, second.percent) == (100, 25.0)
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {

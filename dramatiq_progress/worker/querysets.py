@@ -105,11 +105,15 @@ class Order(NamedTuple):
         if not ordered.query.standard_ordering:
             # `order_by` doesn't undo it.
             ordered = ordered.reverse()
-        if value is not None:
-            found = tuple(field.to_python(each) for field, each in zip(self.fields, self._columns(value), strict=True))
-            operator = "lt" if self.is_descending else "gt"
-            ordered = ordered.filter(**{f"{self.name}__{operator}": found if len(found) > 1 else found[0]})
-        return ordered[:PIECE_ROWS]
+        return self.after(ordered, value)[:PIECE_ROWS]
+
+    def after(self, queryset: QuerySet[Any], value: Any) -> QuerySet[Any]:
+        """Return the rows after a key, or all of them."""
+        if value is None:
+            return queryset
+        found = tuple(field.to_python(each) for field, each in zip(self.fields, self._columns(value), strict=True))
+        operator = "lt" if self.is_descending else "gt"
+        return queryset.filter(**{f"{self.name}__{operator}": found if len(found) > 1 else found[0]})
 
     def _columns(self, value: Any) -> list[Any]:
         return value if len(self.fields) > 1 else [value]

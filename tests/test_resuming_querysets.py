@@ -10,14 +10,18 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
-from django.contrib.auth.models import User
+from asgiref.sync import async_to_sync, sync_to_async
+from django.contrib.auth.models import Group, Permission, User
+from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
+from django.contrib.contenttypes.models import ContentType
 from django.db import connections, models
-from django.db.models import Count
+from django.db.models import Case, Count, Exists, F, FilteredRelation, OuterRef, Q, Subquery, Sum, Value, When, Window
+from django.db.models.functions import RowNumber
 
 from dramatiq_progress import InvalidReport, ProgressObserver
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.worker.querysets import Order
 from tests import databases
 
 ROWS, PIECE_ROWS = 100, 20
@@ -74,6 +78,20 @@ class Blob(models.Model):  # noqa: DJ008
 
     data = models.BinaryField(unique=True)
     document = models.JSONField(unique=True)
+    notes = GenericRelation("tests.Note", related_query_name="blob")
+
+    class Meta:
+        app_label = "tests"
+        managed = False
+
+
+class Note(models.Model):  # noqa: DJ008
+    """Any number for each row of any model. Without a table too."""
+
+    content_type = models.ForeignKey(ContentType, models.CASCADE)
+    object_id = models.IntegerField()
+    of = GenericForeignKey()
+    text = models.TextField()
 
     class Meta:
         app_label = "tests"
@@ -149,6 +167,32 @@ QUERYSETS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "-one to one": (lambda: Part.objects.order_by("-thing_id"), lambda row: row.pk),
     "composite": (lambda: Cell.objects.all(), lambda row: row.pk),
     "-composite": (lambda: Cell.objects.order_by("-pk"), lambda row: row.pk),
+    "values of another model": (lambda: Part.objects.values("pk", "thing__text"), lambda row: row["pk"]),
+    "values of another model backwards": (lambda: Thing.objects.values("pk", "part__pk"), lambda row: row["pk"]),
+    "subquery": (
+        lambda: Thing.objects.annotate(of=Subquery(Part.objects.filter(thing=OuterRef("pk")).values("pk"))),
+        lambda row: row.of,
+    ),
+    # The repairs of a window.
+    "running number": (
+        lambda: Thing.objects.annotate(
+            place=Subquery(
+                Thing.objects.filter(pk__lte=OuterRef("pk"))
+                .order_by()
+                .annotate(all=Value(1))
+                .values("all")
+                .annotate(n=Count("pk"))
+                .values("n")
+            )
+        ),
+        lambda row: (row.pk, row.place),
+    ),
+    "filter by a window": (
+        lambda: Thing.objects.filter(
+            pk__in=Thing.objects.annotate(place=Window(RowNumber(), order_by="pk")).filter(place__gt=0).values("pk")
+        ),
+        lambda row: row.pk,
+    ),
 }
 
 
@@ -262,6 +306,69 @@ def test_rows_may_be_deleted_in_the_loop() -> None:
         assert not Thing.objects.exists()
 
 
+LEAVING: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "changed": (
+        lambda: Thing.objects.filter(other=0),
+        lambda row: Thing.objects.filter(pk=row.pk).update(other=1),
+    ),
+    "changed, descending": (
+        lambda: Thing.objects.filter(other=0).order_by("-text").values("text"),
+        lambda row: Thing.objects.filter(text=row["text"]).update(other=1),
+    ),
+    "deleted": (lambda: Thing.objects.all(), lambda row: row.delete()),
+    "deleted, composite": (lambda: Cell.objects.all(), lambda row: row.delete()),
+}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("name", LEAVING)
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_the_total_has_the_rows_that_were_done_and_have_left(
+    memory_store: Store, small_pieces: None, name: str, is_async: bool
+) -> None:
+    make, leave = LEAVING[name]
+    shown: list[tuple[Any, Any, Any]] = []
+
+    def handle(observer: ProgressObserver, row: Any) -> None:
+        shown.append((observer.current, observer.total, observer.percent))
+        if len(shown) == 61:
+            raise ZeroDivisionError
+        leave(row)
+
+    def attempt(observer: ProgressObserver) -> None:
+        for row in observer.track(make(), resume=True):
+            handle(observer, row)
+
+    async def attempt_in_a_loop(observer: ProgressObserver) -> None:
+        async for row in observer.track(make(), resume=True):
+            await sync_to_async(handle)(observer, row)
+
+    run = async_to_sync(attempt_in_a_loop) if is_async else attempt
+    with things("default"):
+        first = going_on("")
+        with pytest.raises(ZeroDivisionError):
+            run(first)
+        second = going_on(first.resumption().text(1))
+        run(second)
+        assert not make().exists()
+    assert shown == [*((done, 100, float(done)) for done in range(61)), *((n, 100, float(n)) for n in range(60, 100))]
+    assert (second.current, second.total, second.percent) == (100, 100, 100.0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_total_that_was_given_stays_in_each_attempt(memory_store: Store) -> None:
+    with things("default"):
+        first = going_on("")
+        for row in first.track(Thing.objects.all(), 400, resume=True):
+            if first.current == 60:
+                break
+            row.delete()
+        second = going_on(first.resumption().text(1))
+        for _ in second.track(Thing.objects.all(), 400, resume=True):
+            assert second.total == 400
+    assert (second.current, second.percent) == (100, 25.0)
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "sliced": (lambda: User.objects.all()[:5], "sliced"),
     "grouped": (lambda: User.objects.annotate(n=Count("groups")), "groups rows"),
@@ -277,6 +384,62 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "at random": (lambda: User.objects.order_by("?"), "an expression"),
     "expression": (lambda: User.objects.order_by(models.F("username").asc()), "an expression"),
     "not among the values": (lambda: User.objects.values("email"), 'add "pk"'),
+    "many to many": (lambda: User.objects.values_list("pk", "groups__name").distinct(), "auth.Group.name .*same key"),
+    "many to many backwards": (lambda: Group.objects.values("pk", "user__email"), "auth.User.email .*same key"),
+    "keys of many": (lambda: User.objects.values_list("pk", "groups"), "auth.User_groups.group .*same key"),
+    "one to many": (lambda: ContentType.objects.values("pk", "permission__name"), "auth.Permission.name .*same key"),
+    "many of another": (lambda: Permission.objects.values("pk", "content_type__permission"), "same key"),
+    "generic": (lambda: Blob.objects.values("pk", "notes__text"), "tests.Note.text .*same key"),
+    "annotated by many": (
+        lambda: User.objects.annotate(team=F("groups__name")),
+        "prefetch_related\\(\\) or a subquery",
+    ),
+    "a condition on many": (
+        lambda: User.objects.annotate(is_editor=Case(When(groups__name="editors", then=True), default=False)),
+        "auth.Group.name .*same key",
+    ),
+    "a subquery for each of many": (
+        lambda: User.objects.annotate(team=Subquery(Group.objects.filter(pk=OuterRef("groups")).values("name"))),
+        "auth.User_groups.group .*same key",
+    ),
+    "a filtered relation": (
+        lambda: User.objects.annotate(team=FilteredRelation("groups")).values("pk", "team__name"),
+        "auth.Group.name .*same key",
+    ),
+    "a filtered relation with its rows": (
+        lambda: User.objects.annotate(team=FilteredRelation("groups")).select_related("team"),
+        '"team" .*same key',
+    ),
+    "numbered by a window": (
+        lambda: User.objects.annotate(place=Window(RowNumber(), order_by="pk")),
+        "window function.*use a subquery that aggregates",
+    ),
+    "summed by a window": (
+        lambda: Thing.objects.annotate(sum=F("other") + Window(Sum("amount"), order_by="pk")).values("pk", "sum"),
+        "window function",
+    ),
+    "filtered by a window": (
+        lambda: User.objects.alias(place=Window(RowNumber(), order_by="pk")).filter(place__lte=10),
+        "window function.*or a filter by pk__in",
+    ),
+}
+
+#: Querysets over relations that have one row for each key, or equal ones.
+OVER_RELATIONS: dict[str, Callable[[], Any]] = {
+    "filter": lambda: User.objects.filter(groups__name="editors"),
+    "distinct filter": lambda: User.objects.filter(groups__name="editors").distinct(),
+    "filter by an alias": lambda: User.objects.alias(team=F("groups__name")).filter(team="editors"),
+    "forward": lambda: Permission.objects.values("pk", "content_type__model"),
+    "related": lambda: Permission.objects.select_related("content_type"),
+    "all related": lambda: Permission.objects.select_related(),
+    "related by a filtered relation": lambda: Permission.objects.annotate(
+        of=FilteredRelation("content_type", condition=Q(content_type__app_label="auth"))
+    ).select_related("of"),
+    "generic backwards": lambda: Note.objects.values("pk", "blob__document"),
+    "exists": lambda: User.objects.annotate(is_in=Exists(Group.objects.filter(user=OuterRef("pk")))),
+    "subquery": lambda: User.objects.annotate(
+        team=Subquery(Group.objects.filter(user=OuterRef("pk")).values("name")[:1])
+    ),
 }
 
 
@@ -285,6 +448,31 @@ def test_a_queryset_that_has_no_such_order_is_an_error(name: str) -> None:
     make, reason = REFUSED[name]
     with pytest.raises(InvalidReport, match=reason):
         ProgressObserver().track(make(), resume=True)
+
+
+@pytest.mark.parametrize("name", OVER_RELATIONS)
+def test_a_queryset_over_relations_has_an_order_if_no_rows_with_the_same_key_differ(name: str) -> None:
+    assert Order.of(OVER_RELATIONS[name]()).name == "pk"
+
+
+@pytest.mark.django_db
+def test_of_rows_that_a_filter_repeats_one_is_done_after_a_failure_at_any_of_them(
+    memory_store: Store, small_pieces: None
+) -> None:
+    groups = [Group.objects.create(name=name) for name in ("editors", "authors", "readers")]
+    for i in range(PIECE_ROWS):
+        User.objects.create_user(f"u{i}").groups.set(groups)
+    users = User.objects.filter(groups__in=groups)
+    assert users.count() == 3 * PIECE_ROWS
+    for stop in range(3 * PIECE_ROWS):
+        done = []
+        observer = going_on("")
+        for count, user in enumerate(observer.track(users, resume=True)):
+            if count == stop:
+                break
+            done.append(user.pk)
+        done += [user.pk for user in going_on(observer.resumption().text(1)).track(users, resume=True)]
+        assert sorted({*done}) == sorted(User.objects.values_list("pk", flat=True))
 
 
 @pytest.mark.django_db

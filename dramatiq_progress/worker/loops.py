@@ -78,6 +78,13 @@ class Request(NamedTuple):
         """Whether a value finds the next item, and not its count."""
         return self.order is not None or is_function(self.source)
 
+    def rest(self, value: Any) -> Any:
+        """Return the rows of a queryset after a key, which are to be counted; None if the total needs no query.
+
+        Those before it may have left the queryset since they were done: deleted, or changed by the body.
+        """
+        return self.order.after(self.source, value) if self.total is KEEP and self.order is not None else None
+
 
 def begin(observer: ProgressObserver, request: Request, loop: Loop) -> Any:
     """Return the items: an iterator, or an asynchronous one if the source, or a queryset's caller, is."""
@@ -100,8 +107,10 @@ def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generato
         return
     level = observer.levels.begin_loop(loop)
     try:
-        total = request.source.count() if request.total is KEEP else request.total
-        count, value = _begin(observer, request, total, place)
+        count, value = _position(request, place)
+        rest = request.rest(value)
+        total = request.total if rest is None else count + rest.count()
+        observer.set_progress(count, total, request.description)
         if request.batch is None and not request.is_keyed:
             # The hot loop: as that of `track`, with the place in one attribute.
             for done, item in enumerate(items_from(request.source, count), count + 1):
@@ -152,8 +161,10 @@ class AsyncItems(AsyncIterator[Any]):
                 if self._place is None:
                     raise StopAsyncIteration
                 self._level = observer.levels.begin_loop(self._loop)
-                total = await request.source.acount() if request.total is KEEP else request.total
-                count, value = _begin(observer, request, total, self._place)
+                count, value = _position(request, self._place)
+                rest = request.rest(value)
+                total = request.total if rest is None else count + await rest.acount()
+                observer.set_progress(count, total, request.description)
                 found = async_entries(request.source, request.order, count, value, _check_of(observer, request))
                 self._found = found if request.batch is None else async_batches(found, request.batch)
             elif self._last is not None and self._level is not None and self._place is not None:
@@ -197,16 +208,12 @@ def _check_of(observer: ProgressObserver, request: Request) -> Callable[[Any], N
     return (lambda _: None) if request.name is None else observer.resumption().check_value
 
 
-def _begin(
-    observer: ProgressObserver, request: Request, total: Number | Decimal | None, place: Place
-) -> tuple[int, Any]:
-    """Report that a loop begins, and return its place."""
+def _position(request: Request, place: Place) -> tuple[int, Any]:
+    """Return the number of items that are done, and what finds the next one."""
     if request.is_keyed != isinstance(place.reached, tuple):
         # The actor has another kind of source than in the attempt before.
         place.reached = 0
-    count, value = place.count_and_value
-    observer.set_progress(count, total, request.description)
-    return count, value
+    return place.count_and_value
 
 
 def _pass(observer: ProgressObserver, level: Level, place: Place, count: int, reached: Any) -> None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import BinaryField, CompositePrimaryKey, Field, IntegerField, JSONField, QuerySet
+from django.db.models import (
+    BinaryField,
+    CompositePrimaryKey,
+    Field,
+    ForeignObjectRel,
+    IntegerField,
+    JSONField,
+    QuerySet,
+)
+from django.db.models.expressions import Col
 from django.db.models.query import (
     FlatValuesListIterable,
     ModelIterable,
@@ -62,6 +71,19 @@ class Order(NamedTuple):
             raise ValueError("it is distinct on some fields; use distinct() without any")
         if query.group_by is not None:
             raise ValueError("it groups rows (an annotation that aggregates); annotate in the loop, or by a subquery")
+        if query.where.contains_over_clause or any(
+            each.contains_over_clause for each in query.annotation_select.values()
+        ):
+            # The key is compared in WHERE, before the window is computed.
+            raise ValueError(
+                "it has a window function, which would begin again with each piece and each attempt; "
+                "use a subquery that aggregates, or a filter by pk__in"
+            )
+        if (found := _selected_of_many(query)) is not None:
+            raise ValueError(
+                f"it selects {found} over a relation to many, so several rows have the same key; "
+                "use prefetch_related() or a subquery"
+            )
         if len(query.order_by) > 1 or query.extra_order_by:
             raise ValueError('it is ordered by several fields; use one that is unique, such as order_by("pk")')
         given = query.order_by[0] if query.order_by else "pk"
@@ -83,11 +105,15 @@ class Order(NamedTuple):
         if not ordered.query.standard_ordering:
             # `order_by` doesn't undo it.
             ordered = ordered.reverse()
-        if value is not None:
-            found = tuple(field.to_python(each) for field, each in zip(self.fields, self._columns(value), strict=True))
-            operator = "lt" if self.is_descending else "gt"
-            ordered = ordered.filter(**{f"{self.name}__{operator}": found if len(found) > 1 else found[0]})
-        return ordered[:PIECE_ROWS]
+        return self.after(ordered, value)[:PIECE_ROWS]
+
+    def after(self, queryset: QuerySet[Any], value: Any) -> QuerySet[Any]:
+        """Return the rows after a key, or all of them."""
+        if value is None:
+            return queryset
+        found = tuple(field.to_python(each) for field, each in zip(self.fields, self._columns(value), strict=True))
+        operator = "lt" if self.is_descending else "gt"
+        return queryset.filter(**{f"{self.name}__{operator}": found if len(found) > 1 else found[0]})
 
     def _columns(self, value: Any) -> list[Any]:
         return value if len(self.fields) > 1 else [value]
@@ -119,6 +145,44 @@ async def async_rows(order: Order, queryset: QuerySet[Any], count: int, value: A
             yield row, count, (count, value)
         if len(piece) < PIECE_ROWS:
             return
+
+
+def _selected_of_many(query: Any) -> str | None:
+    """Return what a query selects over a relation to many; None if each of its rows has a key of its own.
+
+    A filter over such a relation repeats rows too, but the repeated ones are equal.
+    """
+    for column in _columns([*query.select, *query.annotation_select.values()]):
+        alias = column.alias
+        while alias in query.alias_map:
+            join = query.alias_map[alias]
+            # The table of the model itself has no `join_field`.
+            if _is_to_many(getattr(join, "join_field", None)):
+                return str(column.target)
+            alias = join.parent_alias
+    # `select_related` joins them when the query is compiled. Other relations to many can't be given to it.
+    for name in query.select_related if isinstance(query.select_related, dict) else ():
+        if name in query._filtered_relations:
+            path = query._filtered_relations[name].relation_name.split("__")
+            if any(_is_to_many(step.join_field) for step in query.names_to_path(path, query.get_meta())[0]):
+                return f'"{name}"'
+    return None
+
+
+def _columns(expressions: Iterable[Any]) -> Iterator[Any]:
+    """Yield the columns of a query that its expressions contain, also those that a subquery refers to."""
+    for expression in expressions:
+        if isinstance(expression, Col):
+            yield expression
+        elif hasattr(expression, "get_external_cols"):
+            yield from expression.get_external_cols()
+        elif hasattr(expression, "get_source_expressions"):
+            yield from _columns(expression.get_source_expressions())
+
+
+def _is_to_many(join_field: Any) -> bool:
+    # A many-to-many relation is joined by two of these: backwards to the rows between, and forwards from them.
+    return isinstance(join_field, ForeignObjectRel) and not join_field.field.unique
 
 
 def _field(queryset: QuerySet[Any], name: str) -> Field[Any, Any]:

@@ -59,7 +59,13 @@ class Runner:
         self._concluded: dict[str, str] = {}
 
     def run(self) -> None:
-        """Send what is due, until `stop` is called."""
+        """Send what is due, until `stop` is called.
+
+        Raises:
+          RuntimeError: This host can't start a thread.
+        """
+        # Later threads may fail to start: what is submitted waits in a queue that all of them share, for this one too.
+        self._threads.submit(int)
         logger.info("Scheduler %s starts with %s.", self.id, self._described())
         self.look()
         self._timekeeper.start()
@@ -124,7 +130,7 @@ class Runner:
     def _serve(self, name: str, tick: datetime | None = None) -> None:
         turns = self._turns[name]
         if turns.request(tick):
-            with suppress(RuntimeError):  # the scheduler is stopping
+            with suppress(RuntimeError):  # the scheduler is stopping, or has one thread less than it could have
                 self._threads.submit(turns.run)
 
     def _is_stopped(self) -> bool:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import dramatiq
 import pytest
+from apscheduler.triggers.base import BaseTrigger
 from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_progress import progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.scheduler import runner as runner_module
+from dramatiq_progress.scheduler import serving, triggers
 from dramatiq_progress.scheduler.runner import Runner
 from dramatiq_progress.schedules.options import Schedule, build_schedule
 from dramatiq_progress.stores import Store
@@ -131,3 +134,91 @@ def test_what_is_due_while_a_scheduler_stops_is_neither_sent_nor_an_error(
     assert schedulers.sent() == []
     assert [each for each in caplog.records if each.levelno > logging.INFO] == []
     assert "has stopped." in caplog.messages[-1]
+
+
+class BrokenTrigger(BaseTrigger):
+    """A trigger of a project's own: due each second, until it raises from some call on."""
+
+    __slots__ = ("calls", "good_calls")
+
+    def __init__(self, good_calls: int) -> None:
+        self.calls = 0
+        self.good_calls = good_calls
+
+    def __repr__(self) -> str:
+        return "<BrokenTrigger>"
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        self.calls += 1
+        if self.calls > self.good_calls:
+            raise ValueError("no calendar for\nthis year.")
+        return now.replace(microsecond=0) + timedelta(seconds=1)
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trigger that raised is tried again at once."""
+    monkeypatch.setattr(triggers, "RETRY_AFTER", timedelta(milliseconds=50))
+
+
+@pytest.mark.parametrize("good_calls", [0, 1, 2, 3, 5])
+def test_a_trigger_that_raises_harms_no_other_schedule(
+    schedulers: Schedulers, quick_retries: None, caplog: pytest.LogCaptureFixture, good_calls: int
+) -> None:
+    """Neither in the timekeeper's thread nor at a look."""
+    trigger = BrokenTrigger(good_calls)
+    runner = schedulers.runner(
+        schedulers.schedule("bad", trigger=trigger),
+        schedulers.schedule("good", every=1),
+        schedulers.missed("missed"),
+    )
+    runner.look()
+    wait_until(lambda: "missed" in schedulers.sent())
+    runner._timekeeper.start()
+    try:
+        # There is no look meanwhile.
+        wait_until(lambda: trigger.calls > good_calls + 3)
+        count = schedulers.sent().count("good")
+        wait_until(lambda: schedulers.sent().count("good") >= count + 2)
+        runner.look()
+    finally:
+        runner._timekeeper.shutdown(wait=True)
+    logged = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert [each.getMessage().partition(". ")[0] for each in logged] == [
+        "Can't compute the times of bad: ValueError: no calendar for\nthis year"
+    ]
+    assert logged[0].exc_info
+
+
+def test_a_trigger_that_raises_again_after_some_minutes_is_logged_again(
+    schedulers: Schedulers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serving, "LOG_INTERVAL_SECONDS", 0.0)
+    runner = schedulers.runner(schedulers.schedule("bad", trigger=BrokenTrigger(0)))
+    for _ in range(2):
+        runner.look()
+    assert caplog.text.count("Can't compute the times of bad") == 2
+
+
+def test_a_trigger_that_works_again_is_sent_again(schedulers: Schedulers) -> None:
+    trigger = BrokenTrigger(0)
+    runner = schedulers.runner(schedulers.schedule("bad", trigger=trigger))
+    runner.look()
+    trigger.good_calls = 10**9
+    wait_until(lambda: runner.look() or schedulers.sent())
+
+
+@pytest.mark.parametrize(
+    ("others", "text"),
+    [([], "1 schedule; bad"), (["good"], "2 schedules; next is good at .*; bad")],
+)
+def test_the_log_of_the_start_has_the_error_of_a_trigger(
+    schedulers: Schedulers, caplog: pytest.LogCaptureFixture, others: list[str], text: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    made = [schedulers.schedule(each, every=3600) for each in others]
+    runner = schedulers.runner(schedulers.schedule("bad", trigger=BrokenTrigger(0)), *made)
+    runner.stop()
+    runner.run()
+    reason = r" can't be sent: ValueError: no calendar for\nthis year\."
+    assert any(re.fullmatch(f"Scheduler .* starts with {text}{reason}", each) for each in caplog.messages)

@@ -254,6 +254,28 @@ def test_the_status_of_a_schedule_has_its_last_message(memory_store: Store) -> N
     assert (after.last_message_id, after.sent) == ("m1", 1)
 
 
+class BrokenTrigger:
+    """A trigger of a project's own that fails."""
+
+    def __repr__(self) -> str:
+        return "<BrokenTrigger>"
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        raise LookupError("no calendar for\nthis year")
+
+
+def test_the_list_shows_the_error_of_a_trigger_and_all_other_schedules(capsys: pytest.CaptureFixture[str]) -> None:
+    scheduled(trigger=BrokenTrigger(), name="bad")(tasks.import_rows)
+    scheduled(cron="0 3 * * *", name="good")(tasks.import_rows)
+    bad, good = get_schedules()
+    assert (bad.next_at, bad.error) == (None, "LookupError: no calendar for\nthis year")
+    assert good.next_at is not None and good.error == ""
+    call_command("runscheduler", list=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch("bad +<BrokenTrigger> +LookupError: no calendar for this year +-", lines[1])
+    assert re.fullmatch(r"good +At 03:00 every day +.* 03:00 CES?T +-", lines[2])
+
+
 def test_the_code_of_the_documentation_declares_what_it_says(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (Path(__file__).resolve().parent.parent / "docs" / "schedules.md").read_text(encoding="utf-8")
     code, setting = re.findall(r"```python\n# (?:tasks|settings)\.py\n(.*?)```", text, re.DOTALL)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from dramatiq_progress.conf import LONGEST_SECONDS
-from dramatiq_progress.error_texts import show
+from dramatiq_progress.error_texts import described, show
 
 from .times import At, Cron, Every, Times, Triggered
 
@@ -26,6 +26,10 @@ Overlap = Literal["allow", "skip"]
 DEFAULT_GRACE = timedelta(hours=1)
 
 _NAME = re.compile(r"\S{1,200}")
+
+
+class TimesError(Exception):
+    """The next time of a schedule can't be computed: its trigger, which may be a project's own, has raised an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,17 @@ class Schedule:
     def fingerprint(self) -> str:
         """A text that changes with the times. Ticks from before a change aren't due."""
         return self.times.fingerprint if self.enabled else "disabled"
+
+    def after(self, moment: datetime) -> datetime | None:
+        """Return the first tick after a moment, in UTC. None if there is none.
+
+        Raises:
+          TimesError: The trigger has raised an error.
+        """
+        try:
+            return self.times.after(moment)
+        except Exception as error:
+            raise TimesError(described(error)) from error
 
     def local(self, moment: datetime) -> str:
         """Return a moment in the schedule's time zone, as the log shows it."""

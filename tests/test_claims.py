@@ -231,6 +231,7 @@ def test_two_schedulers_send_one_moment_once_within_its_grace_period_and_never_l
     assert last is not None and schedule.times.after(last) is None, "nothing is due again at the next look"
 
 
+@pytest.mark.django_db  # serving closes the database connections that other tests have left open
 def test_the_log_says_which_times_of_a_schedule_were_missed(
     memory_store: Store, broker: StubBroker, caplog: pytest.LogCaptureFixture
 ) -> None:

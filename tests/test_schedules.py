@@ -10,6 +10,10 @@ from typing import Any
 
 import dramatiq
 import pytest
+from apscheduler.triggers.combining import OrTrigger
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.date import DateTrigger
+from apscheduler.triggers.interval import IntervalTrigger
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
@@ -252,6 +256,73 @@ def test_the_status_of_a_schedule_has_its_last_message(memory_store: Store) -> N
     assert after.last_at == tick and str(after.last_at.tzinfo) == "Europe/Berlin"
     assert after.last_progress is not None and after.last_progress.state == after.last_state == "enqueued"
     assert (after.last_message_id, after.sent) == ("m1", 1)
+
+
+def test_the_time_zone_of_a_trigger_is_its_own(settings: Any) -> None:
+    trigger = CronTrigger(hour=3, timezone="America/New_York")
+    reason = (
+        r"timezone='Europe/Berlin' has no effect on trigger=<.*>, which has a time zone of its own, "
+        r"America/New_York\. Give .* CronTrigger\(…, timezone=\"Europe/Berlin\"\)"
+    )
+    for each in (trigger, OrTrigger([trigger, CronTrigger(hour=4, timezone="Europe/Berlin")])):
+        with pytest.raises(ValueError, match=reason):
+            scheduled(trigger=each, timezone="Europe/Berlin")
+    scheduled(trigger=trigger, timezone="America/New_York", name="same")(tasks.import_rows)
+    scheduled(trigger=trigger, name="own")(tasks.import_rows)
+    assert [str(each.zone) for each in valid_schedules()] == ["America/New_York"] * 2
+    assert [each.next_at.strftime("%H:%M") for each in get_schedules() if each.next_at] == ["03:00", "03:00"]
+    assert all(each.local(datetime(2026, 7, 1, tzinfo=UTC)).endswith(" EDT") for each in valid_schedules())
+    override(settings, own={"timezone": "Europe/Berlin"})
+    assert re.search(reason, run_checks()["E010"])
+
+
+@pytest.mark.parametrize(
+    ("trigger", "zone"),
+    [
+        # In TIME_ZONE: none of its own, or several.
+        (DateTrigger(datetime(2030, 1, 1, tzinfo=UTC)), "Europe/Berlin"),
+        (OrTrigger([CronTrigger(hour=3, timezone=each) for each in ("Asia/Tokyo", "UTC")]), "Europe/Berlin"),
+        (OrTrigger([CronTrigger(hour=each, timezone="Asia/Tokyo") for each in (3, 4)]), "Asia/Tokyo"),
+        (IntervalTrigger(hours=1, start_date=datetime(2026, 1, 1, tzinfo=UTC)), "UTC"),
+    ],
+    ids=["date", "several", "equal", "of-the-start"],
+)
+def test_the_times_of_a_trigger_are_shown_in_its_time_zone(trigger: Any, zone: str) -> None:
+    scheduled(trigger=trigger)(tasks.import_rows)
+    assert str(only().zone) == zone
+
+
+def test_a_trigger_in_the_settings_replaces_the_declared_time_zone_too(settings: Any) -> None:
+    scheduled(cron="@daily", timezone="America/New_York", name="nightly")(tasks.import_rows)
+    trigger = CronTrigger(hour=3, timezone="Asia/Tokyo")
+    override(settings, nightly={"trigger": trigger})
+    assert str(only().zone) == "Asia/Tokyo"
+    override(settings, nightly={"trigger": trigger, "timezone": "America/New_York"})
+    assert "has no effect on trigger=" in run_checks()["E010"]
+    override(settings, nightly={"cron": "@hourly"})
+    assert str(only().zone) == "America/New_York"
+
+
+class BrokenTrigger:
+    """A trigger of a project's own that fails."""
+
+    def __repr__(self) -> str:
+        return "<BrokenTrigger>"
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        raise LookupError("no calendar for\nthis year")
+
+
+def test_the_list_shows_the_error_of_a_trigger_and_all_other_schedules(capsys: pytest.CaptureFixture[str]) -> None:
+    scheduled(trigger=BrokenTrigger(), name="bad")(tasks.import_rows)
+    scheduled(cron="0 3 * * *", name="good")(tasks.import_rows)
+    bad, good = get_schedules()
+    assert (bad.next_at, bad.error) == (None, "LookupError: no calendar for\nthis year")
+    assert good.next_at is not None and good.error == ""
+    call_command("runscheduler", list=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch("bad +<BrokenTrigger> +LookupError: no calendar for this year +-", lines[1])
+    assert re.fullmatch(r"good +At 03:00 every day +.* 03:00 CES?T +-", lines[2])
 
 
 def test_the_code_of_the_documentation_declares_what_it_says(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,17 +32,16 @@ class Due(NamedTuple):
 
 def due_ticks(schedule: Schedule, after: datetime, now: datetime) -> Due:
     """Return the ticks of a schedule after a moment that are due now, by the store's clock."""
-    times = schedule.times
-    first = times.after(after)
+    first = schedule.after(after)
     if first is None or first > now:
         return Due([])
     grace = timedelta(seconds=schedule.grace)
     latest: deque[datetime] = deque(maxlen=MOST_MISSED if schedule.missed == "all" else 1)
     # A tick that is exactly as late as the grace period allows is sent. None may be left: `at`, a trigger with an end.
-    tick = first if now - first <= grace else times.after(now - grace - _MICROSECOND)
+    tick = first if now - first <= grace else schedule.after(now - grace - _MICROSECOND)
     while tick is not None and tick <= now:
         latest.append(tick)
-        tick = times.after(tick)
+        tick = schedule.after(tick)
     if not latest:
         return Due([], first, now - grace)
     patience = min(grace, PUNCTUAL) if schedule.missed == "skip" else grace

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.errors import StoreUnavailable
-from dramatiq_progress.schedules import Schedule
+from dramatiq_progress.schedules import Schedule, TimesError
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.schedules import EARLY_SECONDS, ScheduleRecord, Schedules
 from dramatiq_progress.worker.recorder import get_recorder
@@ -49,7 +50,7 @@ class Runner:
         self._all = {each.name: Serving(each, self._schedules) for each in schedules}
         self._turns = {name: Turns(each.serve) for name, each in self._all.items()}
         enabled = [each for each in schedules if each.enabled]
-        self._timekeeper = make_timekeeper(enabled, self._on_time)
+        self._timekeeper = make_timekeeper(enabled, self._on_time, self._on_error)
         self._threads = ThreadPoolExecutor(min(max(len(enabled), 1), MOST_THREADS), "dramatiq-progress-schedule")
         # Its put() is safe in a signal handler. True: stop. False: look now.
         self._orders: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -59,7 +60,13 @@ class Runner:
         self._concluded: dict[str, str] = {}
 
     def run(self) -> None:
-        """Send what is due, until `stop` is called."""
+        """Send what is due, until `stop` is called.
+
+        Raises:
+          RuntimeError: This host can't start a thread.
+        """
+        # Later threads may fail to start: what is submitted waits in a queue that all of them share, for this one too.
+        self._threads.submit(int)
         logger.info("Scheduler %s starts with %s.", self.id, self._described())
         self.look()
         self._timekeeper.start()
@@ -84,8 +91,11 @@ class Runner:
         for name, record in records.items():
             serving = self._all[name]
             serving.note(record)
-            if serving.schedule.enabled and serving.needs_attention(record):
-                self._serve(name)
+            try:
+                if serving.schedule.enabled and serving.needs_attention(record):
+                    self._serve(name)
+            except TimesError as error:
+                serving.log_error(error)
         if records:
             self._compare_clocks(next(iter(records.values())).now)
         with suppress(StoreUnavailable):
@@ -101,13 +111,27 @@ class Runner:
         missing = [*(each for each in self._all.values() if not each.is_declared), *lost]
         if not missing:
             return records
-        now = datetime.now(UTC)
-        errors = self._schedules.declare([each.declared(now) for each in missing])
-        for each, error in zip(missing, errors, strict=True):
-            each.is_declared = error is None
-        if not records and errors[0] is not None and all(errors):
+        declared = self._declare(missing)
+        errors = [error for error in declared.values() if error is not None]
+        if not records and errors and len(errors) == len(declared):
             raise errors[0]
-        return records | self._read_each([each.schedule.name for each in missing if each.is_declared])
+        return records | self._read_each([name for name, error in declared.items() if error is None])
+
+    def _declare(self, missing: Sequence[Serving]) -> dict[str, StoreUnavailable | None]:
+        """Declare schedules to the store, but for those whose trigger raises. Return the store's error of each."""
+        now = datetime.now(UTC)
+        made = []
+        for each in missing:
+            try:
+                made.append(each.declared(now))
+            except TimesError as problem:
+                each.is_declared = False
+                each.log_error(problem)
+        errors = self._schedules.declare(made) if made else []
+        found = {each.name: error for each, error in zip(made, errors, strict=True)}
+        for name, error in found.items():
+            self._all[name].is_declared = error is None
+        return found
 
     def _read_each(self, names: Sequence[str]) -> dict[str, ScheduleRecord]:
         found = dict(zip(names, self._schedules.read_each(names), strict=True))
@@ -121,10 +145,14 @@ class Runner:
         """Serve a schedule that is due by this host's clock. Called by APScheduler's thread."""
         self._serve(name, tick)
 
+    def _on_error(self, name: str, error: TimesError) -> None:
+        """Log that the trigger of a schedule has raised an error. Called by APScheduler's thread."""
+        self._all[name].log_error(error)
+
     def _serve(self, name: str, tick: datetime | None = None) -> None:
         turns = self._turns[name]
         if turns.request(tick):
-            with suppress(RuntimeError):  # the scheduler is stopping
+            with suppress(RuntimeError):  # the scheduler is stopping, or has one thread less than it could have
                 self._threads.submit(turns.run)
 
     def _is_stopped(self) -> bool:
@@ -194,12 +222,22 @@ class Runner:
         )
 
     def _described(self) -> str:
-        """Return the number of schedules, and the one that is due next."""
+        """Return the number of schedules, the one that is due next, and those whose trigger raises."""
         now = datetime.now(UTC)
-        enabled = [each.schedule for each in self._all.values() if each.schedule.enabled]
-        due = [(tick, each) for each in enabled if (tick := each.times.after(now)) is not None]
+        enabled = [each for each in self._all.values() if each.schedule.enabled]
+        due: list[tuple[datetime, Schedule]] = []
+        parts: list[str] = []
+        for each in enabled:
+            try:
+                if (tick := each.schedule.after(now)) is not None:
+                    due.append((tick, each.schedule))
+            except TimesError as error:
+                each.log_error(error)
+                parts.append(f"{each.schedule.name} can't be sent: {reason_of(error)}")
         count = f"{len(enabled)} schedule{'' if len(enabled) == 1 else 's'}"
-        if not due:
+        if not due and not parts:
             return f"{count}, none of which is due again"
-        tick, first = min(due, key=lambda pair: pair[0])
-        return f"{count}; next is {first.name} at {first.local(tick)}"
+        if due:
+            tick, first = min(due, key=lambda pair: pair[0])
+            parts.insert(0, f"next is {first.name} at {first.local(tick)}")
+        return "; ".join([count, *parts])

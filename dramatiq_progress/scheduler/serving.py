@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from datetime import datetime, timedelta
 
 from django.db import close_old_connections
 
+from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.errors import StoreUnavailable
-from dramatiq_progress.schedules import Schedule
+from dramatiq_progress.schedules import Schedule, TimesError
 from dramatiq_progress.stores.schedules import EARLY_SECONDS, RECORD_SECONDS, Declared, ScheduleRecord, Schedules
 
 from .claiming import LATE, Claiming
@@ -17,6 +20,9 @@ from .targets import has_finished
 
 #: How long ``overlap="skip"`` waits for a message: one that was purged from the broker never finishes.
 LONGEST_RUN = timedelta(days=1)
+
+#: How often an error of a schedule's trigger is logged, which is noticed several times a minute.
+LOG_INTERVAL_SECONDS = 600.0
 
 logger = logging.getLogger("dramatiq_progress.scheduler")
 
@@ -39,11 +45,17 @@ class Serving:
         self.is_declared = False
         self._schedules = schedules
         self._is_ahead = False
+        self._lock = threading.Lock()
+        self._may_log_error_at = 0.0
 
     def declared(self, now: datetime) -> Declared:
-        """Return the schedule as it is declared to the store."""
-        first = self.schedule.times.after(now)
-        second = None if first is None else self.schedule.times.after(first)
+        """Return the schedule as it is declared to the store.
+
+        Raises:
+          TimesError: Its trigger has raised an error.
+        """
+        first = self.schedule.after(now)
+        second = None if first is None else self.schedule.after(first)
         if first is not None:
             # It must outlive the pause between two ticks of a schedule that is seldom due.
             pause = max(first - now, (second or first) - first)
@@ -65,12 +77,31 @@ class Serving:
             )
 
     def needs_attention(self, record: ScheduleRecord) -> bool:
-        """Return whether a tick is due, or one that was claimed may have come to nothing."""
+        """Return whether a tick is due, or one that was claimed may have come to nothing.
+
+        Raises:
+          TimesError: Its trigger has raised an error.
+        """
         if self.claiming.is_incomplete(record.open):
             return True
         known = self.claiming.known
-        tick = None if known is None else self.schedule.times.after(known)
+        tick = None if known is None else self.schedule.after(known)
         return tick is not None and tick <= record.now
+
+    def log_error(self, error: TimesError) -> None:
+        """Log an error of the schedule's trigger, unless that was done a short while ago."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._may_log_error_at:
+                return
+            self._may_log_error_at = now + LOG_INTERVAL_SECONDS
+        logger.error(
+            "Can't compute the times of %s: %s. It isn't sent until that works, which is tried every few seconds; "
+            "other schedules aren't affected. Check its trigger.",
+            self.schedule.name,
+            reason_of(error),
+            exc_info=error.__cause__,
+        )
 
     def serve(self, tick: datetime | None) -> None:
         """Send what is due. Errors are logged.
@@ -84,6 +115,8 @@ class Serving:
         except StoreUnavailable as error:
             # The runner logs the outage, once for all schedules.
             logger.debug("Can't serve %s now: %s", self.schedule.name, error)
+        except TimesError as error:
+            self.log_error(error)
         except Exception:
             logger.exception(
                 "Unexpected error in the schedule %s; trying again in some seconds. Please report this as a bug.",
@@ -103,7 +136,7 @@ class Serving:
         known = self.claiming.known
         if known is None or self.claiming.is_failing or self.schedule.overlap == "skip":
             return False
-        return self.schedule.times.after(known) == tick
+        return self.schedule.after(known) == tick
 
     def _catch_up(self) -> None:
         """Send what is due by the store's clock, and what was claimed and came to nothing."""
@@ -148,7 +181,7 @@ class Serving:
 
     def _log_missed(self, first: datetime, last: datetime, sent: str) -> None:
         schedule = self.schedule
-        second = schedule.times.after(first)
+        second = schedule.after(first)
         if second is None or second > last:
             # `last` needn't be a tick: a schedule that was due once would seem to have been due for days.
             missed, sent = f"tick of {schedule.local(first)}", "it isn't sent"

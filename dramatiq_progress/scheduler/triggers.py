@@ -7,32 +7,44 @@ store's clock: see serving.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from apscheduler.executors.base import BaseExecutor
 from apscheduler.job import Job
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from dramatiq_progress.schedules import Schedule
-from dramatiq_progress.schedules.times import Times
+from dramatiq_progress.schedules import Schedule, TimesError
+
+#: How long after an error of a schedule's trigger its next time is computed again.
+RETRY_AFTER = timedelta(seconds=5)
 
 
 class TimesTrigger(BaseTrigger):
     """The times of a schedule, as a trigger.
 
     Parameters:
-      times: The times.
+      schedule: The schedule.
+      on_error: Gets the schedule's name and the error if its next time can't be computed.
     """
 
-    __slots__ = ("_times",)
+    __slots__ = ("_on_error", "_schedule")
 
-    def __init__(self, times: Times) -> None:
-        self._times = times
+    def __init__(self, schedule: Schedule, on_error: Callable[[str, TimesError], None]) -> None:
+        self._schedule = schedule
+        self._on_error = on_error
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
-        """Return the first tick after now, whatever the last one was: the clock may have been set."""
-        return self._times.after(now)
+        """Return the first tick after now, whatever the last one was: the clock may have been set.
+
+        After an error it is a moment at which to try again: in APScheduler 3.11 an exception ends the thread that keeps
+        the time of all schedules. Whether a tick is due then is decided by the store's clock, as always.
+        """
+        try:
+            return self._schedule.after(now)
+        except TimesError as error:
+            self._on_error(self._schedule.name, error)
+            return now + RETRY_AFTER
 
 
 class HandingExecutor(BaseExecutor):
@@ -54,7 +66,11 @@ class HandingExecutor(BaseExecutor):
         self._hand_over(job.id, run_times[-1])
 
 
-def make_timekeeper(schedules: Sequence[Schedule], hand_over: Callable[[str, datetime], None]) -> BackgroundScheduler:
+def make_timekeeper(
+    schedules: Sequence[Schedule],
+    hand_over: Callable[[str, datetime], None],
+    on_error: Callable[[str, TimesError], None],
+) -> BackgroundScheduler:
     """Return a scheduler of APScheduler's, which isn't started yet, with a job for each schedule."""
     timekeeper = BackgroundScheduler(timezone=UTC, executors={"default": HandingExecutor(hand_over)})
     for schedule in schedules:
@@ -62,7 +78,7 @@ def make_timekeeper(schedules: Sequence[Schedule], hand_over: Callable[[str, dat
         # executor is ours.
         timekeeper.add_job(
             hand_over,
-            TimesTrigger(schedule.times),
+            TimesTrigger(schedule, on_error),
             args=(schedule.name, None),
             id=schedule.name,
             misfire_grace_time=None,

@@ -5,7 +5,15 @@ and send nothing. `scheduler` has what sends.
 """
 
 from .declaring import scheduled
-from .options import Schedule
+from .options import Schedule, TimesError
 from .reading import ScheduleStatus, get_schedules, have_seconds, live_schedulers
 
-__all__ = ["Schedule", "ScheduleStatus", "get_schedules", "have_seconds", "live_schedulers", "scheduled"]
+__all__ = [
+    "Schedule",
+    "ScheduleStatus",
+    "TimesError",
+    "get_schedules",
+    "have_seconds",
+    "live_schedulers",
+    "scheduled",
+]

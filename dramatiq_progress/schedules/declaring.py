@@ -72,7 +72,7 @@ def scheduled(
       every: An interval, as whole seconds or a timedelta. It is counted from the epoch.
       at: One moment.
       trigger: A trigger of APScheduler 3.
-      timezone: The time zone's IANA name. Defaults to ``TIME_ZONE``.
+      timezone: The time zone's IANA name. Defaults to ``TIME_ZONE``. A trigger has a time zone of its own.
       name: The schedule's name. Defaults to the actor's name, or the task's path.
       args: Positional arguments of each message.
       kwargs: Keyword arguments of each message.
@@ -206,6 +206,9 @@ def _make(name: Any, declaration: _Declaration | None, override: Any) -> Schedul
     if any(key in given for key in WHEN):
         # It replaces the declared one, whichever that is.
         options = {key: value for key, value in options.items() if key not in WHEN}
+        if "trigger" in given:
+            # The declared zone was that of the declared times. A trigger has its own.
+            options.pop("timezone", None)
     target, reason = declaration.target if declaration else None, 'has no "send", and no @scheduled(…) has that name'
     if "send" in override:
         target, reason = _import_target(override["send"])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from dramatiq_progress.conf import LONGEST_SECONDS
-from dramatiq_progress.error_texts import show
+from dramatiq_progress.error_texts import described, show
 
 from .times import At, Cron, Every, Times, Triggered
 
@@ -28,6 +28,10 @@ DEFAULT_GRACE = timedelta(hours=1)
 _NAME = re.compile(r"\S{1,200}")
 
 
+class TimesError(Exception):
+    """The next time of a schedule can't be computed: its trigger, which may be a project's own, has raised an error."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """An actor or a task that is sent again and again, and the times.
@@ -36,7 +40,7 @@ class Schedule:
       name: Its name, which is unique.
       target: The actor or the task.
       times: The times at which it is due.
-      zone: The time zone in which its times are shown.
+      zone: The time zone in which its times are shown: that of its trigger, if it has one.
       args: Positional arguments of each message.
       kwargs: Keyword arguments of each message.
       missed: What is sent after an outage, of the ticks that were missed: the latest, all of them (at most 100), or
@@ -49,7 +53,7 @@ class Schedule:
     name: str
     target: Any
     times: Times
-    zone: ZoneInfo
+    zone: tzinfo
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     missed: Missed
@@ -61,6 +65,17 @@ class Schedule:
     def fingerprint(self) -> str:
         """A text that changes with the times. Ticks from before a change aren't due."""
         return self.times.fingerprint if self.enabled else "disabled"
+
+    def after(self, moment: datetime) -> datetime | None:
+        """Return the first tick after a moment, in UTC. None if there is none.
+
+        Raises:
+          TimesError: The trigger has raised an error.
+        """
+        try:
+            return self.times.after(moment)
+        except Exception as error:
+            raise TimesError(described(error)) from error
 
     def local(self, moment: datetime) -> str:
         """Return a moment in the schedule's time zone, as the log shows it."""
@@ -96,11 +111,12 @@ def build_schedule(
         )
     if not isinstance(enabled, bool):
         raise ValueError(f"enabled={show(enabled)} is not True or False.")
+    times = _times(options, zone)
     return Schedule(
         name=name,
         target=target,
-        times=_times(options, zone),
-        zone=zone,
+        times=times,
+        zone=_shown_zone(options, zone) if isinstance(times, Triggered) else zone,
         args=tuple(args),
         kwargs=dict(kwargs),
         missed=missed,
@@ -124,6 +140,31 @@ def _times(options: Mapping[str, Any], zone: ZoneInfo) -> Times:
             return At(value, zone)
         case _:
             return Triggered(value)
+
+
+def _shown_zone(options: Mapping[str, Any], zone: ZoneInfo) -> tzinfo:
+    """Return the zone of a trigger, or the schedule's if the trigger has none or combines several.
+
+    Raises:
+      ValueError: The option ``timezone`` names another one, which the trigger would ignore.
+    """
+    own = {str(each): each for each in _zones_of(options["trigger"])}
+    named = options.get("timezone")
+    if named and (others := sorted(own.keys() - {named})):
+        raise ValueError(
+            f"timezone={show(named)} has no effect on trigger={show(options['trigger'])}, which has a time zone of its "
+            f'own, {", ".join(others)}. Give the trigger that time zone: CronTrigger(…, timezone="{named}").'
+        )
+    shown = own.popitem()[1] if len(own) == 1 else zone
+    return shown if isinstance(shown, tzinfo) else zone
+
+
+def _zones_of(trigger: Any) -> Iterator[Any]:
+    """Yield the time zones of a trigger, and of those that it combines."""
+    if (zone := getattr(trigger, "timezone", None)) is not None:
+        yield zone
+    for each in getattr(trigger, "triggers", ()):
+        yield from _zones_of(each)
 
 
 def _zone(name: str) -> ZoneInfo:

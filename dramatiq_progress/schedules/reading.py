@@ -11,7 +11,7 @@ from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.schedules import ScheduleRecord, Schedules
 
 from .declaring import name_of, valid_schedules
-from .options import Schedule
+from .options import Schedule, TimesError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,8 @@ class ScheduleStatus:
       sends: The name of its actor, or the path of its task.
       runs: Its times in English, such as "At 03:00 every day".
       enabled: Whether it is sent.
-      next_at: The next tick, in its time zone. None if there is none, or it isn't enabled.
+      next_at: The next tick, in its time zone. None if there is none, it isn't enabled, or `error` says why.
+      error: The error of its trigger, because of which the next tick is unknown. Empty without one.
       last_at: The tick that was sent last, in its time zone. None before the first.
       last_message_id: The id of the message of that tick. None before the first.
       last_progress: The progress of that message. None if it isn't tracked, or its record has expired.
@@ -43,6 +44,7 @@ class ScheduleStatus:
     last_state: State | None
     sent: int
     skipped: int
+    error: str = ""
 
 
 def get_schedules() -> list[ScheduleStatus]:
@@ -79,16 +81,22 @@ def _status(schedule: Schedule, record: ScheduleRecord, progress: Mapping[str, P
         return None if moment is None else moment.astimezone(schedule.zone)
 
     last = progress.get(record.sent_id)
+    tick, problem = None, ""
+    try:
+        tick = schedule.after(record.now) if schedule.enabled else None
+    except TimesError as error:
+        problem = str(error)
     return ScheduleStatus(
         name=schedule.name,
         sends=name_of(schedule.target),
         runs=schedule.times.words,
         enabled=schedule.enabled,
-        next_at=local(schedule.times.after(record.now)) if schedule.enabled else None,
+        next_at=local(tick),
         last_at=local(record.sent_tick),
         last_message_id=record.sent_id or None,
         last_progress=last,
         last_state=record.outcome if last is None else last.state,
         sent=record.sent,
         skipped=record.skipped,
+        error=problem,
     )

@@ -117,7 +117,11 @@ class Command(BaseCommand):
 
 def _row(status: ScheduleStatus, shape: str) -> tuple[str, ...]:
     runs = status.runs if status.enabled else f"disabled ({status.runs})"
-    return (status.name, runs, _moment(status.next_at, shape), _last_run(status, shape))
+    return (status.name, runs, _next(status, shape), _last_run(status, shape))
+
+
+def _next(status: ScheduleStatus, shape: str) -> str:
+    return " ".join(status.error.split()) or _moment(status.next_at, shape)
 
 
 def _moment(moment: datetime | None, shape: str) -> str:

@@ -11,7 +11,9 @@ import gc
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
+from itertools import count
 from types import CodeType, FrameType
 from typing import Any
 
@@ -21,9 +23,11 @@ import redis
 from dramatiq.middleware import TimeLimitExceeded
 
 import dramatiq_progress
-from dramatiq_progress import State
-from dramatiq_progress.stores import Store
+from dramatiq_progress import State, threads
+from dramatiq_progress.errors import StoreUnreachable
+from dramatiq_progress.stores import Store, get_store, health
 from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.stores.health import Health
 from dramatiq_progress.stores.redis import RedisStore, batching
 from dramatiq_progress.worker.delivery import Delivery
 from dramatiq_progress.worker.recorder import get_recorder
@@ -181,13 +185,17 @@ def test_an_interrupted_batch_loses_no_request_of_another_thread(redis_store: Re
     check_store_is_usable(redis_store)
 
 
+def delivery_of(message_id: str) -> Delivery:
+    options: dict[str, Any] = {"queue_name": "default", "actor_name": "work", "args": (), "kwargs": {}}
+    return Delivery(dramatiq.Message(**options, options={}, message_id=message_id), retries_left=0)
+
+
 def test_an_interrupted_delivery_has_its_outcome_and_leaves_nothing_behind(redis_store: RedisStore) -> None:
     """Interrupted anywhere between the start of its attempt and the binding of its observer."""
 
     def deliver(message_id: str) -> Delivery:
         redis_store.enqueue(message_id, actor="work", queue="default", retries_left=0)
-        options: dict[str, Any] = {"queue_name": "default", "actor_name": "work", "args": (), "kwargs": {}}
-        return Delivery(dramatiq.Message(**options, options={}, message_id=message_id), retries_left=0)
+        return delivery_of(message_id)
 
     warm = deliver("warm")
     warm.open()
@@ -226,3 +234,31 @@ def test_an_attempt_whose_start_is_interrupted_has_its_outcome(redis_store: Redi
         again = redis_store.start(Attempt(attempt.message_id, "work", "default", 0))
         assert again.deliveries == 1
     check_store_is_usable(redis_store)
+
+
+def start_outages(of: Health, *modules: str, until: Callable[[], object]) -> None:
+    """Start an outage for each point at which its start can be interrupted, and wait each time for a condition."""
+    for point in count():
+        interrupter = Interrupter(point, modules)
+        interrupter.run(lambda: of.mark_unreachable(StoreUnreachable("timeout"), sent_at=time.monotonic()))
+        wait_until(until)
+        if not interrupter.has_interrupted:
+            break
+    assert point > 8
+
+
+def test_callers_end_an_outage_whose_start_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "INLINE_PROBE_INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(threads, "START_PATIENCE_SECONDS", 0.05)
+    made = Health(lambda: None)
+    start_outages(made, "health.py", "threads.py", until=lambda: made.allows() and made.is_available)
+
+
+def test_the_recorder_ends_an_outage_whose_start_was_interrupted(redis_store: RedisStore, settings: Any) -> None:
+    """A process with one long job makes no other calls."""
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.2, "LOST_AFTER": 30.0}
+    delivery = delivery_of("m1")
+    delivery.open()
+    used = get_store().health
+    start_outages(used, "health.py", until=lambda: used.is_available)
+    delivery.finish(State.DONE)

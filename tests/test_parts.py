@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dramatiq
@@ -13,6 +13,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Pipelines, Retries
 
 from dramatiq_progress import ProgressObserver, State, get_progress, owned_by, progress_actor, progress_group
+from dramatiq_progress.errors import StoreUnavailable, StoreUnreachable
 from dramatiq_progress.message_ids import MessageLike
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import current_owner
@@ -20,8 +21,11 @@ from dramatiq_progress.progress import Parts, Progress
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.composites import PATH_OPTION, Contribution, Place, Told, slot
+from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.worker import deferred
+from dramatiq_progress.worker.deferred import Refusals
 from dramatiq_progress.worker.ledger import COMPOSITES_LIMIT, Ledger
+from dramatiq_progress.worker.parts import Parts as ContributedParts
 from tests.store_server import Server
 from tests.waiting import wait_until
 
@@ -265,6 +269,52 @@ def test_the_end_of_a_member_brings_along_what_the_store_refused(
     found = get_progress(job)
     assert found is not None and (found.state, found.total) == (State.RUNNING, 4)
     server.ask("CONFIG", "SET", "maxmemory", "0")
+
+
+class Failing(MemoryStore):
+    """A store in memory that fails at the first contributions.
+
+    Parameters:
+      error: What it answers, or raises unless it is of the store.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(prefix="p:")
+        self._errors = [error]
+
+    def tell(self, contributions: Sequence[Contribution], *, age: float = 0.0) -> list[Told | StoreUnavailable]:
+        if not self._errors:
+            return super().tell(contributions, age=age)
+        error = self._errors.pop()
+        if isinstance(error, StoreUnavailable):
+            return [error] * len(contributions)
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [StoreUnreachable("timeout"), RuntimeError("a bug")], ids=lambda each: type(each).__name__
+)
+def test_ends_are_contributed_again_after_an_error_that_left_them_out(error: Exception) -> None:
+    """A store came back empty, and failed again at the first of several round trips."""
+    groups = [f"g{number}" for number in range(6)]
+    contributed = ContributedParts(Refusals(), lambda: None)
+
+    def end(store: Store, member: str) -> None:
+        for group in groups:
+            text = slot(State.DONE, 1, 0, 1)
+            contributed.contribute(store, [Contribution((Place(group, 2, "work"),), "", {member: text})])
+
+    end(MemoryStore(prefix="p:"), "a")
+    emptied = Failing(error)
+    contributed.doubt()
+    with pytest.raises(type(error)):
+        contributed.repair(emptied)
+    end(emptied, "b")
+    for _ in range(3):
+        contributed.doubt()
+        contributed.repair(emptied)
+    states = {each.id: each.state for each in emptied.read(groups) if each is not None}
+    assert states == dict.fromkeys(groups, State.DONE)
 
 
 def test_the_ledger_keeps_the_last_report_of_a_member_that_is_cancelled_before_it_runs_again() -> None:

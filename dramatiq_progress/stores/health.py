@@ -1,7 +1,8 @@
 """Whether a store can be reached: one answer for all threads of a process, and one log line per outage.
 
 After a command without an answer, no thread waits for another timeout of the same outage: commands fail at once, and a
-thread of this module's probes the store until it answers.
+thread of this module's probes the store until it answers. If a time limit interrupted the caller that was to start that
+thread, another one starts it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 
 from dramatiq_progress import jitter
 from dramatiq_progress.errors import StoreRefused, StoreUnavailable, StoreUnreachable
-from dramatiq_progress.threads import start_thread
+from dramatiq_progress.threads import SingleThread
 
 #: Pause after the first failed probe; it doubles up to the longest one. Jitter keeps processes that lost their store at
 #: the same moment from returning at the same one.
@@ -51,8 +52,9 @@ class Health:
         # By `time.monotonic`: the last change between available and unreachable.
         self._changed_at = 0.0
         self._callbacks: list[Callable[[], None]] = []
-        # When a caller may try; None while the thread does.
-        self._inline_probe_at: float | None = None
+        # When a caller may try, unless the thread does.
+        self._inline_probe_at = 0.0
+        self._prober = SingleThread(self._run, "dramatiq-progress-probe", has_more=self._must_probe)
 
     @property
     def outage_seconds(self) -> float:
@@ -68,10 +70,11 @@ class Health:
         """Return whether to send a command now."""
         if self.is_available:
             return True
-        due, now = self._inline_probe_at, time.monotonic()
-        if due is None or now < due:
+        now = time.monotonic()
+        if now < self._inline_probe_at or self._prober.is_running or self._closed.is_set():
             return False
         self._inline_probe_at = now + INLINE_PROBE_INTERVAL_SECONDS
+        self._start_probing()
         return True
 
     def mark_unreachable(self, error: Exception, *, sent_at: float) -> None:
@@ -85,9 +88,13 @@ class Health:
         with self._lock:
             if not self.is_available or sent_at < self._changed_at or self._closed.is_set():
                 return
+            now = time.monotonic()
             self._recovered.clear()
+            self._changed_at = now
+            # Until the thread runs, which may never be.
+            self._inline_probe_at = now + INLINE_PROBE_INTERVAL_SECONDS
+            # Last, since others read it without the lock. If this thread is interrupted then, they start to probe.
             self.is_available = False
-            self._changed_at = time.monotonic()
         logger.warning(
             "The %s is unavailable; jobs continue, and their latest values are kept in memory until it answers. Check "
             "that it is running and reachable: %s",
@@ -129,26 +136,29 @@ class Health:
     def call_when_available(self, callback: Callable[[], None]) -> None:
         """Call a function once when the store is available again, in any thread; immediately if it is."""
         with self._lock:
-            if not self.is_available:
-                if callback not in self._callbacks:
-                    self._callbacks.append(callback)
-                return
-        callback()
+            is_available = self.is_available
+            if not is_available and callback not in self._callbacks:
+                self._callbacks.append(callback)
+        if is_available:
+            callback()
+        else:
+            self._start_probing()
 
     def close(self) -> None:
         """Stop probing."""
         self._closed.set()
 
+    def _must_probe(self) -> bool:
+        return not (self.is_available or self._closed.is_set())
+
     def _start_probing(self) -> None:
-        # Until the thread runs, which may never be.
-        self._inline_probe_at = time.monotonic() + INLINE_PROBE_INTERVAL_SECONDS
-        start_thread(self._run, "dramatiq-progress-probe")
+        if self._must_probe():
+            self._prober.start()
 
     def _run(self) -> None:
-        self._inline_probe_at = None
         pause = FIRST_PAUSE_SECONDS
         # A probe may end the outage and raise nevertheless, for one node of several.
-        while not (self._closed.is_set() or self.is_available):
+        while self._must_probe():
             try:
                 self._probe()
             except StoreRefused:

@@ -155,14 +155,20 @@ class Parts:
             return
         self.is_due = False
         pieces = [piece for each in self._ledger.take_incomplete() for piece in pieces_of(each)]
-        for start in range(0, len(pieces), PIECES_AT_ONCE):
-            some = pieces[start : start + PIECES_AT_ONCE]
-            answers = store.tell(some)
-            for contribution, answer in zip(some, answers, strict=True):
-                if isinstance(answer, StoreUnavailable):
-                    self._ledger.mark_incomplete(contribution.place.id)
-            _, errors = self._settle(store, some, answers, keeps=True, late=True)
-            self._raise_unreachable(errors)
+        try:
+            while pieces:
+                some = pieces[:PIECES_AT_ONCE]
+                answers = store.tell(some)
+                for contribution, answer in zip(some, answers, strict=True):
+                    if isinstance(answer, StoreUnavailable):
+                        self._ledger.mark_incomplete(contribution.place.id)
+                _, errors = self._settle(store, some, answers, keeps=True, late=True)
+                self._raise_unreachable(errors)
+                del pieces[:PIECES_AT_ONCE]
+        finally:
+            # An error left them out. Otherwise the next report of another member would hide what they lack.
+            for contribution in pieces:
+                self._ledger.mark_incomplete(contribution.place.id)
 
     # ---- In both ----
 

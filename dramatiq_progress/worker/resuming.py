@@ -209,8 +209,7 @@ class Resumption:
 
 
 def _name_of(path: tuple[str, ...]) -> str:
-    # No step's name contains a line break.
-    return STEP_PREFIX + "\n".join(path)
+    return STEP_PREFIX + json.dumps(path, ensure_ascii=False)
 
 
 def is_in_transaction() -> bool:

@@ -350,6 +350,19 @@ def scene(request: pytest.FixtureRequest, make_scene: SceneFactory) -> Scene:
 
 
 @pytest.fixture
+def patient_scene(make_scene: SceneFactory, tmp_path: Path) -> Scene:
+    """A scene in which only a fault is an outage.
+
+    With the default timeout of 0.25 s, a machine that is busy for a moment is one too.
+    """
+    server = Server(tmp_path, "--save", "")
+    patient = {"OPTIONS": {"url": server.url, "socket_timeout": 10, "socket_connect_timeout": 10}}
+    made = make_scene(store=server, progress=QUICK_PROGRESS | patient)
+    server.start()
+    return made
+
+
+@pytest.fixture
 def make_scene(request: pytest.FixtureRequest, valkey: str, settings: Any, tmp_path: Path) -> Iterator[SceneFactory]:
     with ExitStack() as opened:
 

@@ -15,7 +15,7 @@ from django.test import Client
 
 from dramatiq_progress import State
 from tests.faults import tasks
-from tests.faults.scene import QUICK_PROGRESS, RECOVERY, REFUSAL, TROUBLE, Scene, SceneFactory
+from tests.faults.scene import RECOVERY, REFUSAL, TROUBLE, Scene, SceneFactory
 from tests.store_server import Server
 from tests.waiting import BUSY_SECONDS, wait_until
 
@@ -29,7 +29,8 @@ def takes_as_long(scene: Scene, tracked: dramatiq.Message[Any], untracked: drama
 
 
 @pytest.mark.slow(17)
-def test_a_store_that_is_killed_during_a_job_and_is_back_empty_after_ten_seconds(scene: Scene) -> None:
+def test_a_store_that_is_killed_during_a_job_and_is_back_empty_after_ten_seconds(patient_scene: Scene) -> None:
+    scene = patient_scene
     with scene.worker("-p", "1", "-t", "4") as worker, scene.unleaking(worker):
         twins = scene.send(tasks.report_for, 12.0), scene.send(tasks.untracked_for, 12.0)
         lasting = scene.send(tasks.report_for, 14.0)
@@ -111,7 +112,8 @@ def test_a_store_that_is_frozen_for_thirty_seconds_at_the_default_settings(make_
         scene.heal()
 
 
-def test_a_full_store_accepts_the_outcome_of_each_job(scene: Scene, tmp_path: Path) -> None:
+def test_a_full_store_accepts_the_outcome_of_each_job(patient_scene: Scene, tmp_path: Path) -> None:
+    scene = patient_scene
     go_on = tmp_path / "go-on"
     with scene.worker("-p", "1", "-t", "2") as worker, scene.unleaking(worker):
         message = scene.send(tasks.wait_for, str(go_on))
@@ -128,7 +130,8 @@ def test_a_full_store_accepts_the_outcome_of_each_job(scene: Scene, tmp_path: Pa
     assert TROUBLE not in worker.log.read_text()
 
 
-def test_a_read_only_store_is_written_when_it_accepts_writes_again(scene: Scene, tmp_path: Path) -> None:
+def test_a_read_only_store_is_written_when_it_accepts_writes_again(patient_scene: Scene, tmp_path: Path) -> None:
+    scene = patient_scene
     go_on = tmp_path / "go-on"
     with scene.worker("-p", "1", "-t", "2") as worker, scene.unleaking(worker):
         ending, going_on = scene.send(tasks.report_for, 2.0), scene.send(tasks.wait_for, str(go_on))
@@ -154,12 +157,8 @@ def read_only(scene: Scene) -> Iterator[None]:
         client.execute_command("REPLICAOF", "NO", "ONE")
 
 
-def test_a_store_that_forgets_its_scripts_repeatedly(make_scene: SceneFactory, tmp_path: Path) -> None:
-    server = Server(tmp_path, "--save", "")
-    # On a busy machine, an answer of such a server may take longer than the default of 0.25 s: that is an outage.
-    patient = {"OPTIONS": {"url": server.url, "socket_timeout": 10}}
-    scene = make_scene(store=server, progress=QUICK_PROGRESS | patient)
-    server.start()
+def test_a_store_that_forgets_its_scripts_repeatedly(patient_scene: Scene) -> None:
+    scene = patient_scene
     stopping = threading.Event()
 
     def forget() -> None:

@@ -197,6 +197,20 @@ def test_every_state_is_tested_above() -> None:
     assert {progress.state for progress, *_ in STATES} == set(State)
 
 
+def test_a_page_in_a_language_without_translation_is_english() -> None:
+    with translation.override("fr"):
+        html = markup(make_progress(eta=7200, current=1250.5), label="Import")
+    assert "Importing: 1,250.5 of 5,000, about 2\N{NO-BREAK SPACE}hours left" in html
+
+
+@pytest.mark.parametrize(
+    ("current", "total", "text"),
+    [(0.1 + 0.2, 5.0, "0.3 of 5"), (5.0, 10, "5 of 10"), (12.345678, 73.4, "12.346 of 73.4"), (0.0004, 1, "0 of 1")],
+)
+def test_amounts_have_at_most_three_digits_as_in_the_bar(current: float, total: float, text: str) -> None:
+    assert f">Importing: {text}<" in markup(make_progress(current=current, total=total), label="")
+
+
 def test_it_is_in_the_language_of_the_page() -> None:
     with translation.override("de"):
         html = markup(make_progress(eta=7200, current=1250.5), label="Einfuhr")

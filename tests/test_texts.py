@@ -14,7 +14,9 @@ from django.template import Context, Template
 from django.utils import translation
 from playwright.sync_api import Page, expect
 
+from dramatiq_progress import Progress, State
 from dramatiq_progress.web import texts
+from dramatiq_progress.web.noscript import markup
 from dramatiq_progress.web.texts import CONTEXT, TEXTS, page_texts, translate, translate_result
 from tests.bars import HEAD, OpenBar, answer, expect_state, part
 from tests.scripted_site import ScriptedSite
@@ -86,6 +88,20 @@ def test_a_project_s_own_language_has_its_texts_and_english_numbers(settings: An
     own_locale(settings, tmp_path, "dothraki-sea", {"Done": "Hash"})
     with translation.override("dothraki-sea"):
         assert page_texts() == {"done": "Hash"}
+
+
+@pytest.mark.parametrize("language", ["fr", "pl"])
+def test_a_page_in_an_unknown_language_has_the_texts_and_numbers_of_the_site_s(
+    settings: Any, tmp_path: Path, language: str
+) -> None:
+    settings.LANGUAGE_CODE = "de"
+    # Django keeps what it has read before.
+    settings.LOCALE_PATHS = [tmp_path]
+    with translation.override(language):
+        assert (page_texts()["done"], page_texts()["locale"]) == ("Fertig", "de")
+        running = {"actor": "work", "queue": "default", "state": State.RUNNING, "eta": 200.0}
+        html = markup(Progress(id="m1", current=1200, total=5000, **running))
+        assert "1.200 von 5.000, noch etwa 4\N{NO-BREAK SPACE}Minuten" in html
 
 
 @pytest.mark.parametrize("language", ["de", "de-at", "es-mx"])

@@ -194,6 +194,10 @@ def _fill(text: str, /, **values: Number | str) -> str:
 
 
 def _format_number(value: Number) -> str:
+    if isinstance(value, float):
+        # At most three digits, as the browser's `Intl.NumberFormat` shows.
+        value = round(value, 3)
+        value = int(value) if value.is_integer() else value
     return str(number_format(value, use_l10n=True, force_grouping=True))
 
 

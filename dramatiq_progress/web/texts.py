@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from django.utils.translation import get_language, pgettext
+from django.conf import settings
+from django.utils.translation import get_language, override, pgettext
 
 from dramatiq_progress.progress import DEFAULT_RESULTS, GIVEN_UP
 
@@ -114,10 +115,32 @@ def translate_result(result: object) -> str:
     return translate(result) if result in RESULTS else result
 
 
+def language_of_texts() -> str:
+    """Return the language that the texts are in: the active one, unless they aren't translated into it.
+
+    Django then uses the translations of ``LANGUAGE_CODE``, and if there are none either, the texts are English.
+    """
+    language, text = get_language() or "en", TEXTS["amount"]
+    if _base(language) == "en":
+        return language
+    translated = translate(text)
+    if translated == text:
+        return "en"
+    if _base(settings.LANGUAGE_CODE) != _base(language):
+        with override(settings.LANGUAGE_CODE):
+            if translate(text) == translated:
+                return str(settings.LANGUAGE_CODE)
+    return language
+
+
+def _base(language: str) -> str:
+    return language.partition("-")[0]
+
+
 def page_texts() -> dict[str, Any]:
     """Return the texts that differ from the module's English in the active language.
 
-    ``locale`` is set if there is a translation into the active language, so that numbers and times match the texts.
+    ``locale`` is set to the language of the texts, so that numbers and times match them.
     """
     texts: dict[str, Any] = {
         name: translate(text) for name, text in (TEXTS | CANCEL_TEXTS | PARTS_TEXTS).items() if translate(text) != text
@@ -125,9 +148,8 @@ def page_texts() -> dict[str, Any]:
     results = [[text, translate(text)] for text in RESULTS if translate(text) != text]
     if results:
         texts["results"] = results
-    language = get_language() or "en"
-    is_english = language.partition("-")[0] == "en"
-    differs_from_module = language not in ("en", "en-us") if is_english else bool(texts)
+    language = language_of_texts()
+    differs_from_module = language not in ("en", "en-us") if _base(language) == "en" else bool(texts)
     if differs_from_module and _LOCALE.fullmatch(language):
         texts["locale"] = language
     return texts

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
+from django.db import connections
 from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -60,8 +61,6 @@ def _with_errors(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
 
 
 def _stream_view(view: AsyncView) -> AsyncView:
-    # Non-atomic: with ATOMIC_REQUESTS, Django rejects every other async view.
-    @non_atomic_requests
     @csrf_exempt
     @require_GET
     @wraps(view)
@@ -71,6 +70,9 @@ def _stream_view(view: AsyncView) -> AsyncView:
         except REFUSED_REQUEST as error:
             return error_response(error)
 
+    for alias in connections:
+        # With ATOMIC_REQUESTS of any database, Django rejects every other async view.
+        respond = non_atomic_requests(using=alias)(respond)
     return respond
 
 

@@ -272,10 +272,13 @@ def test_a_stream_requires_get(memory_store: Store, method: str) -> None:
     assert (response.status_code, response["Allow"]) == (405, "GET")
 
 
-def test_no_transaction_is_held_open(memory_store: Store, settings: Any) -> None:
+def test_no_transaction_is_held_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any database: Django would reject the view."""
     from dramatiq_progress import views
 
-    assert "default" in views.stream._non_atomic_requests  # type: ignore[attr-defined]
+    assert views.stream._non_atomic_requests == {"default"}  # type: ignore[attr-defined]
+    monkeypatch.setattr(views, "connections", ["default", "reports"])
+    assert views._stream_view(views.stream)._non_atomic_requests == {"default", "reports"}  # type: ignore[attr-defined]
 
 
 # ---- In this process ----

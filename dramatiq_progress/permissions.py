@@ -66,7 +66,8 @@ def is_owner(request: HttpRequest, progress: Progress) -> bool:
 def is_staff(request: HttpRequest) -> bool:
     """Whether the request's user is active and has ``is_staff``."""
     user = getattr(request, "user", None)
-    return user is not None and bool(user.is_active and user.is_staff)
+    # A user model without the admin may lack `is_staff`.
+    return user is not None and bool(user.is_active and getattr(user, "is_staff", False))
 
 
 def may_read(request: HttpRequest, progress: Progress) -> bool:

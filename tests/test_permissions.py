@@ -16,7 +16,7 @@ from django.template import RequestContext, Template
 from django.test import AsyncClient, RequestFactory
 
 from dramatiq_progress import Progress, State, get_progress
-from dramatiq_progress.permissions import may_cancel, may_read
+from dramatiq_progress.permissions import is_staff, may_cancel, may_read
 from tests.people import NAMES, People
 
 READY_MADE = "dramatiq_progress.permissions."
@@ -349,3 +349,14 @@ def test_async_permissions_of_a_list_are_awaited_together(people: People, settin
     settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"PERMISSION": slow}
     answer = people.clients["owner"].get("/progress/?" + "&".join(f"id={each}" for each in ids))
     assert len(answer.json()["messages"]) == 5
+
+
+def test_a_user_model_without_is_staff_has_no_staff() -> None:
+    """As one of a project without the admin."""
+
+    class Plain:
+        is_active = True
+
+    request = RequestFactory().get("/")
+    request.user = Plain()  # type: ignore[assignment]
+    assert not is_staff(request)

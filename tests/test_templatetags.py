@@ -171,6 +171,13 @@ def test_an_option_that_is_none_is_omitted() -> None:
     assert bar("m1", label=None) == bar("m1")
 
 
+@pytest.mark.parametrize("given", ['"Import"', '_("Import")'])
+def test_a_label_is_also_the_one_of_the_children(given: str) -> None:
+    html = render(f"{{% dramatiq_progress message_id label={given} %}}", message_id="m1")
+    assert html.startswith('<dramatiq-progress label="Import"')
+    assert '<b>Import</b><progress max="100" aria-label="Import">' in html
+
+
 @pytest.mark.parametrize("debug", [False, True])
 @pytest.mark.parametrize("cancellable", [False, True])
 def test_a_message_that_is_not_cancellable_has_no_button_and_debug_says_why(

@@ -98,9 +98,9 @@ def bar_element(
     children = SafeString()
     if fallback:
         label = named.get("label")
-        children = markup(
-            progress, label=label if isinstance(label, str) else None, name=str(named.get("aria-label") or "")
-        )
+        # A lazy translation isn't a `str`.
+        title = None if label is None or isinstance(label, bool) else str(label)
+        children = markup(progress, label=title, name=str(named.get("aria-label") or ""))
     return format_html("<dramatiq-progress{}>{}</dramatiq-progress>", flatatt(named), children)
 
 

@@ -29,8 +29,8 @@ from .worker.current import (
     observing,
     open_observer,
 )
-from .worker.injection import ObserverParameter, called_function
-from .worker.interruption import is_cancel, is_interruption
+from .worker.injection import ObserverParameter, called_function, is_coroutine_function
+from .worker.interruption import is_cancel, is_interruption, user_facing
 from .worker.observer import ProgressObserver
 from .worker.options import ESTIMATE_KEY_OPTION, check_options, checked_cancellable, checked_estimate_key
 from .worker.tracking import CANCELLABLE_OPTION, TRACKED_OPTION, YIELD_OPTION
@@ -92,7 +92,8 @@ def progress_actor(
     The observer is passed to the parameter that is annotated `ProgressObserver`, or otherwise to the one named
     ``progress_observer``. A function with neither is tracked too. The observer is never an argument of the message.
     Called as a function, outside a worker or inside another actor, the actor gets a detached observer; tests may pass
-    one, by position or by name.
+    one, by position or by name. Called with the observer of another actor, it is a part of that actor's work, and its
+    return value isn't published.
 
     Parameters:
       fn: The function; may be ``async def``, with Dramatiq's AsyncIO middleware.
@@ -118,8 +119,8 @@ def progress_actor(
 
     Raises:
       ImproperlyConfigured: The broker has no `ProgressMiddleware`.
-      TypeError: More than one parameter is annotated `ProgressObserver`, the title or the estimate key isn't a text, or
-        ``cancellable`` isn't a bool.
+      TypeError: More than one parameter is annotated `ProgressObserver`, the title or the estimate key isn't a text,
+        ``cancellable`` isn't a bool, or the function is a generator.
       ValueError: The estimate key is empty or too long, or `yield_after` isn't a number above 0.
     """
 
@@ -129,6 +130,9 @@ def progress_actor(
         name = actor_name or getattr(fn, "__name__", None)
         if name is None:
             raise TypeError(f'{fn!r} has no name; give the actor one: actor_name="…".')
+        called = called_function(fn)
+        if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+            raise TypeError(f"{name} is a generator function, whose body a call doesn't run: take `yield` out of it.")
         settled: dict[str, Any] = {**options, "actor_name": name, "broker": chosen}
         settled |= {TRACKED_OPTION: True}
         settled[CANCELLABLE_OPTION] = None if cancellable is None else checked_cancellable(cancellable)
@@ -151,7 +155,7 @@ def progress_actor(
 
 def is_asynchronous(actor: Actor[..., Any]) -> bool:
     """Return whether an actor was declared from an ``async def`` function."""
-    return inspect.iscoroutinefunction(called_function(inspect.unwrap(actor.fn)))
+    return is_coroutine_function(called_function(inspect.unwrap(actor.fn)))
 
 
 def _require_middleware(broker: Broker) -> None:
@@ -179,11 +183,15 @@ def _thrown(declared: Any) -> tuple[Any, ...]:
 def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any]:
     """Wrap a function so that each call has an observer."""
     parameter = ObserverParameter.of(fn)
-    call = synchronous(fn) if inspect.iscoroutinefunction(called_function(fn)) else fn
+    call = synchronous(fn) if is_coroutine_function(called_function(fn)) else fn
 
     @functools.wraps(fn)
     def observed(*args: Any, **kwargs: Any) -> Any:
         observer = parameter.given(args, kwargs) if parameter else None
+        if observer is not None and observer.message_id is not None:
+            # A part of the actor that the observer was made for: it doesn't end that one's attempt.
+            with observing(observer):
+                return call(*args, **kwargs)
         if observer is None:
             observer = open_observer(observed.actor_name)  # type: ignore[attr-defined]
             if parameter is not None:
@@ -197,6 +205,9 @@ def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any
             note_exception(observer)
             if is_interruption(error):
                 end_interrupted(observer)
+            if isinstance(error, BaseExceptionGroup) and (for_user := user_facing(error)) is not None:
+                # As `asyncio.TaskGroup` raises it. Dramatiq's `Retries` looks for the error itself.
+                raise for_user from error
             raise
         finally:
             note_return(observer)

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -19,6 +19,7 @@ from dramatiq_progress import (
     InvalidReport,
     ProgressObserver,
     State,
+    UserFacingError,
     current_observer,
     get_progress,
     progress_actor,
@@ -419,3 +420,102 @@ def test_a_parameter_that_probably_should_be_the_observer_is_a_warning_at_the_de
         progress_actor(broker=broker)(bare)
     assert found[0].filename == __file__
     progress_actor(broker=broker)(annotated)
+
+
+# Calls inside another actor, and functions of other kinds
+
+
+def test_a_call_with_the_observer_of_another_actor_is_a_part_of_that_one(broker: StubBroker) -> None:
+    @progress_actor(broker=broker, publish_result=True)
+    def check(progress_observer: ProgressObserver) -> str:
+        progress_observer.set_progress(1, 2, "Checking")
+        return "secret"
+
+    seen: list[Any] = []
+
+    @progress_actor(broker=broker)
+    def nightly(progress_observer: ProgressObserver) -> None:
+        seen.append((check(progress_observer), progress_observer.description))
+        delivery = progress_observer.delivery
+        assert delivery is not None
+        seen.append(delivery().is_running)  # type: ignore[union-attr]
+
+    done = run(broker, nightly)
+    assert (seen, done.current, done.result) == ([("secret", "Checking"), True], 1, None)
+
+
+def test_a_cancel_in_such_a_call_is_no_exception_that_the_outer_actor_catches(broker: StubBroker) -> None:
+    @progress_actor(broker=broker)
+    def inner(progress_observer: ProgressObserver) -> None:
+        progress_observer.note_cancel_request()
+        progress_observer.set_progress(1)
+
+    caught: list[Exception] = []
+
+    @progress_actor(broker=broker, cancellable=True)
+    def outer(progress_observer: ProgressObserver) -> None:
+        try:
+            inner(progress_observer)
+        except Exception as error:
+            caught.append(error)
+
+    message = outer.send()
+    broker.join("default")
+    progress = get_progress(message)
+    assert caught == [] and progress is not None and progress.state is State.CANCELLED
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_message_for_the_user_in_an_exception_group_is_final(broker: StubBroker, is_nested: bool) -> None:
+    @progress_actor(broker=broker, max_retries=2, min_backoff=1, max_backoff=1)
+    async def work(progress_observer: ProgressObserver) -> None:
+        async def fail() -> None:
+            if is_nested:
+                raise ExceptionGroup("lines", [UserFacingError("Line 7 has no code.")])
+            raise UserFacingError("Line 7 has no code.")
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fail())
+
+    message = work.send()
+    broker.join("default", fail_fast=False)
+    progress = get_progress(message)
+    assert progress is not None
+    assert (progress.state, progress.attempt, progress.result) == (State.FAILED, 1, "Line 7 has no code.")
+
+
+def test_a_group_of_other_errors_is_retried(broker: StubBroker) -> None:
+    @progress_actor(broker=broker, max_retries=1, min_backoff=1, max_backoff=1)
+    def work() -> None:
+        raise ExceptionGroup("lines", [UserFacingError("Line 7 has no code."), ValueError("7")])
+
+    message = work.send()
+    broker.join("default", fail_fast=False)
+    progress = get_progress(message)
+    assert progress is not None
+    assert (progress.state, progress.attempt, progress.result) == (State.FAILED, 2, "The task failed.")
+
+
+def generate() -> Iterator[int]:
+    yield 1
+
+
+async def generate_later() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("function", [generate, generate_later])
+def test_a_generator_function_is_no_actor(broker: StubBroker, function: Any) -> None:
+    with pytest.raises(TypeError, match=f"{function.__name__} is a generator function.*take `yield` out of it"):
+        progress_actor(broker=broker)(function)
+
+
+def test_an_object_with_an_asynchronous_call_is_an_actor(broker: StubBroker) -> None:
+    class Work:
+        async def __call__(self, progress_observer: ProgressObserver) -> None:
+            await asyncio.sleep(0)
+            progress_observer.set_result("ran")
+
+    work = progress_actor(broker=broker, actor_name="work")(Work())
+    assert is_asynchronous(work)
+    assert run(broker, work).result == "ran"

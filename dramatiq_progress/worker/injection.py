@@ -83,6 +83,11 @@ class ObserverParameter:
         return self._signature.replace(parameters=parameters)
 
 
+def is_coroutine_function(fn: Callable[..., Any]) -> bool:
+    """Return whether a function, or what an object does when it is called, is an ``async def``."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
+
+
 def called_function(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function that has the actor's parameters: for a class-based actor its method ``perform``."""
     return fn.perform if isinstance(fn, GenericActor) else fn

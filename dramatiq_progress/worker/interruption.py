@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import Any
 
-from dramatiq_progress.errors import Cancelled, Interrupted
+from dramatiq_progress.errors import Cancelled, Interrupted, UserFacingError
 
 
 class Interruption:
@@ -66,6 +66,13 @@ def is_cancel(error: BaseException | None) -> bool:
 def is_interruption(error: BaseException | None) -> bool:
     """Return whether an exception is `Interrupted`, or a group of nothing else."""
     return _is_only(error, Interrupted)
+
+
+def user_facing(error: BaseException) -> UserFacingError | None:
+    """Return a `UserFacingError`, also the first of a group of nothing else."""
+    while isinstance(error, BaseExceptionGroup) and _is_only(error, UserFacingError):
+        error = error.exceptions[0]
+    return error if isinstance(error, UserFacingError) else None
 
 
 def _is_only(error: BaseException | None, kind: type[BaseException]) -> bool:

@@ -11,8 +11,6 @@ from http import HTTPStatus
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
-from django.db import connections
-from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
@@ -70,10 +68,17 @@ def _stream_view(view: AsyncView) -> AsyncView:
         except REFUSED_REQUEST as error:
             return error_response(error)
 
-    for alias in connections:
-        # With ATOMIC_REQUESTS of any database, Django rejects every other async view.
-        respond = non_atomic_requests(using=alias)(respond)
+    # With ATOMIC_REQUESTS of any database, Django rejects every other async view. As `non_atomic_requests` does, which
+    # needs the names of the databases.
+    respond._non_atomic_requests = _EveryDatabase()  # type: ignore[attr-defined]
     return respond
+
+
+class _EveryDatabase(set[str]):
+    """The names of all databases, which may not be known yet: URLs can be imported before there are settings."""
+
+    def __contains__(self, alias: object) -> bool:
+        return True
 
 
 @_reading_view

@@ -1072,6 +1072,28 @@ def test_a_loop_in_a_transaction_without_atomic_begins_at_its_start(memory_store
     assert seen == [0, 1, 2, 0, 1, 2, 3] and Group.objects.count() == 4
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_call_that_leaves_a_transaction_open_is_made_again_and_reported(memory_store: Store, caplog: Any) -> None:
+    """As with ``AUTOCOMMIT: False``, where the first query begins one."""
+    calls: list[int] = []
+
+    def call() -> None:
+        transaction.set_autocommit(False)
+        calls.append(Group.objects.count())
+
+    carried: dict[str, str] = {}
+    for number in (1, 2):
+        observer = lenient(carried, number)
+        try:
+            observer.once("lock", call)
+        finally:
+            transaction.rollback()
+            transaction.set_autocommit(True)
+        carried = observer.carried()
+    assert calls == [0, 0]
+    assert "once='lock' (a database transaction is open after it" in caplog.text
+
+
 @pytest.mark.django_db
 def test_the_transaction_of_a_test_case_is_none() -> None:
     assert list(ProgressObserver().track(range(2), resume=True)) == [0, 1]

@@ -267,6 +267,8 @@ def test_the_time_zone_of_a_trigger_is_its_own(settings: Any) -> None:
     for each in (trigger, OrTrigger([trigger, CronTrigger(hour=4, timezone="Europe/Berlin")])):
         with pytest.raises(ValueError, match=reason):
             scheduled(trigger=each, timezone="Europe/Berlin")
+    # Debian calls the zone of a server Etc/UTC.
+    scheduled(trigger=CronTrigger(hour=3, timezone="Etc/UTC"), timezone="UTC")
     scheduled(trigger=trigger, timezone="America/New_York", name="same")(tasks.import_rows)
     scheduled(trigger=trigger, name="own")(tasks.import_rows)
     assert [str(each.zone) for each in valid_schedules()] == ["America/New_York"] * 2

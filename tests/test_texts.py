@@ -90,6 +90,17 @@ def test_a_project_s_own_language_has_its_texts_and_english_numbers(settings: An
         assert page_texts() == {"done": "Hash"}
 
 
+@pytest.mark.parametrize("site", ["en", "es"])
+def test_a_project_s_own_texts_are_shown_also_if_an_amount_is_as_in_another_language(
+    settings: Any, tmp_path: Path, site: str
+) -> None:
+    settings.LANGUAGE_CODE = site
+    own_locale(settings, tmp_path, "pt", {"Done": "Feito", "{current} of {total}": "{current} de {total}"})
+    with translation.override("pt"):
+        assert (page_texts()["done"], page_texts()["locale"]) == ("Feito", "pt")
+        assert ">Feito<" in markup(Progress(id="m1", actor="work", queue="default", state=State.DONE))
+
+
 @pytest.mark.parametrize("language", ["fr", "pl"])
 def test_a_page_in_an_unknown_language_has_the_texts_and_numbers_of_the_site_s(
     settings: Any, tmp_path: Path, language: str

@@ -150,13 +150,21 @@ def _shown_zone(options: Mapping[str, Any], zone: ZoneInfo) -> tzinfo:
     """
     own = {str(each): each for each in _zones_of(options["trigger"])}
     named = options.get("timezone")
-    if named and (others := sorted(own.keys() - {named})):
+    if named and (others := sorted(name for name, each in own.items() if not _is_same(each, zone))):
         raise ValueError(
             f"timezone={show(named)} has no effect on trigger={show(options['trigger'])}, which has a time zone of its "
-            f'own, {", ".join(others)}. Give the trigger that time zone: CronTrigger(…, timezone="{named}").'
+            f'own, {", ".join(others)}. Give it that time zone itself, as in CronTrigger(…, timezone="{named}").'
         )
     shown = own.popitem()[1] if len(own) == 1 else zone
     return shown if isinstance(shown, tzinfo) else zone
+
+
+def _is_same(one: Any, other: tzinfo) -> bool:
+    """Return whether two time zones agree in each month of this year. A zone has several names: UTC and Etc/UTC."""
+    if not isinstance(one, tzinfo):
+        return str(one) == str(other)
+    months = [datetime(datetime.now(other).year, month, 15) for month in range(1, 13)]
+    return all(one.utcoffset(each) == other.utcoffset(each) for each in months)
 
 
 def _zones_of(trigger: Any) -> Iterator[Any]:

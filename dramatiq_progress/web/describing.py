@@ -12,6 +12,7 @@ from dataclasses import replace
 from django.utils.formats import number_format
 from django.utils.html import avoid_wrapping
 from django.utils.timesince import TIME_STRINGS
+from django.utils.translation import override
 
 from dramatiq_progress.progress import Progress, State
 from dramatiq_progress.progress_values import Number, Parts, StepProgress, UsualTimes
@@ -23,6 +24,7 @@ from .texts import (
     RETRY_SHORT,
     TEXTS,
     USUALLY_SHORT,
+    language_of,
     translate,
     translate_result,
 )
@@ -198,7 +200,13 @@ def _format_number(value: Number) -> str:
         # At most three digits, as the browser's `Intl.NumberFormat` shows.
         value = round(value, 3)
         value = int(value) if value.is_integer() else value
-    return str(number_format(value, use_l10n=True, force_grouping=True))
+    with _in_language_of_words():
+        return str(number_format(value, use_l10n=True, force_grouping=True))
+
+
+def _in_language_of_words() -> override:
+    """Activate the language of the words around a number: without a translation they are in another one."""
+    return override(language_of([TEXTS["amount"]]))
 
 
 def _size_of(seconds: float) -> int:
@@ -215,4 +223,5 @@ def _rounded(seconds: float) -> int:
 def _duration(seconds: float) -> str:
     unit, size = next((unit, size) for unit, size, limit in _UNITS if seconds < limit)
     number = math.ceil(seconds / size)
-    return avoid_wrapping(TIME_STRINGS[unit] % {"num": number})
+    with _in_language_of_words():
+        return avoid_wrapping(TIME_STRINGS[unit] % {"num": number})

@@ -10,7 +10,6 @@ from django.forms.utils import flatatt
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from django.utils.translation import override
 
 from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.event_loop import in_event_loop
@@ -19,7 +18,7 @@ from dramatiq_progress.progress import Progress
 from dramatiq_progress.stores import get_store
 
 from .describing import describe, until_first_answer
-from .texts import REFRESH, TEXTS, language_of_texts, translate
+from .texts import REFRESH, TEXTS, translate
 
 
 def reading(request: HttpRequest | None, message: str | Progress) -> Progress | None:
@@ -54,10 +53,8 @@ def markup(progress: Progress | None, *, label: str | None = None, name: str = "
         attributes = {"data-state": progress.state.value}
         if percent is not None:
             attributes["data-percent"] = f"{percent:g}"
-        # Numbers and durations in the language of the words around them.
-        with override(language_of_texts()):
-            text, first = describe(progress), until_first_answer(progress)
-        if first != text:
+        text = describe(progress)
+        if (first := until_first_answer(progress)) != text:
             attributes["data-text"] = first
         parts.append(format_html("<span{}>{}</span>", flatatt(attributes), text))
     if progress is None or not progress.complete:

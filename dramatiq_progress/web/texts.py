@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
@@ -115,20 +116,23 @@ def translate_result(result: object) -> str:
     return translate(result) if result in RESULTS else result
 
 
-def language_of_texts() -> str:
-    """Return the language that the texts are in: the active one, unless they aren't translated into it.
+def language_of(texts: Sequence[str]) -> str:
+    """Return the language that texts are shown in: the active one, unless none of them is translated into it.
 
-    Django then uses the translations of ``LANGUAGE_CODE``, and if there are none either, the texts are English.
+    Django then uses the translations of ``LANGUAGE_CODE``, and if there are none either, they are English.
+
+    Parameters:
+      texts: The texts in English.
     """
-    language, text = get_language() or "en", TEXTS["amount"]
+    language = get_language() or "en"
     if _base(language) == "en":
         return language
-    translated = translate(text)
-    if translated == text:
+    translated = [translate(each) for each in texts]
+    if translated == list(texts):
         return "en"
     if _base(settings.LANGUAGE_CODE) != _base(language):
         with override(settings.LANGUAGE_CODE):
-            if translate(text) == translated:
+            if translated == [translate(each) for each in texts]:
                 return str(settings.LANGUAGE_CODE)
     return language
 
@@ -142,13 +146,12 @@ def page_texts() -> dict[str, Any]:
 
     ``locale`` is set to the language of the texts, so that numbers and times match them.
     """
-    texts: dict[str, Any] = {
-        name: translate(text) for name, text in (TEXTS | CANCEL_TEXTS | PARTS_TEXTS).items() if translate(text) != text
-    }
+    english = TEXTS | CANCEL_TEXTS | PARTS_TEXTS
+    texts: dict[str, Any] = {name: translate(text) for name, text in english.items() if translate(text) != text}
     results = [[text, translate(text)] for text in RESULTS if translate(text) != text]
     if results:
         texts["results"] = results
-    language = language_of_texts()
+    language = language_of([*english.values(), *RESULTS])
     differs_from_module = language not in ("en", "en-us") if _base(language) == "en" else bool(texts)
     if differs_from_module and _LOCALE.fullmatch(language):
         texts["locale"] = language

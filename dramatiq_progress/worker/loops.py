@@ -119,7 +119,7 @@ def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generato
                 if observer.must_notify:
                     _note_item(observer, place)
         else:
-            found = entries(request.source, request.order, count, value, _check_of(observer, request))
+            found = entries(request.source, request.order, count, value, _keep_of(observer, request))
             for item, count, reached in found if request.batch is None else batches(found, request.batch):
                 yield item
                 # As `_pass` does, without a call for each item.
@@ -165,7 +165,7 @@ class AsyncItems(AsyncIterator[Any]):
                 rest = request.rest(value)
                 total = request.total if rest is None else count + await rest.acount()
                 observer.set_progress(count, total, request.description)
-                found = async_entries(request.source, request.order, count, value, _check_of(observer, request))
+                found = async_entries(request.source, request.order, count, value, _keep_of(observer, request))
                 self._found = found if request.batch is None else async_batches(found, request.batch)
             elif self._last is not None and self._level is not None and self._place is not None:
                 last, self._last = self._last, None
@@ -203,9 +203,9 @@ def _place(observer: ProgressObserver, request: Request) -> Place | None:
     return observer.resumption().begin_loop(request.name)
 
 
-def _check_of(observer: ProgressObserver, request: Request) -> Callable[[Any], None]:
-    """Return what checks the values that find the next item. Only those of a loop with a name are ever stored."""
-    return (lambda _: None) if request.name is None else observer.resumption().check_value
+def _keep_of(observer: ProgressObserver, request: Request) -> Callable[[Any], Any]:
+    """Return what keeps the values that find the next item. Only those of a loop with a name are ever stored."""
+    return (lambda value: value) if request.name is None else observer.resumption().keep_value
 
 
 def _position(request: Request, place: Place) -> tuple[int, Any]:

@@ -116,10 +116,10 @@ class ProgressObserver(ReportedValues):
 
         Parameters:
           iterable: Any iterable. ``len()`` of a queryset loads all its rows; for many rows, pass
-            ``queryset.iterator()`` and ``queryset.count()`` as the total, or use `resume`. With `resume`, querysets are
-            read in pieces, by their primary key or the one unique field in ``order_by``, and may be used by
-            ``async for``, as may asynchronous iterables; or a function of a cursor (None at the start) that yields
-            ``(item, cursor)``, where the cursor is JSON that finds what follows the item.
+            ``queryset.iterator()`` and ``queryset.count()`` as the total, or use `resume`. An asynchronous iterable is
+            for ``async for``. With `resume`, querysets are read in pieces, by their primary key or the one unique field
+            in ``order_by``, and may be used by ``async for`` too; or a function of a cursor (None at the start) that
+            yields ``(item, cursor)``, where the cursor is JSON that finds what follows the item.
           total: The number of items. Defaults to ``len(iterable)``, or to unknown if it has no length.
           description: The current activity. Defaults to the last one.
           resume: True in an actor with one such loop; otherwise a name for each. A loop with a new name begins at the

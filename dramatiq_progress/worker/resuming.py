@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -9,6 +10,9 @@ from django.db import connections
 
 from .cursor import Cursor, check_size
 from .reports import Checks
+
+#: Types of values that may change, also by what they contain.
+CHANGING = (dict, list, tuple)
 
 #: The names of steps, beside those of loops and calls.
 STEP_PREFIX = "step:"
@@ -94,13 +98,24 @@ class Resumption:
                 )
         return self._text
 
-    def check_value(self, value: Any) -> None:
-        """Raise `InvalidReport` for a value that can't be stored, if the checks are strict."""
+    def keep_value(self, value: Any) -> Any:
+        """Return a value as it is kept until it is encoded: by then a function may have changed the object it gave.
+
+        Raises:
+          InvalidReport: It can't be stored, and the checks are strict.
+        """
         if self._checks.strict:
             try:
                 check_size(json.dumps(value, allow_nan=False, ensure_ascii=False))
             except (TypeError, ValueError, RecursionError) as error:
                 self._checks.ignore("cursor", value, f"{error}; give a short one, as an id or a page token is")
+        if not isinstance(value, CHANGING):
+            return value
+        try:
+            return copy.deepcopy(value)
+        except Exception:
+            # It contains what isn't JSON either, which is reported when it is encoded.
+            return value
 
     def begin_loop(self, name: str) -> Place | None:
         """Return the place that a loop begins at.
@@ -180,17 +195,22 @@ class Resumption:
         return _name_of(path) in self._over
 
     def end_step(self, path: tuple[str, ...], step: object) -> None:
-        """Note that a step is complete, unless another one has its name."""
-        if self.is_first_step(path, step):
-            self.end_call(_name_of(path))
+        """Note that a step is complete, unless another one has its name. Not in a transaction, as above."""
+        if self.is_first_step(path, step) and not is_in_transaction():
+            self._note_over(_name_of(path))
 
     def end_call(self, name: str) -> None:
-        """Note that a call or a step is done.
+        """Note that a call is done.
 
         Not in a transaction, whose rollback would take back the work and leave the name: the next attempt repeats it.
         """
         # A name that isn't one was reported by begin_call.
-        if isinstance(name, str) and not is_in_transaction():
+        if not isinstance(name, str):
+            return
+        if is_in_transaction():
+            # Without autocommit, the call itself may have begun it.
+            self._checks.warn("once", name, "a database transaction is open after it, so the next attempt repeats it")
+        else:
             self._note_over(name)
 
     def _note_over(self, name: str) -> None:

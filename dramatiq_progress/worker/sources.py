@@ -6,7 +6,6 @@ is done; None if there is no place to go on from after it.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -17,9 +16,6 @@ from dramatiq_progress.error_texts import show
 from .querysets import Order, async_rows, rows
 
 Entry = tuple[Any, int, Any]
-
-#: Cursors that the function may change while the body runs, also by what they contain.
-CHANGING = (dict, list, tuple)
 
 
 def is_function(source: object) -> bool:
@@ -47,7 +43,7 @@ def items_from(source: Iterable[Any], count: int) -> Iterator[Any]:
     return islice(source, count, None)
 
 
-def entries(source: Any, order: Order | None, count: int, value: Any, check: Callable[[Any], None]) -> Iterator[Entry]:
+def entries(source: Any, order: Order | None, count: int, value: Any, keep: Callable[[Any], Any]) -> Iterator[Entry]:
     """Return the entries of a source after the place that an earlier attempt has reached.
 
     Parameters:
@@ -55,23 +51,23 @@ def entries(source: Any, order: Order | None, count: int, value: Any, check: Cal
       order: The order of a queryset that can be gone on from.
       count: The number of items that are done.
       value: What finds the next one.
-      check: Receives each cursor of a function.
+      keep: Returns each cursor of a function as it is kept, until it is stored.
     """
     if order is not None:
         return rows(order, source, count, value)
     if is_function(source):
-        return _pairs(source, count, value, check)
+        return _pairs(source, count, value, keep)
     return ((item, done, done) for done, item in enumerate(items_from(source, count), count + 1))
 
 
 def async_entries(
-    source: Any, order: Order | None, count: int, value: Any, check: Callable[[Any], None]
+    source: Any, order: Order | None, count: int, value: Any, keep: Callable[[Any], Any]
 ) -> AsyncIterator[Entry]:
     """Return the entries of a source, as `entries` does, in a running event loop."""
     if order is not None:
         return async_rows(order, source, count, value)
     if is_function(source):
-        return _async_pairs(source, count, value, check)
+        return _async_pairs(source, count, value, keep)
     return _async_items(source, count)
 
 
@@ -123,20 +119,18 @@ async def async_batches(found: AsyncIterator[Entry], size: int) -> AsyncIterator
         yield rest
 
 
-def _pairs(source: Any, count: int, value: Any, check: Callable[[Any], None]) -> Iterator[Entry]:
+def _pairs(source: Any, count: int, value: Any, keep: Callable[[Any], Any]) -> Iterator[Entry]:
     for pair in source(value):
         item, cursor = _pair(source, pair)
         count += 1
-        check(cursor)
-        yield item, count, None if cursor is None else (count, cursor)
+        yield item, count, None if cursor is None else (count, keep(cursor))
 
 
-async def _async_pairs(source: Any, count: int, value: Any, check: Callable[[Any], None]) -> AsyncIterator[Entry]:
+async def _async_pairs(source: Any, count: int, value: Any, keep: Callable[[Any], Any]) -> AsyncIterator[Entry]:
     async for pair in source(value):
         item, cursor = _pair(source, pair)
         count += 1
-        check(cursor)
-        yield item, count, None if cursor is None else (count, cursor)
+        yield item, count, None if cursor is None else (count, keep(cursor))
 
 
 async def _async_items(source: Any, count: int) -> AsyncIterator[Entry]:
@@ -152,13 +146,4 @@ def _pair(source: Any, pair: Any) -> tuple[Any, Any]:
         name = getattr(source, "__name__", source)
         raise TypeError(f"track({name}): the function must yield pairs, (item, cursor), and has yielded {show(pair)}.")
     item, cursor = pair
-    return item, _copy(cursor) if isinstance(cursor, CHANGING) else cursor
-
-
-def _copy(cursor: Any) -> Any:
-    # It is encoded later, when the function may have prepared the same object for the next item.
-    try:
-        return copy.deepcopy(cursor)
-    except Exception:
-        # It contains what isn't JSON either, which is reported when it is encoded.
-        return cursor
+    return item, cursor

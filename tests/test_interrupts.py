@@ -208,8 +208,8 @@ def test_an_interrupted_delivery_has_its_outcome_and_leaves_nothing_behind(redis
         progress = redis_store.read([f"m{point}"])[0]
         assert progress is not None and progress.state is State.FAILED, f"point {point}"
         assert not [each for each in get_recorder().observers() if each.message_id == f"m{point}"]
-    threads = [each for each in threading.enumerate() if each.name == "dramatiq-progress-recorder"]
-    assert len(threads) <= 1
+    # Of threads that were started twice, one runs; the others end at once, which a busy machine delays.
+    wait_until(lambda: [each.name for each in threading.enumerate()].count("dramatiq-progress-recorder") <= 1)
     check_store_is_usable(redis_store)
 
 

@@ -172,14 +172,20 @@ def test_an_error_is_shown_for_some_seconds(
     expect(button(bar)).to_be_visible()
 
 
-def test_an_error_in_an_outage_is_shown_and_announced_before_the_next_answer(
-    site: ScriptedSite, page: Page, open_bar: OpenBar, presses: Presses
-) -> None:
+def open_paused(site: ScriptedSite, page: Page, open_bar: OpenBar) -> Any:
+    """Open a bar with a button, which has its first answer, and whose clock stands still from then on."""
     page.clock.install(time=0)
     page.clock.pause_at(1000)
     site.reply(answer("running", extra=OFFERED))
     bar = open_bar(WITH_BUTTON)
     page.clock.run_for(1)
+    return bar
+
+
+def test_an_error_in_an_outage_is_shown_and_announced_before_the_next_answer(
+    site: ScriptedSite, page: Page, open_bar: OpenBar, presses: Presses
+) -> None:
+    bar = open_paused(site, page, open_bar)
     expect(button(bar)).to_be_visible()
     site.reply(UNAVAILABLE)
     presses.is_offline = True
@@ -191,11 +197,7 @@ def test_an_error_in_an_outage_is_shown_and_announced_before_the_next_answer(
 def test_an_error_of_another_message_is_not_shown(
     site: ScriptedSite, page: Page, open_bar: OpenBar, presses: Presses
 ) -> None:
-    page.clock.install(time=0)
-    page.clock.pause_at(1000)
-    site.reply(answer("running", extra=OFFERED))
-    bar = open_bar(WITH_BUTTON)
-    page.clock.run_for(1)
+    bar = open_paused(site, page, open_bar)
     presses.is_held, presses.status = True, 503
     button(bar).click()
     wait_until(lambda: page.evaluate("true") and presses.bodies)

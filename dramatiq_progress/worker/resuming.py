@@ -195,7 +195,7 @@ class Resumption:
         return _name_of(path) in self._over
 
     def end_step(self, path: tuple[str, ...], step: object) -> None:
-        """Note that a step is complete, unless another one has its name. Not in a transaction, as above."""
+        """Note that a step is complete, unless another one has its name. Not in a transaction: see `end_call`."""
         if self.is_first_step(path, step) and not is_in_transaction():
             self._note_over(_name_of(path))
 

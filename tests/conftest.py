@@ -19,6 +19,7 @@ from dramatiq_progress.worker import recorder
 from dramatiq_progress.worker.recorder import get_recorder
 from tests import servers, topologies
 from tests.store_server import Server, eternal_keys
+from tests.waiting import wait_until
 
 pytest_plugins = [
     "tests.axe",
@@ -65,12 +66,19 @@ def own_recorder() -> Iterator[None]:
     """A recorder for this test only: no test inherits the messages or the outage of another."""
     yield
     used = get_recorder()
-    for source in used.observers():
-        used.close(source)
-    # Otherwise its thread would write the deferred changes to the store of the next test.
-    used._deferred._ready.clear()
-    used._deferred._waiting.clear()
-    used.stop()
+
+    def has_ended() -> bool:
+        for source in used.observers():
+            used.close(source)
+        # Otherwise its thread would write them to the store of the next test, or continue without a store.
+        deferred = used._deferred
+        for kept in (deferred._ready, deferred._waiting, deferred._parked, used._running._changed):
+            kept.clear()
+        used.stop()
+        # What was being written at that moment may have been kept again.
+        return not used._thread.is_running
+
+    wait_until(has_ended)
     recorder.replace_recorder()
 
 

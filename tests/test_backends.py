@@ -48,6 +48,7 @@ from dramatiq_progress.owners import owners_of
 from dramatiq_progress.requests import OwnerMiddleware
 from dramatiq_progress.stores import Store, get_store
 from tests import django_tasks as tasks
+from tests.conftest import PATIENT
 from tests.people import MIDDLEWARE
 from tests.steps import until_asked
 from tests.store_server import Server
@@ -666,7 +667,7 @@ def test_a_task_that_can_be_no_member_says_why(site: Site, settings: Any) -> Non
 
 
 def test_a_store_that_is_down_gets_a_group_of_tasks_later(site: Site, settings: Any, server: Server) -> None:
-    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}}
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url, **PATIENT}}
     server.kill()
     job = progress_group([tasks.give.message("x" * 100_000), *(tasks.give.message(each) for each in range(300))]).run()
     server.start()
@@ -678,7 +679,7 @@ def test_a_store_that_is_down_gets_a_group_of_tasks_later(site: Site, settings: 
 def test_a_store_that_is_down_keeps_no_task_from_being_sent(
     site: Site, settings: Any, server: Server, signals: list[Any]
 ) -> None:
-    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}}
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url, **PATIENT}}
     server.kill()
     result = tasks.fail_first.using(max_retries=1).enqueue(1)
     assert (result.status, result.enqueued_at is None) == (READY, False)

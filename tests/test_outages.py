@@ -25,6 +25,7 @@ from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.worker.recorder import get_recorder
+from tests.conftest import PATIENT
 from tests.steps import Steps, found, when
 from tests.store_server import Server
 from tests.waiting import wait_until
@@ -34,7 +35,11 @@ from tests.waiting import wait_until
 def server(settings: Any, tmp_path: Path) -> Iterator[Server]:
     """A server that can be stopped and started again, empty, on the same port."""
     made = Server(tmp_path, "--save", "")
-    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": made.url}, "FLUSH_INTERVAL": 0.02, "HEARTBEAT_INTERVAL": 0.1}
+    settings.DRAMATIQ_PROGRESS = {
+        "OPTIONS": {"url": made.url, **PATIENT},
+        "FLUSH_INTERVAL": 0.02,
+        "HEARTBEAT_INTERVAL": 0.1,
+    }
     yield made
     get_store().close()
     made.stop()

@@ -27,6 +27,7 @@ from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import OWNER_OPTION, VISITOR_KEY, owners_of
 from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store
+from tests.conftest import PATIENT
 from tests.people import People
 from tests.steps import found
 from tests.store_server import Server
@@ -402,7 +403,7 @@ def test_a_worker_does_not_keep_the_owner_of_the_previous_message(
 def test_a_message_sent_while_the_store_was_down_keeps_its_owner(
     people: People, broker: StubBroker, mine: str, server: Server, settings: Any
 ) -> None:
-    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}}
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url, **PATIENT}}
     server.kill()
     with owned_by(people.users["owner"]):
         message = Actors.tracked.send()

@@ -26,6 +26,7 @@ from dramatiq_progress.worker import deferred
 from dramatiq_progress.worker.deferred import Refusals
 from dramatiq_progress.worker.ledger import COMPOSITES_LIMIT, Ledger
 from dramatiq_progress.worker.parts import Parts as ContributedParts
+from tests.conftest import PATIENT
 from tests.store_server import Server
 from tests.waiting import wait_until
 
@@ -253,7 +254,7 @@ def test_the_end_of_a_member_brings_along_what_the_store_refused(
     gate: Gate, broker: StubBroker, server: Server, settings: Any
 ) -> None:
     """A full store refuses new members, and takes ends."""
-    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"OPTIONS": {"url": server.url}}
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"OPTIONS": {"url": server.url, **PATIENT}}
     broker.declare_queue("unserved")
 
     def send() -> None:

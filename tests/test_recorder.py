@@ -230,6 +230,22 @@ def test_an_error_in_the_settings_does_not_end_the_thread(memory_store: Store, s
     wait_until(lambda: job.read().current == 2)
 
 
+def test_a_thread_that_ends_while_it_is_stopped_is_not_started_again(memory_store: Store, monkeypatch: Any) -> None:
+    """The request to stop was its own; the next thread would run until the process ends."""
+    used = get_recorder()
+    used.start()
+    wait_until(lambda: used._thread.is_running)
+    started: list[int] = []
+
+    def start_late() -> None:
+        wait_until(lambda: not used._thread.is_running)
+        started.append(1)
+
+    monkeypatch.setattr(used._thread, "start", start_late)
+    used.stop()
+    assert not started
+
+
 def test_heartbeats_continue_when_another_worker_of_the_process_stops(store: Store, settings: Any) -> None:
     set_intervals(settings, heartbeat_interval=0.02, lost_after=1.5)
     job = Job()

@@ -43,6 +43,7 @@ from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.worker.current import this_thread
 from dramatiq_progress.worker.cursor import CURSOR_OPTION, MAX_CURSOR_BYTES
+from tests.conftest import PATIENT
 from tests.steps import when
 from tests.store_server import Server
 from tests.waiting import wait_until
@@ -582,7 +583,7 @@ def test_the_middleware_may_be_first_or_last(store: Store, position: int) -> Non
 
 
 def test_a_store_that_is_away_at_the_start_is_waited_for_once(server: Server, settings: Any) -> None:
-    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}, "RESUME_WAIT": 0.5}
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url, **PATIENT}, "RESUME_WAIT": 0.5}
     server.stop()
     observer = ProgressObserver(
         attempt=Attempt("m1", "work", "default", brought={"cursor": '[1,["a"],"b",3,null]', "current": "3"}),
@@ -598,7 +599,7 @@ def test_a_store_that_is_away_at_the_start_is_waited_for_once(server: Server, se
 
 
 def test_only_loops_that_resume_wait_for_a_store_that_is_away(server: Server, settings: Any) -> None:
-    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}, "RESUME_WAIT": 20}
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url, **PATIENT}, "RESUME_WAIT": 20}
     server.stop()
     observer = ProgressObserver(attempt=Attempt("m1", "work", "default"), strict=False)
     began = time.monotonic()

@@ -21,6 +21,7 @@ from dramatiq_progress.schedules.times import Every
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.schedules import Declared, Schedules
 from tests import servers
+from tests.conftest import PATIENT
 from tests.waiting import wait_until
 
 # Each starts a scheduler.
@@ -42,7 +43,7 @@ class Project:
             "TEST_BROKER_URL": f"{valkey}/6",
             "TEST_BROKER_OPTIONS": json.dumps({"namespace": self.prefix}),
         }
-        self.options = {"OPTIONS": {"url": f"{valkey}/1"}, "PREFIX": self.prefix}
+        self.options = {"OPTIONS": {"url": f"{valkey}/1", **PATIENT}, "PREFIX": self.prefix}
         self.declare()
         settings.DRAMATIQ_PROGRESS = self.options
         self.store: Store = get_store()

@@ -17,6 +17,7 @@ from dramatiq_progress import Progress, ProgressObserver, State, get_progress, p
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store
+from tests.conftest import PATIENT
 from tests.store_server import Server
 from tests.waiting import wait_until
 
@@ -118,7 +119,7 @@ def test_a_slow_receiver_of_a_deferred_change_delays_no_other_message(
 ) -> None:
     """The recorder writes the start late; the receiver takes as long as sending an email."""
     settings.DRAMATIQ_PROGRESS = {
-        "OPTIONS": {"url": server.url},
+        "OPTIONS": {"url": server.url, **PATIENT},
         "FLUSH_INTERVAL": 0.02,
         "HEARTBEAT_INTERVAL": 0.1,
         "LOST_AFTER": 2.0,

@@ -128,8 +128,12 @@ class Recorder:
         self._thread.returned.clear()
         self._stop_requested = True
         self._wake.set()
-        if self._thread.is_running or self._has_more():
+        runs = self._thread.is_running
+        if not runs and self._has_more():
+            # Not if it ran: it may have ended by now, and another one would run on, since nobody asks it to stop.
             self.start()
+            runs = True
+        if runs:
             self._thread.returned.wait(STOP_TIMEOUT_SECONDS)
         # Otherwise the request remains, for a thread that has just been started.
         if self._deferred:

@@ -27,6 +27,7 @@ from dramatiq_progress.schedules.options import Schedule
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.schedules import Schedules
 from tests import tasks
+from tests.triggers import BrokenTrigger
 
 Declare = Callable[..., Any]
 
@@ -305,25 +306,15 @@ def test_a_trigger_in_the_settings_replaces_the_declared_time_zone_too(settings:
     assert str(only().zone) == "America/New_York"
 
 
-class BrokenTrigger:
-    """A trigger of a project's own that fails."""
-
-    def __repr__(self) -> str:
-        return "<BrokenTrigger>"
-
-    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
-        raise LookupError("no calendar for\nthis year")
-
-
 def test_the_list_shows_the_error_of_a_trigger_and_all_other_schedules(capsys: pytest.CaptureFixture[str]) -> None:
     scheduled(trigger=BrokenTrigger(), name="bad")(tasks.import_rows)
     scheduled(cron="0 3 * * *", name="good")(tasks.import_rows)
     bad, good = get_schedules()
-    assert (bad.next_at, bad.error) == (None, "LookupError: no calendar for\nthis year")
+    assert (bad.next_at, bad.error) == (None, "ValueError: no calendar for\nthis <year>")
     assert good.next_at is not None and good.error == ""
     call_command("runscheduler", list=True)
     lines = capsys.readouterr().out.splitlines()
-    assert re.fullmatch("bad +<BrokenTrigger> +LookupError: no calendar for this year +-", lines[1])
+    assert re.fullmatch("bad +<BrokenTrigger> +ValueError: no calendar for this <year> +-", lines[1])
     assert re.fullmatch(r"good +At 03:00 every day +.* 03:00 CES?T +-", lines[2])
 
 

@@ -25,6 +25,7 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.schedules import Schedules
 from dramatiq_progress.web.static_files import SCHEDULES_STYLESHEET
 from tests import servers, tasks
+from tests.triggers import BrokenTrigger
 
 TABLE = Template("{% load dramatiq_progress %}{% dramatiq_progress_schedules %}")
 TABLE_FOR_ALL = Template("{% load dramatiq_progress %}{% dramatiq_progress_schedules staff_only=False %}")
@@ -58,7 +59,7 @@ def render(template: Template = TABLE, *, is_staff: bool = True) -> str:
 def cells(html: str) -> list[str]:
     """Return the texts of the row's cells."""
     row = html.partition("<tbody>")[2]
-    return [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row)]
+    return [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL)]
 
 
 def test_staff_see_each_schedule_and_others_see_nothing() -> None:
@@ -114,6 +115,14 @@ def test_a_disabled_schedule_is_shown_as_such(settings: Any) -> None:
     settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"SCHEDULES": {"<nightly>": {"enabled": False}}}
     html = render()
     assert cells(html)[2] == "Disabled" and "No scheduler is running" not in html
+
+
+def test_staff_see_why_the_next_time_is_unknown() -> None:
+    """The text of an exception isn't for everyone."""
+
+    scheduled(trigger=BrokenTrigger(), name="<broken>")(tasks.import_rows)
+    assert cells(render())[2] == "ValueError: no calendar for\nthis &lt;year&gt;"
+    assert cells(render(TABLE_FOR_ALL, is_staff=False))[2] == "—"
 
 
 def test_the_table_is_in_the_language_of_the_page() -> None:

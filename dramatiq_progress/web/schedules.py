@@ -41,16 +41,24 @@ def table(
         statuses, live = run_outside_event_loop(lambda: (get_schedules(), live_schedulers()))
     except StoreUnavailable:
         return _wrapped(not_now())
-    return link(SCHEDULES_STYLESHEET, nonce) + _table(statuses, live, bar)
+    return link(SCHEDULES_STYLESHEET, nonce) + _table(statuses, live, bar, shows_errors=staff_only)
 
 
 def _table(
-    statuses: Sequence[ScheduleStatus], live: Sequence[str], bar: Callable[[Progress], SafeString]
+    statuses: Sequence[ScheduleStatus],
+    live: Sequence[str],
+    bar: Callable[[Progress], SafeString],
+    *,
+    shows_errors: bool,
 ) -> SafeString:
     """Render the table, and a warning if no scheduler is running."""
     seconds = have_seconds(statuses)
     headings = format_html_join("", '<th scope="col">{}</th>', ((_text(each),) for each in _COLUMNS))
-    rows = format_html_join("", "<tr>{}</tr>", ((_row(each, bar, seconds=seconds),) for each in statuses))
+    rows = format_html_join(
+        "",
+        "<tr>{}</tr>",
+        ((_row(each, bar, seconds=seconds, shows_errors=shows_errors),) for each in statuses),
+    )
     shown = format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", headings, rows)
     is_stopped = not live and any(each.enabled for each in statuses)
     warning = format_html('<p role="alert">{}</p>', _text("stopped")) if is_stopped else SafeString()
@@ -61,10 +69,14 @@ def _wrapped(content: SafeString) -> SafeString:
     return format_html('<div class="dramatiq-progress-schedules">{}</div>', content)
 
 
-def _row(status: ScheduleStatus, bar: Callable[[Progress], SafeString], *, seconds: bool) -> SafeString:
+def _row(
+    status: ScheduleStatus, bar: Callable[[Progress], SafeString], *, seconds: bool, shows_errors: bool
+) -> SafeString:
+    # The text of an exception of the project's isn't for everyone.
+    error = status.error if shows_errors else ""
     cells = (
         status.runs,
-        _moment(status.next_at, seconds=seconds) if status.enabled else _text("disabled"),
+        (error or _moment(status.next_at, seconds=seconds)) if status.enabled else _text("disabled"),
         _moment(status.last_at, seconds=seconds),
         _outcome(status, bar),
     )

@@ -1,0 +1,26 @@
+"""Triggers of a project's own for schedules."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from apscheduler.triggers.base import BaseTrigger
+
+
+class BrokenTrigger(BaseTrigger):
+    """A trigger of a project's own: due each second, until it raises from some call on."""
+
+    __slots__ = ("calls", "good_calls")
+
+    def __init__(self, good_calls: int = 0) -> None:
+        self.calls = 0
+        self.good_calls = good_calls
+
+    def __repr__(self) -> str:
+        return "<BrokenTrigger>"
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        self.calls += 1
+        if self.calls > self.good_calls:
+            raise ValueError("no calendar for\nthis <year>.")
+        return now.replace(microsecond=0) + timedelta(seconds=1)

@@ -23,14 +23,14 @@ from .titles import declare_title
 from .worker.current import (
     current_observer,
     end_cancelled,
-    end_interrupted,
+    end_yielded,
     note_exception,
     note_return,
     observing,
     open_observer,
 )
 from .worker.injection import ObserverParameter, called_function, is_coroutine_function
-from .worker.interruption import is_cancel, is_interruption, user_facing
+from .worker.interruption import is_cancel, is_yield, user_facing
 from .worker.observer import ProgressObserver
 from .worker.options import ESTIMATE_KEY_OPTION, check_options, checked_cancellable, checked_estimate_key
 from .worker.tracking import CANCELLABLE_OPTION, TRACKED_OPTION, YIELD_OPTION
@@ -203,18 +203,18 @@ def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any
             if is_cancel(error):
                 end_cancelled(observer)
             note_exception(observer)
-            if is_interruption(error):
-                end_interrupted(observer)
+            if is_yield(error):
+                end_yielded(observer)
             if isinstance(error, BaseExceptionGroup) and (for_user := user_facing(error)) is not None:
                 # As `asyncio.TaskGroup` raises it. Dramatiq's `Retries` looks for the error itself.
                 raise for_user from error
             raise
         finally:
             note_return(observer)
-        if observer.is_interrupted:
+        if observer.has_yielded:
             # The actor has swallowed the exception, and its work isn't done all the same.
             note_exception(observer)
-            end_interrupted(observer)
+            end_yielded(observer)
         if publish_result:
             observer.set_result(result)
         return result

@@ -192,8 +192,8 @@ class ProgressMiddleware(Middleware):
         get_recorder().begin_work()
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
-        """Let the messages make room that can be gone on from in another worker."""
-        get_recorder().interrupt()
+        """Let the resumable messages yield, so that another worker continues them."""
+        get_recorder().request_yield()
         stop_fetching(worker)
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:

@@ -28,6 +28,7 @@ from .web.responses import (
     make_private,
     message_response,
     not_found_response,
+    why_not_cancellable,
 )
 from .web.streams.event_stream import EventStream
 
@@ -94,15 +95,15 @@ def detail(request: HttpRequest, message_id: str) -> HttpResponse:
 def cancel(request: HttpRequest, message_id: str) -> HttpResponse:
     """Cancel a message, and return its progress.
 
-    404 if there is no message that the request may cancel, 409 if its actor isn't declared with ``cancellable=True``.
+    404 if there is no message that the request may cancel, 409 if it isn't cancellable.
     """
     progress = read_message(request, message_id)
     if progress is None or not may_cancel(request, progress):
         return not_found_response()
     outcome = cancel_message(message_id).outcome
     if outcome is CancelOutcome.NOT_CANCELLABLE:
-        reason = f'The actor "{progress.actor}" isn\'t declared with cancellable=True.'
-        return json_response({"error": "not_cancellable", "detail": reason}, status=HTTPStatus.CONFLICT)
+        detail = why_not_cancellable(progress)
+        return json_response({"error": "not_cancellable", "detail": detail}, status=HTTPStatus.CONFLICT)
     progress = read_message(request, message_id)
     if progress is None:
         return not_found_response()

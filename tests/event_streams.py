@@ -6,12 +6,13 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
+from dramatiq_progress import Progress
 from tests.waiting import wait_until
 
 
@@ -23,6 +24,11 @@ def run_within(seconds: float, scenario: Callable[[], Awaitable[None]]) -> None:
             await scenario()
 
     asyncio.run(bounded())
+
+
+async def may_continue(messages: Sequence[Progress]) -> bool:
+    """The permission of a stream whose client may read everything."""
+    return True
 
 
 class StreamClient:

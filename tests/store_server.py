@@ -23,7 +23,11 @@ from tests.waiting import wait_until
 
 def eternal_keys(client: redis.Redis, pattern: str = "*") -> list[str]:
     """Return the keys of a store without a TTL. A store with such keys fills up."""
-    return [key for key in client.scan_iter(pattern) if client.pttl(key) == -1]
+    keys = client.keys(pattern)
+    with client.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            pipeline.pttl(key)
+        return [key for key, ttl in zip(keys, pipeline.execute(), strict=True) if ttl == -1]
 
 
 class Server:

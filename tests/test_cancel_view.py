@@ -78,7 +78,8 @@ def test_a_message_whose_actor_is_not_declared_cancellable_is_refused_with_the_r
         assert response.status_code == 409
         assert response.json() == {
             "error": "not_cancellable",
-            "detail": 'The actor "charge" isn\'t declared with cancellable=True.',
+            "detail": 'This message of the actor "charge" isn\'t cancellable. Declare the actor with cancellable=True, '
+            "and don't send the message with cancellable=False.",
         }
     assert state_of(message.message_id) is State.ENQUEUED
     assert people.clients["another"].post(path(message.message_id)).status_code == 404

@@ -21,6 +21,7 @@ from dramatiq_progress.stores.composites import UNSENT, Contribution, Place, as_
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
 from tests.conftest import PATIENT
+from tests.store_server import eternal_keys
 
 ID = "g1"
 #: The weight of each member; the last one is sent by another member.
@@ -284,7 +285,7 @@ class CompositeMachine(RuleBasedStateMachine):
             assert (seen.state, seen.parts, seen.current, seen.total) == (self.model.state, parts, ended, total)
             assert seen.overall == pytest.approx(fraction)
             assert seen.cancel_requested == bool(self.model.cancel)
-        assert all(self.client.ttl(key) > 0 for key in self.client.keys(self.pattern))
+        assert eternal_keys(self.client, self.pattern) == []
 
     def teardown(self) -> None:
         if keys := self.client.keys(self.pattern):

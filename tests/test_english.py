@@ -25,7 +25,7 @@ PHRASES = (
     r"in vain",
     r"heed(?:s|ed|ing|less)?",
     r"belie[sd]?|belying",
-    r"[ht]hither",
+    r"t?hither",
     r"for good(?! reasons?\b| measure\b)",
     # Not "so long as", nor a consequence: "so many that …".
     r"so (?:long|many|often)(?! as\b)(?!(?: [\w'-]+){0,5} that\b)",

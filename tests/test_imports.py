@@ -1,4 +1,4 @@
-"""The import order of the package's modules (see DESIGN.md, section 2), read from their import statements."""
+"""The import order of the package's modules (CONTRIBUTING.md), read from their import statements."""
 
 from __future__ import annotations
 

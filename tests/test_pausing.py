@@ -59,7 +59,7 @@ def send(store: Store, delay: float | None = None) -> None:
 
 
 def running(store: Store, *, cursor: str | None = FIELDS["cursor"]) -> Attempt:
-    """Return an attempt that runs, and can be gone on from unless its cursor is None."""
+    """Return an attempt that runs, and can be resumed unless its cursor is None."""
     send(store)
     made = attempt(resumable=cursor is not None)
     store.start(made)

@@ -29,6 +29,7 @@ from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.outcomes import Change, Start
 from dramatiq_progress.stores.redis import RedisStore
 from tests.conftest import PATIENT
+from tests.store_server import eternal_keys
 
 ID, ACTOR, QUEUE = "m1", "work", "default"
 #: Heartbeats are recent, or several times as old as `LOST_AFTER`.
@@ -465,7 +466,7 @@ class RecordMachine(RuleBasedStateMachine):
             assert clocks == [pytest.approx((valkey.retry_in, valkey.elapsed), abs=LONG_SECONDS / 2)] * 2
         if (holder := self.model.holder) is not None:
             assert len({(each.number, each.version) for each in holder.attempts}) == 1
-        assert all(self.client.ttl(key) > 0 for key in self.client.keys(self.pattern))
+        assert eternal_keys(self.client, self.pattern) == []
 
 
 def as_text(fields: Fields) -> dict[str, str]:

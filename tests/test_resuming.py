@@ -667,7 +667,7 @@ def test_an_actor_that_swallows_the_interruption_goes_on_later_all_the_same(site
             for item in progress_observer.track(range(4), resume="a"):
                 seen.append(item)
                 if len(seen) == 2:
-                    progress_observer.interrupt()
+                    progress_observer.request_yield()
             seen.append("a is over")
         except Interrupted:
             seen.append("swallowed")
@@ -683,7 +683,7 @@ def test_loops_that_cannot_be_gone_on_from_are_not_interrupted(site: Site) -> No
     seen: list[int] = []
 
     def work(progress_observer: ProgressObserver) -> None:
-        progress_observer.interrupt()
+        progress_observer.request_yield()
         seen.extend(progress_observer.track(range(4)))
 
     _, done = site.run(work)
@@ -697,7 +697,7 @@ def test_loops_without_resume_keep_no_place(memory_store: Store, kind: str) -> N
 
     def interrupt(item: Any) -> Any:
         observer.take_changes()
-        observer.interrupt()
+        observer.request_yield()
         return item
 
     async def numbers() -> AsyncIterator[int]:
@@ -728,7 +728,7 @@ def test_an_asynchronous_job_makes_room_too(site: Site) -> None:
         async for item in progress_observer.track(numbers, resume=True):
             seen.append(item)
             if len(seen) == 2:
-                progress_observer.interrupt()
+                progress_observer.request_yield()
 
     _, done = site.run(work)
     assert (seen, done.attempt) == ([0, 1, 2, 3, 4], 2)
@@ -744,7 +744,7 @@ def test_making_room_counts_neither_as_retry_nor_as_death_nor_as_age(store: Stor
         stamps.append(this_thread.delivery.message.message_timestamp)  # type: ignore[union-attr]
         for item in progress_observer.track(range(12), resume=True):
             seen.append(item)
-            progress_observer.interrupt()
+            progress_observer.request_yield()
 
     try:
         _, done = site.run(work)
@@ -762,7 +762,7 @@ def test_results_pipelines_and_groups_come_once_at_the_end(store: Store) -> None
 
     def work(progress_observer: ProgressObserver) -> str:
         for _ in progress_observer.track(range(3), resume=True):
-            progress_observer.interrupt()
+            progress_observer.request_yield()
         return "end"
 
     first = progress_actor(broker=site.broker, actor_name="first", store_results=True)(work)
@@ -785,7 +785,7 @@ def test_a_member_of_a_group_that_makes_room_waits_and_is_counted_once(site: Sit
     def work(progress_observer: ProgressObserver) -> None:
         for item in progress_observer.track(range(4), resume=True):
             if item == 1:
-                progress_observer.interrupt()
+                progress_observer.request_yield()
 
     def look() -> None:
         # Only this member runs.
@@ -828,7 +828,7 @@ def test_a_job_whose_message_the_broker_does_not_take_is_tried_again(
 
     def work(progress_observer: ProgressObserver) -> None:
         for _ in progress_observer.track(range(3), resume=True):
-            progress_observer.interrupt()
+            progress_observer.request_yield()
 
     def refuse(message: Message[Any], **options: Any) -> Message[Any]:
         if this_thread.is_worker and len(refused) < 3:
@@ -904,7 +904,7 @@ def test_each_round_of_a_job_that_sends_itself_again_does_all_items(store: Store
     assert rounds == [list(range(5))] * 10
 
 
-# ---- What can't be gone on from ----
+# ---- What can't be resumed ----
 
 
 def test_a_name_that_is_used_twice_is_an_error_and_the_loop_runs_all_the_same(memory_store: Store) -> None:
@@ -1134,7 +1134,7 @@ def test_a_cursor_that_is_too_long_leaves_the_last_one(memory_store: Store, capl
         yield 3, "y" * MAX_CURSOR_BYTES
 
     lenient = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
-    with pytest.raises(InvalidReport, match="more than 4,096 bytes as JSON; give a short one"):
+    with pytest.raises(InvalidReport, match="4,098 bytes as JSON, and the limit is 4,096; give a short one"):
         list(ProgressObserver().track(pages, resume=True))
     texts = [lenient.resumption().text(1) for _ in lenient.track(pages, resume=True)]
     assert [json.loads(text or "null") for text in texts] == [None, [1, [], "", 1, "first"], [1, [], "", 1, "first"]]

@@ -1,4 +1,4 @@
-"""The record of a message that can be gone on from, as a state machine: cursors, yields and pauses, in two stores.
+"""The record of a message that can be resumed, as a state machine: cursors, yields and pauses, in two stores.
 
 tests/test_record_machine.py has the rules for which delivery may write. Here two or more deliveries go through the same
 loop, and die, fail, make room or are paused at any point, while the store goes back to an older record or comes back
@@ -24,6 +24,7 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
 from tests.conftest import PATIENT
+from tests.store_server import eternal_keys
 
 ID, TOTAL = "m1", 100
 DAY_SECONDS = 24 * 3600.0
@@ -87,14 +88,20 @@ class ResumingMachine(RuleBasedStateMachine):
         self.check()
         return memory
 
+    @property
+    def record(self) -> dict[str, str]:
+        """The one in memory."""
+        return dict(self.stores[0]._records.get(self.key, {}))
+
     def records(self) -> tuple[dict[str, str], dict[str, str]]:
-        return dict(self.stores[0]._records.get(self.key, {})), self.client.hgetall(self.key)
+        return self.record, self.client.hgetall(self.key)
 
     def check(self) -> Progress | None:
         """The records are the same but for their clocks, and can be read."""
-        memory, valkey = ({name: text for name, text in each.items() if name not in TIMES} for each in self.records())
+        records = self.records()
+        assert records[0].keys() == records[1].keys()
+        memory, valkey = ({name: text for name, text in each.items() if name not in TIMES} for each in records)
         assert memory == valkey
-        assert [each.keys() for each in self.records()] == [self.records()[0].keys()] * 2
         [[progress], [other]] = [store.read([ID]) for store in self.stores]
         assert (progress is None) == (other is None) == (not memory)
         if progress is not None:
@@ -103,7 +110,7 @@ class ResumingMachine(RuleBasedStateMachine):
             # The page shows the place that the next attempt begins at.
             if progress.continues and memory.get("cursor"):
                 assert progress.current == count_of(memory)
-        assert all(self.client.ttl(key) > 0 for key in self.client.keys(self.pattern))
+        assert eternal_keys(self.client, self.pattern) == []
         found: Progress | None = progress
         return found
 
@@ -121,7 +128,7 @@ class ResumingMachine(RuleBasedStateMachine):
         """A message that brings nothing, or an older or newer place than the record has, or the same."""
         brought = self.places[-1 - place % len(self.places)]
         delivery = Delivery(next(self.orders), brought)
-        before, [record, _] = self.check(), self.records()
+        before, record = self.check(), self.record
         start = self.both(lambda store, i: store.start(delivery.attempts[i], age=1.0 if late else 0.0))
         after = self.check()
         newest = max((brought, record), key=attempt_of)
@@ -130,7 +137,7 @@ class ResumingMachine(RuleBasedStateMachine):
         if start.verdict == "paused":
             assert not late and before is not None and before.pause_requested
             assert after is not None and after.state is State.PAUSED and after.attempt == before.attempt
-            assert record.get("deliveries") == self.records()[0].get("deliveries")
+            assert record.get("deliveries") == self.record.get("deliveries")
         if before is not None and before.state is State.PAUSED and not late:
             assert start.verdict == "paused"
         if start.verdict != "run":
@@ -150,7 +157,7 @@ class ResumingMachine(RuleBasedStateMachine):
         before = self.check()
         self.both(lambda store, i: store.report([(delivery.attempts[i], fields)]))
         asked = {each.pause_requested for each in delivery.attempts}
-        assert asked == {before is not None and "pause_requested" in self.records()[0]}
+        assert asked == {before is not None and "pause_requested" in self.record}
         self.note(delivery)
 
     @rule(
@@ -189,10 +196,10 @@ class ResumingMachine(RuleBasedStateMachine):
         if attempt_of(delivery.fields):
             self.places.append(delivery.fields)
 
-    @precondition(lambda self: self.check() is not None)
+    @precondition(lambda self: self.record)
     @rule(wanted=st.booleans())
     def pause(self, wanted: bool) -> None:
-        before, [record, _] = self.check(), self.records()
+        before, record = self.check(), self.record
         assert before is not None
         answer = self.both(lambda store, _: store.pause(ID, wanted=wanted))
         after = self.check()
@@ -211,12 +218,12 @@ class ResumingMachine(RuleBasedStateMachine):
         assert (after.attempt, after.current) == (before.attempt, before.current)
 
     # Otherwise most pauses would be of messages that wait, and most deliveries of messages that aren't paused.
-    @precondition(lambda self: "cursor" in self.records()[0] and self.records()[0]["state"] == "running")
+    @precondition(lambda self: "cursor" in self.record and self.record["state"] == "running")
     @rule()
     def pause_running(self) -> None:
         self.pause(wanted=True)
 
-    @precondition(lambda self: self.records()[0].get("state") == "running" and self.last is not None)
+    @precondition(lambda self: self.record.get("state") == "running" and self.last is not None)
     @rule(items=st.integers(1, 3), is_end=st.booleans())
     def go_on(self, items: int, is_end: bool) -> None:
         """The last delivery reports, or makes room."""
@@ -225,12 +232,12 @@ class ResumingMachine(RuleBasedStateMachine):
         if is_end:
             self.finish(self.last, State.ENQUEUED, 1)
 
-    @precondition(lambda self: self.records()[0].get("state") == "paused")
+    @precondition(lambda self: self.record.get("state") == "paused")
     @rule(place=st.integers(0, 10))
     def deliver_paused(self, place: int) -> None:
         assert self.start(place, late=False) is not None
 
-    @precondition(lambda self: self.check() is not None and not self.check().complete)  # type: ignore[union-attr]
+    @precondition(lambda self: self.record and not State(self.record["state"]).is_final)
     @rule(chance=st.integers(0, 5))
     def cancel(self, chance: int) -> None:
         if chance:
@@ -242,7 +249,7 @@ class ResumingMachine(RuleBasedStateMachine):
         if before.state is not State.RUNNING:
             assert after.state is State.CANCELLED and not after.pause_requested
 
-    @precondition(lambda self: self.records()[0].get("state") == "running")
+    @precondition(lambda self: self.record.get("state") == "running")
     @rule()
     def fall_silent(self) -> None:
         """All workers of the message die, or are frozen."""

@@ -29,7 +29,7 @@ from dramatiq_progress.web import sessions
 from dramatiq_progress.web.sessions import refreshed
 from dramatiq_progress.web.streams import event_stream, hub
 from dramatiq_progress.web.streams.limits import StreamSlots, TooManyStreams, client_of, network_of
-from tests.event_streams import run_within
+from tests.event_streams import may_continue, run_within
 from tests.people import People
 from tests.streaming_site import begin, report
 
@@ -630,7 +630,7 @@ def test_a_fork_has_stream_slots_of_its_own(memory_store: Store, settings: Any) 
     settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "MAX_STREAMS": 1}
 
     def create() -> event_stream.EventStream:
-        return event_stream.EventStream(["m1"], read=lambda message_ids: dict.fromkeys(message_ids, False))
+        return event_stream.EventStream(["m1"], read=lambda ids: dict.fromkeys(ids, False), recheck=may_continue)
 
     async def in_parent() -> None:
         stream = create()

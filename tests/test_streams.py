@@ -26,7 +26,7 @@ from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.web.streams import event_stream, hub
 from tests import proxy
-from tests.event_streams import open_stream_client, run_within
+from tests.event_streams import may_continue, open_stream_client, run_within
 from tests.store_server import Server
 from tests.streaming_site import Site, begin, report, serve
 from tests.waiting import BUSY_SECONDS, wait_until
@@ -366,7 +366,9 @@ def test_a_message_that_may_not_be_read_is_unknown(memory_store: Store) -> None:
     async def scenario() -> None:
         attempt = begin(memory_store)
         chunks = event_stream.EventStream(
-            ["m1", "m2"], read=lambda ids: {p.id: False for p in memory_store.read(ids) if p and p.id in may_know}
+            ["m1", "m2"],
+            read=lambda ids: {p.id: False for p in memory_store.read(ids) if p and p.id in may_know},
+            recheck=may_continue,
         )
         await anext(chunks)
         first = await anext(chunks)

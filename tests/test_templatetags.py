@@ -188,7 +188,7 @@ def test_a_message_that_is_not_cancellable_has_no_button_and_debug_says_why(
     settings.DRAMATIQ_PROGRESS |= {"PERMISSION": "dramatiq_progress.permissions.anyone_with_link"}
     html = bar("m1", RequestFactory().get("/"), cancel=True)
     assert (' cancel="/progress/m1/cancel/"' in html) == (" csrf-cookie=" in html) == cancellable
-    why = ' warning="No cancel button: the actor &quot;charge&quot; isn&#x27;t declared with cancellable=True."'
+    why = ' warning="No cancel button. This message of the actor &quot;charge&quot; isn&#x27;t cancellable.'
     assert (why in html) == (debug and not cancellable)
     assert "warning" not in bar("m1", RequestFactory().get("/"))
 

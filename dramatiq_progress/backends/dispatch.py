@@ -26,7 +26,7 @@ from dramatiq.worker import Worker
 from dramatiq_progress.actors import progress_actor, synchronous
 from dramatiq_progress.worker.again import is_sent_again
 from dramatiq_progress.worker.current import this_thread
-from dramatiq_progress.worker.interruption import is_cancel, is_interruption
+from dramatiq_progress.worker.interruption import is_cancel, is_yield
 from dramatiq_progress.worker.observer import ProgressObserver
 from dramatiq_progress.worker.tracking import COMPANION_OPTION, count_retries
 
@@ -185,7 +185,7 @@ def run_task(observer: ProgressObserver, path: str, args: Sequence[Any], kwargs:
         # Otherwise it is nobody's but the result's: other middleware may log or store what actors return.
         return value if delivery.message.options.get("pipe_target") else None
     except BaseException as error:
-        if not is_cancel(error) and not is_interruption(error) and not isinstance(error, SkipMessage):
+        if not is_cancel(error) and not is_yield(error) and not isinstance(error, SkipMessage):
             run.note_exception(error)
         raise
 

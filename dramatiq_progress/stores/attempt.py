@@ -36,7 +36,8 @@ class Attempt:
       metadata: The metadata that was given with the message, as JSON.
       estimate_key: The kind of runs that its duration is compared with; empty if its actor has one kind only.
       cancel_requested: Whether a cancel was requested, as of the store's last answer.
-      resumable: Whether the actor has asked for a place that it can be gone on from, or an earlier attempt left one.
+      resumable: Whether the job can be resumed: its actor has begun such a loop or call, or an earlier attempt left a
+        cursor.
       pause_requested: Whether a pause was requested, as of the store's last answer.
       path: The composites that the message is a member of.
       shown_at: When the store was last asked and answered that the record shows this attempt, by `time.monotonic`.

@@ -81,7 +81,7 @@ def decode(
       now: The store's clock when the record was read, in seconds.
       lost_after: Seconds without a heartbeat after which a running message is `State.LOST`.
       overdue_after: Seconds without a heartbeat after which it has no `Progress.eta`: its worker may have died.
-      queued: QueuePlace of the message in its queue.
+      queued: The message's place in its queue.
       usual: How long a run of its actor usually takes.
 
     Raises:

@@ -23,8 +23,8 @@ class Start(NamedTuple):
 
     Attributes:
       verdict: ``run`` (the message is now ``running``), ``paused`` (the worker skips it, and sends it again),
-        ``ignored`` (the message was final: the actor runs, and the record stays as it is), ``finished`` (an attempt
-        that could be gone on from has done all of it: the worker skips the message) or ``cancelled`` (so it does).
+        ``ignored`` (the message was final: the actor runs, and the record stays as it is), ``finished`` (a
+        resumable attempt has done all of it) or ``cancelled``; in both cases the worker skips the message.
       deliveries: Number of starts since an attempt finished, including this one, without those that began while the
         attempt before was alive.
       title: The title that was given with the message, or that an earlier attempt set.
@@ -89,7 +89,7 @@ class CancelOutcome(StrEnum):
         "requested"  #: The message is running: its actor is interrupted at the next report, if it doesn't finish.
     )
     FINISHED = "finished"  #: The message was final; nothing has changed.
-    NOT_CANCELLABLE = "not_cancellable"  #: The actor isn't declared with ``cancellable=True``; nothing has changed.
+    NOT_CANCELLABLE = "not_cancellable"  #: The message isn't cancellable; nothing has changed.
     NOT_FOUND = "not_found"  #: The message has no record.
 
 
@@ -118,7 +118,7 @@ class PauseOutcome(StrEnum):
     RESUMED = "resumed"  #: The message isn't paused, and no pause is requested. Also if none was before.
     FINISHED = "finished"  #: The message was final; nothing has changed.
     NOT_RESUMABLE = (
-        "not_resumable"  #: The message is running, and isn't in a loop that can be gone on from; nothing has changed.
+        "not_resumable"  #: The message is running, and isn't in a loop that can be resumed; nothing has changed.
     )
     COMPOSITE = "composite"  #: It is a group or a pipeline, whose members are paused one by one; nothing has changed.
     NOT_FOUND = "not_found"  #: The message has no record.

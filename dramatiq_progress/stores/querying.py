@@ -57,8 +57,9 @@ class ReadableStore(StoreCalls):
     def read(self, message_ids: Sequence[str]) -> list[Progress | None]:
         """Return the progress of each message; None if it has no record, or one that can't be read.
 
-        Takes one round trip, and a second one for messages that wait in a queue. It raises if any of them is on a node
-        of a cluster that can't be reached, since whether that message exists is unknown.
+        Takes one round trip, a second one for messages that wait in a queue, and another one for the usual times of
+        their actors, which are kept for a while (durations.py). It raises if any of the messages is on a node of a
+        cluster that can't be reached, since whether that message exists is unknown.
         """
         found: list[Progress | None] = []
         for progress in self.read_each(message_ids):

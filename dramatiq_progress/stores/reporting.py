@@ -28,10 +28,9 @@ class AttemptStore(CompositeStore):
     def start(self, attempt: Attempt, *, age: float = 0.0) -> Start:
         """Record that a worker starts a message: the attempt gets its number, and becomes the one that is shown.
 
-        Clears what the attempt before reported, unless the message has exceeded ``MAX_DELIVERIES``, or it left a cursor
-        to go on from. While an attempt
-        that is shown is alive, the new one waits, and the record stays as it is. The same round trip checks whether a
-        composite of the message is to be cancelled.
+        Clears what the attempt before reported, unless that left a cursor or the message has exceeded
+        ``MAX_DELIVERIES``. While an attempt that is shown is alive, the new one waits, and the record stays as it is.
+        The same round trip checks whether a composite of the message is to be cancelled.
         """
         settings = configuration()
         companion = attempt.companion

@@ -40,7 +40,7 @@ class SteeredStore(StoreCalls):
         return Cancellation(CancelOutcome(outcome), previous)
 
     def pause(self, message_id: str, *, wanted: bool = True) -> Pausing:
-        """Pause a message that waits, and request the pause of one that runs and can be gone on from; or resume it.
+        """Pause a message that waits, and request the pause of one that runs and can be resumed; or resume it.
 
         A ``lost`` one is like one that runs: its next delivery is paused.
 

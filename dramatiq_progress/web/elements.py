@@ -27,6 +27,7 @@ from dramatiq_progress.progress import Progress
 from .attributes import RESULT_ATTRIBUTES, check_names, is_compact
 from .noscript import markup, reading
 from .reading import read_mine
+from .responses import why_not_cancellable
 from .static_files import CANCEL, COMPACT_STYLESHEET, PARTS, RESULT, STREAM, link, nonce_of_request
 from .texts import NOT_NOW, REFRESH, TEXTS, translate
 
@@ -48,9 +49,9 @@ def bar(
       request: The page's request. The tag gets it from the template's context.
       fallback: Whether to render the content for browsers without JavaScript: the current progress, if the request may
         read it, and a link that reloads the page. It costs one read per bar, none for a `Progress`.
-      cancel: Whether to show a button that cancels the message, to users who may cancel it. If its actor isn't declared
-        with ``cancellable=True``, there is no button. With ``DEBUG`` the attribute ``warning`` says so, or that the
-        message has no owner. ``cancel_confirm="Stop the import?"`` adds a confirmation.
+      cancel: Whether to show a button that cancels the message, to users who may cancel it. If it isn't cancellable,
+        there is no button. With ``DEBUG`` the attribute ``warning`` says why, or that the message has no owner.
+        ``cancel_confirm="Stop the import?"`` adds a confirmation.
       attributes: Attributes of the element, with ``_`` for ``-``: ``show_result=True``, ``redirect=True``,
         ``download="Get the ZIP"``, ``label="Import"``, ``id="one"``. Attributes that are False or None are omitted.
         With ``compact=True`` or ``inline=True`` it is preceded by a link to their stylesheet, once per template.
@@ -140,7 +141,7 @@ def _mine(content: SafeString) -> SafeString:
 def _warning_about_cancel(progress: Progress) -> str:
     """Return why there is no cancel button, or none for most users. Empty if there is nothing to say."""
     if not progress.cancellable:
-        return f'No cancel button: the actor "{progress.actor}" isn\'t declared with cancellable=True.'
+        return f"No cancel button. {why_not_cancellable(progress)}"
     if not progress.owner and cancel_permission() is None:
         return (
             "No cancel button for visitors: the message has no owner, so only staff may cancel it. Is "

@@ -59,6 +59,14 @@ def json_response(content: Any, *, status: int = HTTPStatus.OK) -> HttpResponse:
     return response
 
 
+def why_not_cancellable(progress: Progress) -> str:
+    """Return why a message can't be cancelled, and what to change."""
+    return (
+        f'This message of the actor "{progress.actor}" isn\'t cancellable. Declare the actor with cancellable=True, '
+        "and don't send the message with cancellable=False."
+    )
+
+
 def not_found_response() -> HttpResponse:
     """Return the response for a message that doesn't exist, or that the client may not read."""
     return json_response({"error": "not_found"}, status=HTTPStatus.NOT_FOUND)

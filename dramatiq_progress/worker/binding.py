@@ -101,7 +101,7 @@ class Binding:
 
     @property
     def awaits_place(self) -> bool:
-        """Whether the store hasn't recorded the start yet, and nothing has been gone on from without its answer."""
+        """Whether the store hasn't recorded the start yet, and the job hasn't resumed without its answer."""
         attempt = self._bound_attempt
         return attempt is not None and not attempt.number and self._resumption is None
 
@@ -150,7 +150,7 @@ class Binding:
             attempt.resumable = True
 
     def resumption(self) -> Resumption:
-        """Return what is done of the loops and calls that can be gone on from."""
+        """Return what is done of the loops and calls that can be resumed."""
         with self._lock:
             if self._resumption is None:
                 attempt = self._bound_attempt
@@ -164,7 +164,7 @@ class Binding:
             return self._resumption
 
     def is_current(self, place: Place) -> bool:
-        """Return whether the place of a loop is stored: then the loop can be gone on from."""
+        """Return whether the place of a loop is stored, so that the loop can be resumed."""
         return self._resumption is not None and self._resumption.is_current(place)
 
     def note_step(self, name: str, step: object) -> None:
@@ -235,22 +235,22 @@ class Binding:
 
     def note_cancel_request(self) -> None:
         """Raise `Cancelled` in reports from now on."""
-        self._interruption.requested = True
+        self._interruption.cancel_requested = True
         # In this order: a report that turns it off in between sees the request.
         self.must_notify = True
 
-    def interrupt(self) -> None:
-        """End the loop that can be gone on from between two items, so that the job goes on elsewhere or later."""
+    def request_yield(self) -> None:
+        """End a resumable loop between two items, so that the job continues in another worker or later."""
         self._interruption.yields = True
         # In this order: as above. A job without such loops reports as cheaply as before.
         self.must_notify = self.must_notify or self._resumption is not None
 
     @property
-    def is_interrupted(self) -> bool:
+    def has_yielded(self) -> bool:
         """Whether a loop has ended so: the message is to be sent again, whatever the actor makes of that."""
         return self._interruption.has_yielded
 
-    def check_interruption(self) -> None:
+    def check_yield(self) -> None:
         """End a loop between two items, if it is to end.
 
         Raises:
@@ -267,7 +267,7 @@ class Binding:
     def _update_must_notify(self) -> None:
         asked = self._interruption
         yields = asked.yields and self._resumption is not None
-        self.must_notify = self._bound_attempt is not None or asked.requested or yields
+        self.must_notify = self._bound_attempt is not None or asked.cancel_requested or yields
 
     def _values(self) -> dict[str, str]:
         own = {"title": self._title, "metadata": self._metadata, "estimate_key": self._estimate_key}

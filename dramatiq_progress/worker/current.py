@@ -118,14 +118,14 @@ def note_exception(observer: ProgressObserver) -> None:
         options["retries"] = 0
 
 
-def end_interrupted(observer: ProgressObserver) -> None:
+def end_yielded(observer: ProgressObserver) -> None:
     """End the delivery that this observer is bound to, if any: a loop has made room.
 
     Raises:
       SkipMessage: Instead of `Interrupted`, which Dramatiq would log as an error and `Retries` would retry.
     """
     if (delivery := _delivery_to(observer)) is not None:
-        delivery.interrupt()
+        delivery.note_yield()
         raise SkipMessage(f"Message {delivery.attempt.message_id} goes on later.")
 
 

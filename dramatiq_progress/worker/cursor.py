@@ -58,9 +58,3 @@ def brought_by(message: AnyMessage) -> Mapping[str, str]:
     if not Cursor.parse(given.get("cursor", "")).attempt:
         return {}
     return {name: given[name] for name in KEPT_FIELDS if name in given}
-
-
-def check_size(text: str) -> None:
-    """Raise `ValueError` if a cursor is too large to be kept."""
-    if len(text.encode()) > MAX_CURSOR_BYTES:
-        raise ValueError(f"it has more than {MAX_CURSOR_BYTES:,} bytes as JSON")

@@ -170,8 +170,8 @@ class Delivery:
                 return
         again.send(broker)
 
-    def interrupt(self) -> None:
-        """Note that the actor was interrupted, and that the message is to be sent again."""
+    def note_yield(self) -> None:
+        """Note that the actor has made room, and that the message is to be sent again."""
         self.again = Again(self.message)
 
     def finish(self, state: State, *, retry_in: float | None = None, yields: bool = False) -> Change | None:

@@ -1,4 +1,4 @@
-"""When a report raises `Cancelled`, after a cancel was requested, and a loop `Interrupted`, to make room."""
+"""Interruptions of an actor: a report raises `Cancelled`, and a loop that yields ends with `Interrupted`."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from dramatiq_progress.errors import Cancelled, Interrupted, UserFacingError
 
 
 class Interruption:
-    """The cancel request of one message, and whether its actor has been interrupted.
+    """The requests to cancel the actor of one message and to make it yield, and whether each has happened.
 
-    The actor itself, which is a thread or for async actors a task, is interrupted once, so that it can clean up or
+    A cancel interrupts the actor itself, which is a thread or for async actors a task, once, so that it can clean up or
     continue. All other threads and tasks are interrupted at each report, since an exception may be swallowed there.
 
     Attributes:
-      requested: Whether a cancel was requested, as far as this process knows.
-      yields: Whether the next loop that can be gone on from is to end between two items.
+      cancel_requested: Whether a cancel was requested, as far as this process knows.
+      yields: Whether the next loop that can be resumed is to end between two items.
       has_yielded: Whether one has.
     """
 
-    __slots__ = ("_has_interrupted_actor", "_own_task", "_own_thread", "has_yielded", "requested", "yields")
+    __slots__ = ("_has_cancelled_actor", "_own_task", "_own_thread", "cancel_requested", "has_yielded", "yields")
 
     def __init__(self) -> None:
-        self.requested = False
+        self.cancel_requested = False
         self.yields = self.has_yielded = False
         self._own_thread = threading.get_ident()
         self._own_task: asyncio.Task[Any] | None = None
-        self._has_interrupted_actor = False
+        self._has_cancelled_actor = False
 
     def set_own_task(self) -> None:
         """Note that the actor is the current task, and not a thread."""
         self._own_task = asyncio.current_task()
 
-    def check(self, message_id: str | None) -> None:
+    def check_cancel(self, message_id: str | None) -> None:
         """Interrupt the caller.
 
         Raises:
@@ -44,9 +44,9 @@ class Interruption:
         if _is_handling_cancel():
             return
         if self._is_actor():
-            if self._has_interrupted_actor:
+            if self._has_cancelled_actor:
                 return
-            self._has_interrupted_actor = True
+            self._has_cancelled_actor = True
         raise Cancelled(f"A cancel of message {message_id} was requested.")
 
     def _is_actor(self) -> bool:
@@ -63,7 +63,7 @@ def is_cancel(error: BaseException | None) -> bool:
     return _is_only(error, Cancelled)
 
 
-def is_interruption(error: BaseException | None) -> bool:
+def is_yield(error: BaseException | None) -> bool:
     """Return whether an exception is `Interrupted`, or a group of nothing else."""
     return _is_only(error, Interrupted)
 

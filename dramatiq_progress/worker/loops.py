@@ -1,4 +1,4 @@
-"""Loops of `ProgressObserver.track` that can be gone on from, or give their items in batches."""
+"""Loops of `ProgressObserver.track` that can be resumed, or give their items in batches."""
 
 from __future__ import annotations
 
@@ -16,13 +16,10 @@ from .resuming import Place
 from .sources import Entry, async_batches, async_entries, batches, entries, is_asynchronous, is_function, items_from
 from .spans import Level, Loop
 from .starting import wait_for_start, wait_for_start_in_loop
-from .validation import length_of
+from .validation import MAX_NAME_CHARACTERS, is_name, length_of
 
 if TYPE_CHECKING:
     from .observer import ProgressObserver
-
-#: Of a loop, a call or a step.
-MAX_NAME_CHARACTERS = 100
 
 
 class Request(NamedTuple):
@@ -32,9 +29,9 @@ class Request(NamedTuple):
       source: An iterable, a queryset, or a function of a cursor.
       total: The number of items; None if it is unknown.
       description: The current activity.
-      name: The loop's name; None if it can't be gone on from.
+      name: The loop's name; None if it can't be resumed.
       batch: The number of items that the body gets at once; None: one, and not as a list.
-      order: The order of a queryset that can be gone on from.
+      order: The order of a queryset that can be resumed.
     """
 
     source: Any
@@ -57,7 +54,7 @@ class Request(NamedTuple):
         """Return the request of these arguments of `track`; what is invalid among them is reported.
 
         Raises:
-          InvalidReport: See `ProgressObserver` for when. Otherwise the loop can't be gone on from, or has batches of 1.
+          InvalidReport: See `ProgressObserver` for when. Otherwise the loop can't be resumed, or has batches of 1.
         """
         name, order = name_of(resume, observer), None
         if name is not None and is_queryset(source):
@@ -197,9 +194,9 @@ def _place(observer: ProgressObserver, request: Request) -> Place | None:
     """Return the place that a loop begins at; None if an earlier attempt has done all of it."""
     if request.name is None:
         return Place("", 0)
-    if observer.is_interrupted:
+    if observer.has_yielded:
         # The actor has swallowed the exception, and begins its next loop.
-        observer.check_interruption()
+        observer.check_yield()
     return observer.resumption().begin_loop(request.name)
 
 
@@ -226,10 +223,10 @@ def _pass(observer: ProgressObserver, level: Level, place: Place, count: int, re
 
 
 def _note_item(observer: ProgressObserver, place: Place) -> None:
-    """Note that an item is done, and end the loop here if it is to make room and can be gone on from."""
+    """Note that an item is done, and end the loop here if it is to make room and can be resumed."""
     observer.note_change()
     if observer.is_current(place):
-        observer.check_interruption()
+        observer.check_yield()
 
 
 def _end(observer: ProgressObserver, request: Request, place: Place) -> None:
@@ -248,12 +245,12 @@ def _close(observer: ProgressObserver, loop: Loop, level: Level, place: Place) -
 
 
 def name_of(resume: object, observer: ProgressObserver) -> str | None:
-    """Return the name of a loop: that of ``resume=True`` is empty. None if it can't be gone on from."""
+    """Return the name of a loop: that of ``resume=True`` is empty. None if it can't be resumed."""
     if resume is False or resume is None:
         return None
     if resume is True:
         return ""
-    if isinstance(resume, str) and 0 < len(resume) <= MAX_NAME_CHARACTERS:
+    if is_name(resume):
         return resume
     observer.checks.ignore("resume", resume, f"it must be True, or a name of 1 to {MAX_NAME_CHARACTERS} characters")
     return None

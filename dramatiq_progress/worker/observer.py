@@ -53,7 +53,7 @@ class ProgressObserver(ReportedValues):
 
     @property
     def resumed(self) -> bool:
-        """Whether an earlier attempt has done a part of what can be gone on from."""
+        """Whether an earlier attempt has done a part of what can be resumed."""
         wait_for_start(self)
         return self.resumption().is_resumed
 
@@ -122,12 +122,12 @@ class ProgressObserver(ReportedValues):
             yields ``(item, cursor)``, where the cursor is JSON that finds what follows the item.
           total: The number of items. Defaults to ``len(iterable)``, or to unknown if it has no length.
           description: The current activity. Defaults to the last one.
-          resume: True in an actor with one such loop; otherwise a name for each. A loop with a new name begins at the
-            start. Files and iterators must give the same items in each attempt.
+          resume: True in an actor with one such loop; otherwise a name of at most 100 characters for each. A loop
+            with a new name begins at the start. Files and iterators must give the same items in each attempt.
           batch: Give lists of this many items. The bar counts items.
 
         Raises:
-          InvalidReport: As for `set_progress`; also for a loop that can't be gone on from: its name was used before in
+          InvalidReport: As for `set_progress`; also for a loop that can't be resumed: its name was used before in
             this attempt, it is in the body of another such loop or in a transaction, or no row of its queryset can be
             found by the order. Otherwise such a loop begins at the start in each attempt.
         """

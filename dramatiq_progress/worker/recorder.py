@@ -66,7 +66,7 @@ class Recorder:
         self._running.add(observer)
         # In this order: one of the two sees the other.
         if self._makes_room:
-            observer.interrupt()
+            observer.request_yield()
         if observer.bound_attempt is not None and observer.bound_attempt.path:
             # The start of a member is contributed by the next flush.
             self.notify(observer)
@@ -80,11 +80,11 @@ class Recorder:
         """Note that a worker starts in this process, which may have had another one before."""
         self._makes_room = False
 
-    def interrupt(self) -> None:
-        """Let all messages make room that can be gone on from, and those that start later: the worker shuts down."""
+    def request_yield(self) -> None:
+        """Let all resumable messages yield, also those that start later: the worker is shutting down."""
         self._makes_room = True
         for observer in self.observers():
-            observer.interrupt()
+            observer.request_yield()
 
     def notify(self, observer: Binding) -> bool:
         """Note that an observer has new values. Costs at most one wake-up of the thread per flush interval.

@@ -1,4 +1,4 @@
-"""Loops, calls and steps that can be gone on from: those that are done, and the place in the loop in progress."""
+"""Loops, calls and steps that can be resumed: those that are done, and the place in the loop in progress."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 from django.db import connections
 
-from .cursor import Cursor, check_size
+from .cursor import MAX_CURSOR_BYTES, Cursor
 from .reports import Checks
+from .validation import MAX_NAME_CHARACTERS, check_size, is_name
 
 #: Types of values that may change, also by what they contain.
 CHANGING = (dict, list, tuple)
@@ -89,7 +90,7 @@ class Resumption:
         if now != self._inherited[1:]:
             try:
                 text = json.dumps([attempt, *now], allow_nan=False, ensure_ascii=False)
-                check_size(text)
+                check_size(text, MAX_CURSOR_BYTES)
                 self._text = text
             except (TypeError, ValueError, RecursionError) as error:
                 # The last place that could be stored stays: no item is left out.
@@ -106,7 +107,7 @@ class Resumption:
         """
         if self._checks.strict:
             try:
-                check_size(json.dumps(value, allow_nan=False, ensure_ascii=False))
+                check_size(json.dumps(value, allow_nan=False, ensure_ascii=False), MAX_CURSOR_BYTES)
             except (TypeError, ValueError, RecursionError) as error:
                 self._checks.ignore("cursor", value, f"{error}; give a short one, as an id or a page token is")
         if not isinstance(value, CHANGING):
@@ -121,7 +122,7 @@ class Resumption:
         """Return the place that a loop begins at.
 
         Returns:
-          None if an earlier attempt has done all of it. A place that nothing stores if the loop can't be gone on from,
+          None if an earlier attempt has done all of it. A place that nothing stores if the loop can't be resumed,
           which is reported: its name was used before, it is inside another one, or a transaction is open, whose
           rollback would take back the items and leave the cursor.
         """
@@ -167,8 +168,9 @@ class Resumption:
 
     def begin_call(self, name: str) -> bool:
         """Return whether a call is to be made: unless an earlier attempt has."""
-        if not isinstance(name, str):
-            self._checks.ignore("once", name, 'it must be a name, as in once("mail", send_mail)')
+        if not is_name(name):
+            reason = f'it must be a name of 1 to {MAX_NAME_CHARACTERS} characters, as in once("mail", send_mail)'
+            self._checks.ignore("once", name, reason)
             return True
         if name in self._names:
             reason = "an earlier loop or call of this attempt has that name; give each call its own"

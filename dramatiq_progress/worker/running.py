@@ -121,7 +121,7 @@ class RunningMessages:
         now = time.monotonic()
         for observer in self.observers():
             if observer.yields_at <= now:
-                observer.interrupt()
+                observer.request_yield()
 
     def _start_late(self, store: Store) -> None:
         for observer in self.observers():
@@ -217,13 +217,13 @@ class RunningMessages:
         if attempt.cancel_requested:
             observer.note_cancel_request()
         if attempt.pause_requested:
-            observer.interrupt()
+            observer.request_yield()
         if outcome == "waiting":
             # Not confirmed: sent with each heartbeat until this attempt is the one that is shown.
             return
         if outcome == "superseded":
             # Another attempt does the work now.
-            observer.interrupt()
+            observer.request_yield()
             if observer.bound_attempt is not None:
                 logger.info(
                     "Message %s was redelivered to another worker; this worker's progress reports for it are ignored "

@@ -1,4 +1,4 @@
-"""The sources of a loop that can be gone on from: each item with the place after it.
+"""The sources of a loop that can be resumed: each item with the place after it.
 
 An entry is ``(item, count, reached)``: the number of items up to this one, and what `resuming.Place.reached` is once it
 is done; None if there is no place to go on from after it.
@@ -48,7 +48,7 @@ def entries(source: Any, order: Order | None, count: int, value: Any, keep: Call
 
     Parameters:
       source: An iterable, a queryset, or a function of a cursor that yields ``(item, cursor)``.
-      order: The order of a queryset that can be gone on from.
+      order: The order of a queryset that can be resumed.
       count: The number of items that are done.
       value: What finds the next one.
       keep: Returns each cursor of a function as it is kept, until it is stored.

@@ -17,13 +17,10 @@ from dramatiq_progress.progress_values import Number
 from .reports import KEEP, Checks
 from .spans import Plan
 from .starting import wait_for_start
-from .validation import printable, to_number
+from .validation import MAX_NAME_CHARACTERS, printable, to_number
 
 if TYPE_CHECKING:
     from .observer import ProgressObserver
-
-#: Longer names are cut.
-MAX_NAME_CHARACTERS = 100
 
 
 class Step:

@@ -23,7 +23,7 @@ CANCELLABLE_OPTION = "cancellable"
 #: The option that makes the private data of an actor's messages: a function from a message to its `Companion`.
 COMPANION_OPTION = "progress_companion"
 
-#: The option that says after how many seconds a loop that can be gone on from makes room for other messages.
+#: The option that says after how many seconds a loop that can be resumed makes room for other messages.
 YIELD_OPTION = "yield_after"
 
 AnyMessage = Message[Any] | MessageProxy

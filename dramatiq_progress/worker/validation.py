@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sized
 from decimal import Decimal
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from django.core.serializers.json import DjangoJSONEncoder
 
@@ -20,6 +20,9 @@ MAX_DESCRIPTION_CHARACTERS = 1_000
 
 #: Limit of a message's metadata, as JSON.
 MAX_METADATA_BYTES = 16 * 1024
+
+#: Of a loop or a call that can be resumed. Longer names of steps are cut.
+MAX_NAME_CHARACTERS = 100
 
 #: Larger whole numbers take the slow path, which rejects those too large for a float.
 EXACT_WHOLE_NUMBERS = 2**53
@@ -108,6 +111,11 @@ def check_size(text: str, max_bytes: int) -> None:
     size = len(text.encode())
     if size > max_bytes:
         raise ValueError(f"it has {size:,} bytes as JSON, and the limit is {max_bytes:,}")
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Return whether a value can be the name of a loop or a call."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARACTERS
 
 
 def printable(text: str) -> str:

@@ -63,7 +63,7 @@ class ReportedValues(Binding):
     @property
     def cancel_requested(self) -> bool:
         """Whether a cancel was requested, as far as this process knows; always False when detached."""
-        return self._interruption.requested
+        return self._interruption.cancel_requested
 
     @property
     def title(self) -> str:
@@ -197,15 +197,15 @@ class ReportedValues(Binding):
 
     def note_change(self, *, may_cancel: bool = True) -> None:
         """Note that the values have changed without a report. Raises `Cancelled` as a report does, if it may."""
-        if self.must_notify and (may_cancel or not self._interruption.requested):
+        if self.must_notify and (may_cancel or not self._interruption.cancel_requested):
             self._notify()
 
     def _notify(self) -> None:
         if self._process != os.getpid():
             self._ignore_child()
             return
-        if self._interruption.requested:
-            self._interruption.check(self.message_id)
+        if self._interruption.cancel_requested:
+            self._interruption.check_cancel(self.message_id)
             get_recorder().notify(self)
             return
         if self._interruption.yields and self._resumption is not None:

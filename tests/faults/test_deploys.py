@@ -1,4 +1,4 @@
-"""Workers that are stopped as a deploy does it, while they run jobs that can be gone on from."""
+"""Workers that are stopped as a deploy does it, while they run jobs that can be resumed."""
 
 from __future__ import annotations
 

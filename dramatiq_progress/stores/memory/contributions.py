@@ -123,8 +123,6 @@ def _contribute(record: Record, counters: Counters, members: Members, member: st
             slot = slot._replace(thousandths=known.thousandths)
     counters.count(slot, 1)
     members[member] = slot.text()
-    if slot.state == "f":
-        record["failure"] = member
     return True
 
 

@@ -166,7 +166,7 @@ class MemoryStore(Store):
             case "pause":
                 return transitions.pause(record, now, encoding.Pause(*given))
             case "withdraw":
-                return transitions.withdraw(record, now, encoding.Withdraw(*given), beside[0])
+                return transitions.withdraw(record, encoding.Withdraw(*given), beside[0])
             case "declare":
                 return claims.declare(record, now, encoding.Declare(*given))
             case "claim":

@@ -151,7 +151,7 @@ def pause(record: Record, now: float, given: encoding.Pause) -> Outcome:
     return Outcome((outcome, shown), given.ttl, changed=True, only_later=True)
 
 
-def withdraw(record: Record, now: float, given: encoding.Withdraw, companion: Record) -> Outcome:
+def withdraw(record: Record, given: encoding.Withdraw, companion: Record) -> Outcome:
     """See withdraw.lua. An empty record is one that was removed."""
     if record.get("state") not in (State.ENQUEUED, State.DELAYED) or record.get("version") != given.version:
         return Outcome("refused")

@@ -52,7 +52,7 @@ class RequestBatcher(Generic[Request]):
     """Sends the requests of all threads of a process.
 
     A thread may be interrupted anywhere, as Dramatiq's time limits do. Requests that it sent for others are then sent
-    again, and may reach the server twice: requests must be idempotent.
+    again, and may reach the server twice: requests must be idempotent, or as harmless as tally.lua's.
 
     A server that doesn't answer costs one timeout: threads that are queued in the meantime get the error, and don't
     try.

@@ -88,9 +88,7 @@ class EventStream(AsyncIterator[bytes]):
         "_waiter",
     )
 
-    def __init__(
-        self, message_ids: Sequence[str], *, read: Read, recheck: Recheck | None = None, client: str = ""
-    ) -> None:
+    def __init__(self, message_ids: Sequence[str], *, read: Read, recheck: Recheck, client: str = "") -> None:
         self._release_slot = get_hub().slots.take(self, client)
         self._message_ids = message_ids
         self._read = read
@@ -210,7 +208,7 @@ class EventStream(AsyncIterator[bytes]):
         self._schedule_recheck(hub)
         readings = [hub.topic(message_id).reading for message_id in self._message_ids if message_id in self._visible]
         messages = [reading for reading in readings if reading is not None]
-        if self._recheck is None or not messages:
+        if not messages:
             return True
         try:
             return await self._recheck(messages)

@@ -136,7 +136,6 @@ local function contribute(id, text)
   count(slot, 1)
   redis.call('HSET', members, id, string.format('%s %d:%d:%d%s', slot.state, slot.attempt, slot.thousandths,
     slot.weight, slot.late and '+' or ''))
-  if slot.state == 'f' then redis.call('HSET', record, 'failure', id) end
 end
 
 for j = FIELDS, #ARGV, 2 do contribute(ARGV[j], ARGV[j + 1]) end

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- A pause is requested, or no longer. A message that waits is paused immediately. One that runs, or is lost, is asked to
--- make room, if it can be gone on from: it has a cursor, which is empty until its first item is done.
+-- make room, if it can be resumed: it has a cursor, which is empty until its first item is done.
 -- Accepted by a full store (allow-oom).
 -- KEYS: record, companion. Returns {outcome, the state before}.
 local record = KEYS[1]

@@ -15,7 +15,7 @@ local record = KEYS[1]
 local before = redis.call('HMGET', record, 'state', 'attempt', 'token', 'version', 'cancel_requested', 'later')
 -- Also for a superseded attempt: a cancelled message's work is of no use whichever attempt does it.
 local cancel_requested = before[5] and 1 or 0
--- Only a message that can be gone on from is asked to pause, so only its reports look.
+-- Only a message that can be resumed is asked to pause, so only its reports look.
 local pause_requested = resumable == '1' and redis.call('HEXISTS', record, 'pause_requested') or 0
 local now = clock()
 local is_shown = before[1] == 'running' and before[3] == token

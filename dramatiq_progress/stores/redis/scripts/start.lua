@@ -6,7 +6,7 @@
 -- on, and the new attempt waits: report.lua shows it as soon as the other one is silent for too long or ends without
 -- success. The new delivery counts as a death of the other until that one's next heartbeat takes the count back.
 --
--- If the one that is shown can be gone on from, the later one takes over at once instead, and the other stops at its next
+-- If the one that is shown can be resumed, the later one takes over at once instead, and the other stops at its next
 -- item: otherwise both would do all the items that are left. But not while that one works on an item for longer than a
 -- worker is silent: with items longer than the broker waits for them, none would ever be done.
 --

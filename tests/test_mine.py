@@ -164,6 +164,14 @@ def test_the_tag_works_in_an_async_view(people: People) -> None:
     assert message_id in asyncio.run(view())
 
 
+def test_the_request_may_be_a_variable_of_the_context(people: People) -> None:
+    """As in `render_to_string("mail.html", {"request": request})`."""
+    message_id = people.send("owner")
+    template = Template("{% load dramatiq_progress %}{% dramatiq_progress_mine cancel=True %}")
+    html = template.render(Context({"request": request_of(people, "owner")}))
+    assert f' cancel="/progress/{message_id}/cancel/"' in html and "<b>Work</b>" in html
+
+
 def test_without_a_request_the_tag_raises(people: People) -> None:
     with pytest.raises(ImproperlyConfigured, match="needs the request"):
         render(None)

@@ -1138,7 +1138,7 @@ def test_a_cursor_that_is_too_long_leaves_the_last_one(memory_store: Store, capl
         list(ProgressObserver().track(pages, resume=True))
     texts = [lenient.resumption().text(1) for _ in lenient.track(pages, resume=True)]
     assert [json.loads(text or "null") for text in texts] == [None, [1, [], "", 1, "first"], [1, [], "", 1, "first"]]
-    assert len([each for each in caplog.records if "4,096 bytes" in each.message]) == 1
+    assert len([each for each in caplog.records if "limit is 4,096" in each.message]) == 1
 
 
 @pytest.mark.parametrize("given", [7, (1, 2, 3), "ab", None])

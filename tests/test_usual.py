@@ -217,9 +217,12 @@ def test_only_messages_that_wait_or_run_say_it(store: Store, settings: Any) -> N
     settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.01, "LOST_AFTER": 0.02}
     wait_until(lambda: read("running").state is State.LOST)
     assert usual("running") is None
-    # A record of several messages isn't one of an actor, even with an actor's name.
+    # A record of several messages isn't one of an actor, even with an actor's name, nor beside a message of that actor.
     enqueue("composite", queue="")
     assert usual("composite") is None
+    composite, message = store.read(["composite", "enqueued"])
+    assert composite is not None and composite.usual is None
+    assert message is not None and message.usual is not None
 
 
 def test_each_kind_of_run_has_its_own(store: Store) -> None:

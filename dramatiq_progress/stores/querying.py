@@ -82,7 +82,8 @@ class ReadableStore(StoreCalls):
         for message_id, (now, stored) in zip(message_ids, found, strict=True):
             if isinstance(stored, dict):
                 place = queued.get(message_id)
-                usual = estimates.get(run_of(stored))
+                # A composite has the actor of its members, and no queue: their times aren't its own.
+                usual = estimates.get(run_of(stored)) if stored.get("queue") else None
                 progresses.append(read_record(message_id, stored, now=now, queued=place, usual=usual, **known))
             elif isinstance(stored, NodeUnreachable):
                 progresses.append(stored)

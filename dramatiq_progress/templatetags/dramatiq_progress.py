@@ -31,7 +31,7 @@ def _script_of_page(context: template.Context, nonce: str | None = _PAGE_NONCE) 
 
 @register.simple_tag(name="dramatiq_progress", takes_context=True)
 def _bar_of_page(context: template.Context, message: MessageLike, **attributes: str | bool | None) -> SafeString:
-    request = getattr(context, "request", None)
+    request = _request_in(context)
     elements.add_stream(attributes, request)
     element = elements.bar_element(message, request, **attributes)
     if not is_compact(attributes) or context.render_context.get(_IS_LINKED):
@@ -92,17 +92,21 @@ def schedules(context: template.Context, *, staff_only: bool = True, **attribute
 
 
 def _request_of(context: template.Context, tag: str) -> HttpRequest:
-    request = getattr(context, "request", None) or context.get("request")
+    request = _request_in(context)
     if request is None:
         raise ImproperlyConfigured(
             f"{{% {tag} %}} needs the request, which identifies the user. Render the template with it, as "
             "render(request, ...) does."
         )
-    found: HttpRequest = request
+    return request
+
+
+def _request_in(context: template.Context) -> HttpRequest | None:
+    found: HttpRequest | None = getattr(context, "request", None) or context.get("request")
     return found
 
 
 def _nonce_of_page(context: template.Context) -> Any:
     # Django 6 has it in the context too, by its context processor.
     found = context.get("csp_nonce")
-    return nonce_of_request(getattr(context, "request", None)) if found is None else found
+    return nonce_of_request(_request_in(context)) if found is None else found

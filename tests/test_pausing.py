@@ -277,14 +277,16 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Delays(Middleware):
-    """Keeps the options of all messages that were sent with a delay."""
+    """Counts the messages that were sent with a delay, and keeps their options."""
 
     def __init__(self) -> None:
+        self.count = 0
         self.options: set[str] = set()
 
     def after_enqueue(self, broker: dramatiq.Broker, message: Message[Any], delay: int | None) -> None:
         if delay is not None:
             self.options.update(message.options)
+            self.count += 1
 
 
 class Site:
@@ -311,6 +313,11 @@ class Site:
 
     def allow(self, items: int) -> None:
         self._allowed.release(items)
+
+    def wait_for_rounds(self) -> None:
+        """Wait until paused messages came to the worker twice, and were sent again each time."""
+        before = self.delays.count
+        wait_until(lambda: self.delays.count >= before + 2)
 
 
 @pytest.fixture
@@ -339,8 +346,7 @@ def test_a_running_job_is_paused_after_its_item_and_goes_on_where_it_was(site: S
     paused = when(message, State.PAUSED)
     assert (paused.current, paused.percent, paused.attempt) == (4, 40, 1)
     site.allow(100)
-    # Longer than it stays in the delay queue.
-    time.sleep(0.5)
+    site.wait_for_rounds()
     assert (site.done, site.prepared, now(message).version) == ([0, 1, 2, 3], 1, paused.version)
     assert resume(message) == RESUMED
     done = when(message, State.DONE)
@@ -370,7 +376,7 @@ def test_a_job_that_waits_in_its_queue_is_paused_and_skipped(site: Site) -> None
         assert pause(message.message_id) == Pausing(PauseOutcome.PAUSED, State.ENQUEUED)
         site.allow(100)
         site.worker.start()
-        time.sleep(0.5)
+        site.wait_for_rounds()
         assert (site.prepared, now(message).state) == (0, State.PAUSED)
         assert resume(message.message_id) == RESUMED
         assert when(message, State.DONE).attempt == 1
@@ -389,7 +395,7 @@ def test_a_plain_actor_is_paused_while_it_waits(site: Site) -> None:
     message = actor.send()
     assert pause(message)
     site.worker.start()
-    time.sleep(0.3)
+    site.wait_for_rounds()
     assert ran == []
     resume(message)
     assert when(message, State.DONE) and ran == [1]
@@ -425,7 +431,7 @@ def test_a_pause_is_no_retry(site: Site) -> None:
     message = progress_actor(broker=site.broker, actor_name="fails")(work).send()
     pause(message)
     site.worker.start()
-    time.sleep(0.5)
+    site.wait_for_rounds()
     assert now(message).state is State.PAUSED
     resume(message)
     done = when(message, State.DONE)
@@ -436,7 +442,7 @@ def test_a_cancel_of_a_paused_job_is_at_once(site: Site) -> None:
     message = site.actor.send()
     pause(message)
     site.worker.start()
-    time.sleep(0.2)
+    site.wait_for_rounds()
     assert cancel(message, force=True).previous is State.PAUSED
     assert now(message).state is State.CANCELLED
     site.broker.join("default", timeout=60_000)
@@ -478,7 +484,7 @@ def test_a_paused_message_waits_while_the_store_is_away(site: Site, monkeypatch:
     with monkeypatch.context() as patch:
         for module in ("delivery", "starting"):
             patch.setattr(f"dramatiq_progress.worker.{module}.with_store", lambda *_, **__: None)
-        time.sleep(0.5)
+        site.wait_for_rounds()
         assert site.prepared == 0
     resume(message)
     when(message, State.DONE)
@@ -499,8 +505,7 @@ def test_a_resumed_message_runs_while_the_store_refuses_its_start(site: Site, st
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(store), "start", refuse)
-        # Longer than it stays in the delay queue.
-        time.sleep(0.5)
+        site.wait_for_rounds()
         assert site.prepared == 0
         resume(message)
         wait_until(lambda: len(site.done) == 10)
@@ -543,7 +548,7 @@ def test_members_of_a_group_are_paused_one_by_one(site: Site) -> None:
     site.allow(100)
     site.worker.start()
     when(job.children[1], State.DONE)
-    time.sleep(0.3)
+    site.wait_for_rounds()
     waiting = now(job)
     assert waiting.parts is not None and (waiting.state, waiting.parts.waiting) == (State.RUNNING, 1)
     resume(first)
@@ -554,7 +559,7 @@ def test_a_paused_member_is_skipped_when_its_group_is_cancelled(site: Site) -> N
     job = progress_group([site.actor.message(2)], broker=site.broker).run()
     pause(job.children[0])
     site.worker.start()
-    time.sleep(0.2)
+    site.wait_for_rounds()
     assert cancel(job, force=True)
     assert when(job.children[0], State.CANCELLED)
     assert site.prepared == 0
@@ -569,7 +574,7 @@ def test_the_next_message_of_a_pipeline_waits_for_one_that_is_paused(site: Site)
     pause(first)
     site.allow(100)
     site.worker.start()
-    time.sleep(0.3)
+    site.wait_for_rounds()
     assert (ends, now(first).state) == ([], State.PAUSED)
     resume(first)
     assert when(second, State.DONE) and ends == ["all"]

@@ -51,7 +51,8 @@ def _with_errors(view: Callable[..., HttpResponse]) -> Callable[..., HttpRespons
     @wraps(view)
     def respond(request: HttpRequest, **captured: str) -> HttpResponse:
         try:
-            query_of(request)
+            if request.META.get("QUERY_STRING"):
+                query_of(request)
             return view(request, **captured)
         except REFUSED_REQUEST as error:
             return error_response(error)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -120,3 +122,21 @@ def test_threads_that_wait_for_a_server_that_does_not_answer_get_its_error(serve
     assert {type(answer) for answer in answers.values()} == {ConnectionError}
     server.is_gone = False
     assert server.batcher.send("next") == "answer to next"
+
+
+def test_an_answer_is_freed_without_the_garbage_collector() -> None:
+    """A cycle of its objects in each round trip would cost a poll 3 % of its time."""
+
+    class Answer:
+        pass
+
+    def exchange(requests: Sequence[str]) -> list[Answer]:
+        return [Answer() for _ in requests]
+
+    batcher = RequestBatcher(exchange, exchange)
+    gc.disable()
+    try:
+        answer = weakref.ref(batcher.send("one"))
+        assert answer() is None
+    finally:
+        gc.enable()

@@ -108,6 +108,13 @@ def test_head_is_get_without_a_body(memory_store: Store, client: Client, path: s
     assert client.head(path, headers={"If-None-Match": response["ETag"]}).status_code == 304
 
 
+def test_json_has_one_encoding_whatever_the_project_has(memory_store: Store, client: Client, settings: Any) -> None:
+    """As RFC 8259 (section 8.1) requires."""
+    settings.DEFAULT_CHARSET = "utf-16"
+    memory_store.start(Attempt("m1", "work", "default", 3))
+    assert json.loads(client.get(url("m1")).content.decode("ascii"))["state"] == "running"
+
+
 def test_markup_stays_text(memory_store: Store, client: Client) -> None:
     attempt = Attempt("m1", "work", "default", 3)
     memory_store.start(attempt)

@@ -95,7 +95,9 @@ def cancellable_of(request: HttpRequest, messages: Sequence[Progress]) -> set[st
 
     A poll of messages without an owner reads no session for this, unless its query has ``can_cancel``.
     """
-    checked = messages if CAN_CANCEL in query_of(request) else identity_dependent(request, messages)
+    checked = [progress for progress in messages if progress.can_cancel]
+    if checked and CAN_CANCEL not in query_of(request):
+        checked = identity_dependent(request, checked)
     return cancellable_ids(request, checked) if checked else set()
 
 

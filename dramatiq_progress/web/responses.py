@@ -54,7 +54,7 @@ def list_response(
 def json_response(content: Any, *, status: int = HTTPStatus.OK) -> HttpResponse:
     """Return a private response with a JSON body."""
     # ASCII only: no character can end a line, or change the direction of text, in whatever shows the body.
-    response = HttpResponse(json.dumps(content), content_type="application/json", status=status)
+    response = HttpResponse(json.dumps(content).encode(), content_type="application/json", status=status)
     make_private(response)
     return response
 

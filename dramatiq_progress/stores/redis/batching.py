@@ -34,7 +34,8 @@ class _PendingRequest(Generic[Request]):
       sends: Whether it is this thread's turn.
       is_apart: Whether its thread lost its patience.
       has_left: Whether its thread no longer waits, and has passed on its turn.
-      batch: The requests that its thread sends, its own first.
+      batch: The requests of other threads that its thread sends. Not its own: the answers would then be in a
+        reference cycle, which only the garbage collector frees.
     """
 
     __slots__ = ("answer", "batch", "has_left", "is_apart", "ready", "request", "sends")
@@ -118,24 +119,24 @@ class RequestBatcher(Generic[Request]):
             return
         nothing: deque[_PendingRequest[Request]] = deque()
         with self._mutex:
-            mine.batch = [mine, *(each for each in self._waiting if not each.is_apart)]
+            mine.batch = [each for each in self._waiting if not each.is_apart]
             self._waiting = nothing
         try:
-            answers = self._exchange([each.request for each in mine.batch])
+            answers = self._exchange([mine.request, *[each.request for each in mine.batch]])
         except Exception as error:
             failure = _Failure(error)
             nothing = deque()
             with self._mutex:
                 mine.batch = [*mine.batch, *self._waiting]
                 self._waiting = nothing
-            answers = [failure] * len(mine.batch)
-        for each, answer in zip(mine.batch, answers, strict=True):
+            answers = [failure] * (1 + len(mine.batch))
+        for each, answer in zip([mine, *mine.batch], answers, strict=True):
             each.answer = (answer,)
 
     def _leave(self, mine: _PendingRequest[Request]) -> None:
         """Wake the threads whose requests this one has sent, and pass its turn on. Idempotent."""
         with self._mutex:
-            while len(mine.batch) > 1:
+            while mine.batch:
                 other = mine.batch[-1]
                 if other.answer is None:
                     # This thread was interrupted: the other one sends its request, or a third does.

@@ -13,7 +13,7 @@ from dramatiq.common import q_name
 from dramatiq.middleware import SkipMessage
 
 from dramatiq_progress.errors import UserFacingError
-from dramatiq_progress.owners import carried_by
+from dramatiq_progress.owners import carried_by, sent_for
 from dramatiq_progress.progress import GIVEN_UP, State
 from dramatiq_progress.signals import send_state_changed
 from dramatiq_progress.stores import Store
@@ -240,9 +240,11 @@ class Delivery:
             return change
 
         size = 0 if companion is None else companion.size + sum(map(len, beside.values()))
-        change = with_store(attempt.message_id, write, defer=True, size=size)
-        if companion is not None:
-            companion.note_end(state, change)
+        # The job may be over for `end_job`, or have had no `begin_job`: receivers of the signals may send messages.
+        with sent_for(attempt.owner):
+            change = with_store(attempt.message_id, write, defer=True, size=size)
+            if companion is not None:
+                companion.note_end(state, change)
         return change
 
     def _start(self, store: Store, age: float) -> Start:

@@ -10,7 +10,7 @@ import logging
 import secrets
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Protocol
@@ -104,6 +104,11 @@ def sent_by(request: HttpRequest) -> Iterator[None]:
     """Set the owner like `owned_by`, but of tracked messages only: untracked ones must not create a session."""
     with _sending_for(_RequestSender(request, owns_untracked=False)):
         yield
+
+
+def sent_for(owner: str) -> AbstractContextManager[None]:
+    """Set the owner of all messages that are sent in a block, by its hash; empty for no owner."""
+    return _sending_for(_KnownSender(owner))
 
 
 @contextmanager

@@ -28,6 +28,8 @@ from django.utils import timezone, translation
 from django.utils.translation import gettext_lazy
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import AsyncIO, Middleware, Pipelines, Retries, TimeLimit
+from dramatiq.results import Results
+from dramatiq.results.backends import StubBackend
 
 from dramatiq_progress import (
     CancelOutcome,
@@ -640,6 +642,20 @@ def test_a_pipeline_of_tasks_passes_return_values_on(site: Site, signals: list[A
     assert [get_progress(each.message_id).result for each in (first, second)] == [None, None]  # type: ignore[union-attr]
     wait_until(lambda: len(signals) == 9)
     assert [name for name, each, *_ in signals if each == second.message_id] == ["enqueued", "started", "finished"]
+
+
+def test_a_task_of_a_pipeline_that_is_delivered_again_keeps_its_return_value(site: Site) -> None:
+    backend = StubBackend()
+    site.broker.add_middleware(Results(backend=backend, store_results=True))
+    first, second = tasks.give.message(1), tasks.add.message(2)
+    progress_pipeline([first, second]).run()
+    copy = site.broker.queues["default"].queue[0]
+    worker = site.work()
+    ended(tasks.add.get_result(second.message_id))
+    site.broker.queues["default"].put(copy)
+    site.broker.join("default")
+    worker.join()
+    assert first.get_result(backend=backend) == 1
 
 
 def test_a_group_of_one_task_is_named_and_cancelled_like_the_task(site: Site, signals: list[Any]) -> None:

@@ -7,6 +7,7 @@ import contextvars
 import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,10 +20,10 @@ from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, RequestFactory
 from django.urls import include, path
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import AsyncIO, GroupCallbacks, Pipelines, Retries
+from dramatiq.middleware import AsyncIO, GroupCallbacks, Pipelines, Retries, SkipMessage
 from dramatiq.rate_limits.backends import StubBackend
 
-from dramatiq_progress import State, get_progress, owned_by, progress_actor
+from dramatiq_progress import Progress, State, get_progress, owned_by, progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import OWNER_OPTION, VISITOR_KEY, owners_of
 from dramatiq_progress.signals import state_changed
@@ -398,6 +399,51 @@ def test_a_worker_does_not_keep_the_owner_of_the_previous_message(
     wait_until(lambda: len(children) == 2)
     worker.stop()
     assert sorted(children) == sorted([mine, ""])
+
+
+def test_a_message_sent_by_a_receiver_in_a_worker_belongs_to_the_owner_of_the_job(
+    people: People, broker: StubBroker, mine: str
+) -> None:
+    """In each state, also of a message that the worker rejects, since it has no such actor."""
+    owners: list[tuple[str, State, str]] = []
+
+    def receive(progress: Progress, **_: Any) -> None:
+        if progress.actor != "tracked":
+            owners.append((progress.actor, progress.state, owner_of(Actors.tracked.send())))
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    def skip() -> None:
+        raise SkipMessage("nothing to do")
+
+    jobs = {"works": lambda: None, "fails": fail, "is_skipped": skip, "is_gone": lambda: None}
+    actors = [progress_actor(broker=broker, actor_name=name)(job) for name, job in jobs.items()]
+    state_changed.connect(receive)
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
+    try:
+        with owned_by(people.users["owner"]):
+            messages = [each.send() for each in actors]
+        # The thread that has worked for an owner then works for none.
+        public = actors[0].send()
+        del broker.actors["is_gone"]
+        worker.start()
+        wait_until(lambda: all(is_finished(each) for each in (*messages, public)))
+        wait_until(lambda: len(owners) == 17)
+    finally:
+        state_changed.disconnect(receive)
+        worker.stop()
+    enqueued, running, retrying = State.ENQUEUED, State.RUNNING, State.RETRYING
+    states = {
+        "works": [enqueued, running, State.DONE],
+        "fails": [enqueued, running, retrying, enqueued, running, State.FAILED],
+        "is_skipped": [enqueued, running, State.SKIPPED],
+        "is_gone": [enqueued, State.FAILED],
+    }
+    assert Counter(owners) == Counter(
+        [(name, state, mine) for name in states for state in states[name]]
+        + [("works", state, "") for state in states["works"]]
+    )
 
 
 def test_a_message_sent_while_the_store_was_down_keeps_its_owner(

@@ -528,20 +528,22 @@ def test_failures_at_different_items_are_no_reason_to_give_up_but_one_bad_item_i
     assert len(bad) == 3 and failed.current == 5
 
 
-def test_a_finished_message_that_comes_again_is_skipped(site: Site) -> None:
+def test_a_finished_message_that_comes_again_is_skipped_and_keeps_its_result(site: Site) -> None:
+    backend = StubBackend()
+    site.broker.add_middleware(Results(backend=backend))
     runs: list[int] = []
 
-    def work(progress_observer: ProgressObserver) -> None:
+    def work(progress_observer: ProgressObserver) -> int:
         runs.append(1)
-        for _ in progress_observer.track(range(3), resume=True):
-            pass
+        return sum(progress_observer.track(range(5), resume=True))
 
-    message, _ = site.run(work)
+    message, _ = site.run(work, store_results=True)
     # As a broker does that missed the acknowledgement.
     site.broker.queues["default"].put(message.encode())
     site.broker.join("default")
     site.worker.join()
     assert runs == [1]
+    assert message.get_result(backend=backend) == 10
 
 
 def test_a_further_round_begins_at_the_start(site: Site) -> None:

@@ -11,12 +11,24 @@ import dramatiq
 import pytest
 import redis
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import Retries
+from dramatiq.middleware import Retries, TimeLimitExceeded
 
-from dramatiq_progress import Progress, ProgressObserver, State, get_progress, progress_actor
+from dramatiq_progress import (
+    Cancellation,
+    Cancelled,
+    CancelOutcome,
+    Progress,
+    ProgressObserver,
+    State,
+    cancel,
+    get_progress,
+    progress_actor,
+    progress_group,
+)
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store
+from dramatiq_progress.worker.recorder import get_recorder
 from tests.conftest import PATIENT
 from tests.store_server import Server
 from tests.waiting import wait_until
@@ -86,6 +98,73 @@ def test_a_receiver_that_raises_fails_no_job(broker: StubBroker, received: Recei
     assert progress is not None and progress.state is State.DONE
     assert len(received) == 6
     assert "Error calling" in caplog.text
+
+
+@pytest.mark.slow(4)
+def test_a_job_is_not_lost_while_a_receiver_of_its_start_works(broker: StubBroker, settings: Any) -> None:
+    """It has heartbeats. A cancel in the meantime interrupts the actor, which is called afterwards."""
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.1, "LOST_AFTER": 2.0}
+    seen: set[State] = set()
+    answers: list[Cancellation] = []
+    interrupted = threading.Event()
+
+    def slow(progress: Progress, **_: Any) -> None:
+        if progress.state is not State.RUNNING:
+            return
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            seen.add(get_progress(progress).state)  # type: ignore[union-attr]
+            time.sleep(0.01)  # leaves CPU time to the recorder
+        answers.append(cancel(progress))
+
+    def work(progress_observer: ProgressObserver) -> None:
+        try:
+            while True:
+                progress_observer.increment_progress()
+                time.sleep(0.01)
+        except Cancelled:
+            interrupted.set()
+            raise
+
+    state_changed.connect(slow)
+    try:
+        message = progress_actor(broker=broker, cancellable=True)(work).send()
+        work_off(broker)
+    finally:
+        state_changed.disconnect(slow)
+    assert seen == {State.RUNNING}
+    assert [each.outcome for each in answers] == [CancelOutcome.REQUESTED]
+    assert interrupted.is_set()
+    assert get_progress(message).state is State.CANCELLED  # type: ignore[union-attr]
+
+
+def test_a_job_that_is_interrupted_in_a_receiver_of_its_start_leaves_no_heartbeats(broker: StubBroker) -> None:
+    def interrupt(progress: Progress, **_: Any) -> None:
+        if progress.state is State.RUNNING:
+            # As the time limit of a slow receiver. It is no `Exception`, which would be logged.
+            raise TimeLimitExceeded
+
+    runs: list[int] = []
+    state_changed.connect(interrupt)
+    try:
+        message = progress_actor(broker=broker, actor_name="work")(lambda: runs.append(1)).send()
+        work_off(broker)
+    finally:
+        state_changed.disconnect(interrupt)
+    failed = get_progress(message)
+    assert failed is not None and (failed.state, failed.attempt, runs) == (State.FAILED, 2, [])
+    assert not [each for each in get_recorder().observers() if each.message_id == message.message_id]
+
+
+def test_a_receiver_is_called_for_the_start_of_a_member_that_is_only_skipped(
+    broker: StubBroker, received: Received
+) -> None:
+    member = progress_actor(broker=broker, actor_name="work", cancellable=True)(lambda: None).message()
+    job = progress_group([member], broker=broker).run()
+    assert cancel(job)
+    received.clear()
+    work_off(broker)
+    assert received[:2] == [(State.ENQUEUED, State.RUNNING, 1), (State.RUNNING, State.CANCELLED, 1)]
 
 
 def test_deferred_changes_send_their_signals_later(broker: StubBroker, received: Received, settings: Any) -> None:

@@ -28,7 +28,7 @@ from dramatiq_progress.worker.again import is_sent_again
 from dramatiq_progress.worker.current import this_thread
 from dramatiq_progress.worker.interruption import is_cancel, is_yield
 from dramatiq_progress.worker.observer import ProgressObserver
-from dramatiq_progress.worker.tracking import COMPANION_OPTION, count_retries
+from dramatiq_progress.worker.tracking import COMPANION_OPTION, count_retries, keep_result
 
 from .run import TASK_OPTION, TaskRun, make_run, send_enqueued, sending
 from .task import ProgressContext
@@ -165,6 +165,8 @@ def run_task(observer: ProgressObserver, path: str, args: Sequence[Any], kwargs:
     if delivery is None or not isinstance(run, TaskRun):
         raise RuntimeError("A task is run by a worker: enqueue it, or call the task itself.")
     if delivery.is_ignored:
+        # In a pipeline it has one.
+        keep_result(delivery.message)
         raise SkipMessage(f"Task {run.message_id} has ended before.")
     attempt = delivery.attempt
     try:

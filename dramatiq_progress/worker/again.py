@@ -20,7 +20,7 @@ from dramatiq.errors import BrokerConnectionError
 from dramatiq.middleware import MiddlewareError
 
 from .cursor import CURSOR_OPTION
-from .tracking import AnyMessage
+from .tracking import AnyMessage, keep_result
 
 #: How long a paused message stays in the delay queue each time: the longest delay of all brokers (SQS).
 PAUSE_SECONDS = 15
@@ -60,8 +60,7 @@ class Again:
 
     def __init__(self, message: AnyMessage, kept: Mapping[str, str] = MappingProxyType({}), *, is_paused: bool = False):
         self._copy = message.copy(options={CURSOR_OPTION: dict(kept)} if kept else {})
-        # `Results` would store None for this delivery.
-        message.options["store_results"] = False
+        keep_result(message)
         self.is_recorded = self.is_paused = is_paused
 
     def send(self, broker: Broker) -> None:

@@ -10,9 +10,10 @@ import weakref
 from django.conf import settings
 from dramatiq import Broker
 from dramatiq.common import q_name
+from dramatiq.middleware import SkipMessage
 
 from dramatiq_progress.errors import UserFacingError
-from dramatiq_progress.owners import carried_by
+from dramatiq_progress.owners import carried_by, sent_for
 from dramatiq_progress.progress import GIVEN_UP, State
 from dramatiq_progress.signals import send_state_changed
 from dramatiq_progress.stores import Store
@@ -122,7 +123,11 @@ class Delivery:
             if start.verdict != "run" and self.attempt.path:
                 # An earlier delivery may have been killed before its composite knew of its end, or instead of a pause.
                 with_store(self.attempt.message_id, self._contribute_recorded, defer=True)
-            check_start(self, start)
+            try:
+                check_start(self, start)
+            except SkipMessage:
+                self._send_running(start)
+                raise
             self.message.options.pop(PAUSED_OPTION, None)
         self.observer = ProgressObserver(attempt=self.attempt, start=self._start, strict=settings.DEBUG)
         self.observer.delivery = weakref.ref(self)
@@ -131,6 +136,9 @@ class Delivery:
         if not self.is_ignored:
             self.observer.yields_at = self.attempt.started_at + self._yield_after
             get_recorder().open(self.observer)
+        if start is not None:
+            # Not before there are heartbeats: the message would be lost while a slow receiver works.
+            self._send_running(start)
         self.is_running = True
         return self.observer
 
@@ -232,16 +240,26 @@ class Delivery:
             return change
 
         size = 0 if companion is None else companion.size + sum(map(len, beside.values()))
-        change = with_store(attempt.message_id, write, defer=True, size=size)
-        if companion is not None:
-            companion.note_end(state, change)
+        # The job may be over for `end_job`, or have had no `begin_job`: receivers of the signals may send messages.
+        with sent_for(attempt.owner):
+            change = with_store(attempt.message_id, write, defer=True, size=size)
+            if companion is not None:
+                companion.note_end(state, change)
         return change
 
     def _start(self, store: Store, age: float) -> Start:
         start = store.start(self.attempt, age=age)
-        if start.verdict == "run" or start.previous is not None:
+        # `open` sends the signal of an attempt that runs, unless its start is late.
+        has_signal = bool(age) if start.verdict == "run" else start.previous is not None
+        if has_signal:
             send_state_changed(store, self.attempt.message_id, start.previous, late=bool(age))
         return start
+
+    def _send_running(self, start: Start) -> None:
+        """Send the signal that the attempt runs, if it does."""
+        if start.verdict == "run":
+            message_id = self.attempt.message_id
+            with_store(message_id, lambda store, age: send_state_changed(store, message_id, start.previous))
 
     def _contribute_recorded(self, store: Store, age: float) -> None:
         get_recorder().parts.contribute_recorded(store, self.attempt, age=age)

@@ -22,6 +22,7 @@ from dramatiq_progress.stores.outcomes import Change, Start
 
 from .again import Again
 from .best_effort import with_store
+from .tracking import keep_result
 
 if TYPE_CHECKING:
     from .delivery import Delivery
@@ -47,6 +48,7 @@ def check_start(delivery: Delivery, start: Start) -> None:
         raise SkipMessage(f"Message {attempt.message_id} was cancelled.")
     if start.verdict == "finished":
         delivery.is_ignored = True
+        keep_result(delivery.message)
         raise SkipMessage(f"Message {attempt.message_id} was finished by an earlier delivery.")
     # A message that a member has sent may be there to clean up: it is only skipped if its actor is cancellable.
     if start.is_unwanted and (start.is_forced or attempt.cancellable or not is_child(attempt.path)):

@@ -1,4 +1,4 @@
-"""Tracked actors: the options that `progress_actor` sets, and how many retries Dramatiq has left for a message."""
+"""Tracked actors: the options that `progress_actor` sets, and those of Dramatiq that their messages have."""
 
 from __future__ import annotations
 
@@ -94,6 +94,11 @@ def count_retries_left(broker: Broker, message: AnyMessage, actor: Actor[..., An
         return None
     limit = message.options.get("max_retries", actor.options.get("max_retries", retries.max_retries))
     return None if limit is None else max(0, _whole(limit) - count_retries(message))
+
+
+def keep_result(message: AnyMessage) -> None:
+    """Let Dramatiq's `Results` keep what it has stored for a message: of one that is skipped it would store None."""
+    message.options["store_results"] = False
 
 
 def _whole(value: object) -> int:

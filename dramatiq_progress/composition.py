@@ -14,7 +14,7 @@ from dramatiq import Broker, Message
 from .message_ids import MessageLike, message_id_of
 from .progress_values import Number
 from .stores.composites import IS_FAIL_FAST, IS_OPEN, IS_PIPELINE, WITH_CHILDREN
-from .worker.composition import AnyMember, Composition, is_empty, members_of, milliseconds_of, shares_of, texts_of
+from .worker.composition import AnyMember, Composition, members_of, milliseconds_of, shares_of, texts_of
 from .worker.sending import close, find, send_more, send_recorded
 
 __all__ = ["progress_group", "progress_pipeline"]
@@ -119,7 +119,8 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
 
         Raises:
           TypeError: A member is anything else, or the delay is neither.
-          ValueError: It isn't open, hasn't been run or is closed; or the members are refused, as by `run`.
+          ValueError: It isn't open, hasn't been run or is closed; the members are refused, as by `run`; or this object
+            has already sent a message with it.
         """
         self._check_open()
         more = dramatiq.group(members_of(dramatiq.group, children), broker=self.broker)  # type: ignore[no-untyped-call]
@@ -136,7 +137,7 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         if not self._is_closed:
             self._check_open()
             self._is_closed = True
-            close(self.composition, 0 if self._is_found else sum(not is_empty(each) for each in self.children))
+            close(self.composition)
 
     def _check_open(self) -> None:
         composition = self.composition

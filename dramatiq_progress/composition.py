@@ -64,8 +64,8 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         name, title, description = texts_of(name=name, title=title, description=description)
         flags = IS_FAIL_FAST * fail_fast + WITH_CHILDREN * with_children + IS_OPEN * open
         self.composition = Composition(name, title, description, flags, shares)
-        # Whether `of` has made it, and whether `close` was called since the last `run`.
-        self._is_found = self._is_closed = False
+        # Whether `of` has made it and the store must be read; and whether `close` was called since the last `run`.
+        self._must_find = self._is_closed = False
 
     @property
     def message_id(self) -> str:
@@ -98,6 +98,8 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
     def of(cls, message: MessageLike, *, broker: Broker | None = None) -> progress_group:
         """Return an open group that another process has run, to `add` members or to `close` it.
 
+        Those read the store, and raise `ValueError` if it knows the id as anything but an open group.
+
         Parameters:
           message: Its `message_id`, or its `Progress`.
           broker: The broker. Defaults to the global one.
@@ -107,7 +109,7 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         """
         made = cls([], open=True, broker=broker)
         made.composition.id, made.composition.has_run = message_id_of(message), True
-        made._is_found = True
+        made._must_find = True
         return made
 
     def add(self, children: Iterable[AnyMember], *, delay: timedelta | int | None = None) -> progress_group:
@@ -147,8 +149,8 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
             raise ValueError("The group hasn't been sent. Call run() first.")
         if self._is_closed:
             raise ValueError("The group is closed: its end may have been shown already.")
-        if self._is_found and composition.owner is None:
-            find(composition)
+        if self._must_find:
+            self._must_find = not find(composition)
 
 
 class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq's

@@ -447,6 +447,34 @@ def test_a_group_that_another_process_closes_waits_for_the_members_that_this_one
     when(job, State.DONE)
 
 
+@pytest.mark.parametrize("kind", ["a message", "a group", "a pipeline"])
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_nothing_is_added_to_a_job_that_is_no_open_group(site: Site, kind: str, has_ended: bool) -> None:
+    job: Any = site.work.message()
+    if kind == "a message":
+        site.broker.enqueue(job)
+    else:
+        job = (progress_group if kind == "a group" else progress_pipeline)([job], broker=site.broker).run()
+    if has_ended:
+        site.start()
+        when(job, State.DONE)
+    before, new = read(job), site.work.message()
+    other = progress_group.of(job, broker=site.broker)
+    for call in (lambda: other.add([new]), other.close):
+        with pytest.raises(ValueError, match=f"{before.id} isn't an open group: .* named 'work'. Pass the message_id"):
+            call()
+    assert (read(job), get_progress(new)) == (before, None)
+
+
+def test_members_are_added_to_a_group_that_the_store_does_not_know(site: Site) -> None:
+    """It may have lost the group."""
+    job = progress_group.of("lost", broker=site.broker).add([site.work.message()])
+    job.add([site.work.message()]).close()
+    site.start()
+    done = when(job, State.DONE)
+    assert (done.actor, done.total) == ("work", 2)
+
+
 def test_wrong_uses_of_open_groups_are_refused(site: Site) -> None:
     closed = progress_group([], open=True, broker=site.broker).run()
     closed.close()

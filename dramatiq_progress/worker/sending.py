@@ -80,8 +80,15 @@ def send_more(group: dramatiq.group, composition: Composition, delay: int | None
     send_recorded(group, replace(composition, has_run=False, shares=None), delay, is_more=True)
 
 
-def find(composition: Composition) -> None:
-    """Complete the composition of an open group that another process may have sent, if the store knows it."""
+def find(composition: Composition) -> bool:
+    """Complete the composition of an open group that another process may have sent.
+
+    Returns:
+      Whether the store knows it.
+
+    Raises:
+      ValueError: It isn't an open group.
+    """
 
     def read(store: Store, age: float) -> Place | None:
         return store.read_place(composition.id)
@@ -89,9 +96,14 @@ def find(composition: Composition) -> None:
     place = with_store(composition.id, read)
     # Without an answer, its owner isn't known: a record that is made from this place has none.
     known = place or Place(composition.id, 0, "", IS_OPEN, owner="")
-    flags = known.flags.replace(IS_CLOSED, "")
+    if IS_OPEN not in known.flags:
+        raise ValueError(
+            f"{composition.id} isn't an open group: it is a message, a pipeline or a group without open=True, named "
+            f"{known.name!r}. Pass the message_id of a progress_group that was made with open=True."
+        )
     composition.name, composition.title, composition.description = known.name, known.title, known.description
-    composition.flags, composition.owner = flags if IS_OPEN in flags else flags + IS_OPEN, known.owner
+    composition.flags, composition.owner = known.flags.replace(IS_CLOSED, ""), known.owner
+    return place is not None
 
 
 def close(composition: Composition) -> None:

@@ -421,6 +421,16 @@ def test_a_message_that_was_sent_with_an_open_group_is_refused(
     assert when(job, State.DONE).total == 2
 
 
+def test_a_group_to_which_another_process_adds_an_actor_that_is_not_cancellable_can_not_be_cancelled(
+    site: Site,
+) -> None:
+    job = progress_group([site.wait.message()], open=True, broker=site.broker).run()
+    other = progress_group.of(job, broker=site.broker).add([site.wait.message()])
+    assert read(job).cancellable
+    other.add([site.work.message()])
+    assert not read(job).cancellable
+
+
 def test_a_message_may_be_in_each_run_of_an_open_group(site: Site) -> None:
     job = progress_group([site.work.message()], open=True, broker=site.broker).run()
     job.run().close()

@@ -102,7 +102,9 @@ def find(composition: Composition) -> bool:
             f"{known.name!r}. Pass the message_id of a progress_group that was made with open=True."
         )
     composition.name, composition.title, composition.description = known.name, known.title, known.description
-    composition.flags, composition.owner = known.flags.replace(IS_CLOSED, ""), known.owner
+    # Whether it can be cancelled depends on the members that are added.
+    composition.flags = known.flags.replace(IS_CLOSED, "").replace(IS_CANCELLABLE, "")
+    composition.owner = known.owner
     return place is not None
 
 

@@ -14,7 +14,7 @@ from dramatiq import Broker, Message
 from .message_ids import MessageLike, message_id_of
 from .progress_values import Number
 from .stores.composites import IS_FAIL_FAST, IS_OPEN, IS_PIPELINE, WITH_CHILDREN
-from .worker.composition import AnyMember, Composition, is_empty, members_of, milliseconds_of, shares_of, texts_of
+from .worker.composition import AnyMember, Composition, members_of, milliseconds_of, shares_of, texts_of
 from .worker.sending import close, find, send_more, send_recorded
 
 __all__ = ["progress_group", "progress_pipeline"]
@@ -64,8 +64,8 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         name, title, description = texts_of(name=name, title=title, description=description)
         flags = IS_FAIL_FAST * fail_fast + WITH_CHILDREN * with_children + IS_OPEN * open
         self.composition = Composition(name, title, description, flags, shares)
-        # Whether `of` has made it, and whether `close` was called since the last `run`.
-        self._is_found = self._is_closed = False
+        # Whether `of` has made it and the store must be read; and whether `close` was called since the last `run`.
+        self._must_find = self._is_closed = False
 
     @property
     def message_id(self) -> str:
@@ -98,6 +98,8 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
     def of(cls, message: MessageLike, *, broker: Broker | None = None) -> progress_group:
         """Return an open group that another process has run, to `add` members or to `close` it.
 
+        Those read the store, and raise `ValueError` if it knows the id as anything but an open group.
+
         Parameters:
           message: Its `message_id`, or its `Progress`.
           broker: The broker. Defaults to the global one.
@@ -107,7 +109,7 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         """
         made = cls([], open=True, broker=broker)
         made.composition.id, made.composition.has_run = message_id_of(message), True
-        made._is_found = True
+        made._must_find = True
         return made
 
     def add(self, children: Iterable[AnyMember], *, delay: timedelta | int | None = None) -> progress_group:
@@ -119,7 +121,8 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
 
         Raises:
           TypeError: A member is anything else, or the delay is neither.
-          ValueError: It isn't open, hasn't been run or is closed; or the members are refused, as by `run`.
+          ValueError: It isn't open, hasn't been run or is closed; the members are refused, as by `run`; or this object
+            has already sent a message with it.
         """
         self._check_open()
         more = dramatiq.group(members_of(dramatiq.group, children), broker=self.broker)  # type: ignore[no-untyped-call]
@@ -136,7 +139,7 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         if not self._is_closed:
             self._check_open()
             self._is_closed = True
-            close(self.composition, 0 if self._is_found else sum(not is_empty(each) for each in self.children))
+            close(self.composition)
 
     def _check_open(self) -> None:
         composition = self.composition
@@ -146,8 +149,8 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
             raise ValueError("The group hasn't been sent. Call run() first.")
         if self._is_closed:
             raise ValueError("The group is closed: its end may have been shown already.")
-        if self._is_found and composition.owner is None:
-            find(composition)
+        if self._must_find:
+            self._must_find = not find(composition)
 
 
 class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq's

@@ -281,6 +281,11 @@ def test_a_composite_can_be_read_as_its_members_carry_it(store: Store) -> None:
     assert store.read_place("g2") is None
 
 
+def test_the_place_of_a_message_has_no_flags(store: Store) -> None:
+    store.enqueue("m1", actor="work", queue="default", retries_left=0, cancellable=True, owner="ann")
+    assert store.read_place("m1") == Place("m1", 0, "work", owner="ann")
+
+
 def test_a_composite_is_lost_when_its_running_members_are_silent(group: Group) -> None:
     group.runs("a")
     version = group.read().version

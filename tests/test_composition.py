@@ -399,6 +399,92 @@ def test_an_open_group_that_another_process_closes(site: Site) -> None:
     when(job, State.DONE)
 
 
+@pytest.mark.parametrize("is_nested", [False, True])
+@pytest.mark.parametrize("is_sent_by_run", [True, False])
+def test_a_message_that_was_sent_with_an_open_group_is_refused(
+    site: Site, is_nested: bool, is_sent_by_run: bool
+) -> None:
+    first, last = site.work.message(1), site.work.message()
+    member = progress_group([first | last], broker=site.broker) if is_nested else first
+    job = progress_group([member] if is_sent_by_run else [], open=True, broker=site.broker).run()
+    if not is_sent_by_run:
+        job.add([member])
+    new, again = site.work.message(2), last if is_nested else first
+    with pytest.raises(ValueError, match=f"Message {again.message_id} of work was already sent with this group"):
+        job.add([new, again])
+    assert (get_progress(new), len(job)) == (None, 1)
+    other = progress_group.of(job, broker=site.broker).add([new])
+    with pytest.raises(ValueError, match="was already sent with this group"):
+        other.add([new])
+    job.close()
+    site.start()
+    assert when(job, State.DONE).total == 2
+
+
+def test_a_group_to_which_another_process_adds_an_actor_that_is_not_cancellable_can_not_be_cancelled(
+    site: Site,
+) -> None:
+    job = progress_group([site.wait.message()], open=True, broker=site.broker).run()
+    other = progress_group.of(job, broker=site.broker).add([site.wait.message()])
+    assert read(job).cancellable
+    other.add([site.work.message()])
+    assert not read(job).cancellable
+
+
+def test_a_message_may_be_in_each_run_of_an_open_group(site: Site) -> None:
+    job = progress_group([site.work.message()], open=True, broker=site.broker).run()
+    job.run().close()
+    site.start()
+    assert when(job, State.DONE).total == 1
+
+
+def test_a_group_that_another_process_closes_waits_for_the_members_that_this_one_has_added(
+    site: Site, store: Any
+) -> None:
+    """Also if the store lacks them."""
+    job = progress_group([], open=True, broker=site.broker).run()
+    other = progress_group.of(job, broker=site.broker)
+    other.add([site.work.message()]).add([site.work.message(), progress_group([], broker=site.broker)])
+    key = store.members_key(job.message_id)
+    if isinstance(store, MemoryStore):
+        del store._members[key]
+    else:
+        with store._servers._make_client() as client:
+            client.delete(key)
+    other.close()
+    assert (read(job).state, read(job).total) == (State.ENQUEUED, 2)
+    site.start()
+    when(job, State.DONE)
+
+
+@pytest.mark.parametrize("kind", ["a message", "a group", "a pipeline"])
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_nothing_is_added_to_a_job_that_is_no_open_group(site: Site, kind: str, has_ended: bool) -> None:
+    job: Any = site.work.message()
+    if kind == "a message":
+        site.broker.enqueue(job)
+    else:
+        job = (progress_group if kind == "a group" else progress_pipeline)([job], broker=site.broker).run()
+    if has_ended:
+        site.start()
+        when(job, State.DONE)
+    before, new = read(job), site.work.message()
+    other = progress_group.of(job, broker=site.broker)
+    for call in (lambda: other.add([new]), other.close):
+        with pytest.raises(ValueError, match=f"{before.id} isn't an open group: .* named 'work'. Pass the message_id"):
+            call()
+    assert (read(job), get_progress(new)) == (before, None)
+
+
+def test_members_are_added_to_a_group_that_the_store_does_not_know(site: Site) -> None:
+    """It may have lost the group."""
+    job = progress_group.of("lost", broker=site.broker).add([site.work.message()])
+    job.add([site.work.message()]).close()
+    site.start()
+    done = when(job, State.DONE)
+    assert (done.actor, done.total) == ("work", 2)
+
+
 def test_wrong_uses_of_open_groups_are_refused(site: Site) -> None:
     closed = progress_group([], open=True, broker=site.broker).run()
     closed.close()
@@ -646,8 +732,9 @@ class FailingBroker(StubBroker):
 
 @pytest.fixture
 def failing() -> Iterator[tuple[FailingBroker, dramatiq.Actor[..., Any]]]:
-    broker = FailingBroker(middleware=[Retries(), ProgressMiddleware()])
-    yield broker, progress_actor(broker=broker, actor_name="work")(lambda: None)
+    callbacks = GroupCallbacks(StubBackend())
+    broker = FailingBroker(middleware=[Pipelines(), callbacks, Retries(), ProgressMiddleware()])
+    yield broker, progress_actor(broker=broker, actor_name="work")(lambda *_: None)
     broker.close()
 
 
@@ -687,6 +774,70 @@ def test_an_open_group_forgets_what_could_not_be_sent(failing: Any) -> None:
     with pytest.raises(ConnectionError):
         job.add([actor.message(), actor.message()])
     assert read(job).parts.total == 1  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def work_on(request: pytest.FixtureRequest) -> Callable[[StubBroker], None]:
+    """Start a worker, until the end of the test."""
+
+    def start(broker: StubBroker) -> None:
+        worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
+        worker.start()
+        request.addfinalizer(worker.stop)
+
+    return start
+
+
+def test_an_open_group_that_was_sent_in_part_ends_with_what_was_sent(failing: Any, work_on: Any) -> None:
+    broker, actor = failing
+    broker.capacity = 2
+    job = progress_group([actor.message() for _ in range(3)], open=True, broker=broker)
+    with pytest.raises(ConnectionError):
+        job.run()
+    broker.capacity = 1
+    job.add([actor.message()])
+    job.close()
+    work_on(broker)
+    assert when(job, State.DONE).total == 3
+
+
+def test_members_that_could_not_be_sent_can_be_added_again(failing: Any, work_on: Any) -> None:
+    """Together with the messages that were to follow them."""
+    broker, actor = failing
+    pipe = dramatiq.pipeline([actor.message(), actor.message()], broker=broker)
+    inner = dramatiq.group([pipe], broker=broker)  # type: ignore[no-untyped-call]
+    inner.add_completion_callback(actor.message())  # type: ignore[no-untyped-call]
+    sent, unsent = actor.message(), actor.message()
+    job = progress_group([], open=True, broker=broker).run()
+    broker.capacity = 1
+    with pytest.raises(ConnectionError):
+        job.add([sent, inner, unsent])
+    assert [get_progress(each) is None for each in (sent, pipe.messages[0], unsent)] == [False, True, True]
+    broker.capacity = 10
+    for refused in ([sent, inner], [unsent, sent]):
+        with pytest.raises(ValueError, match="add only the messages whose get_progress\\(\\) is None"):
+            job.add(refused)
+    job.add([inner, unsent])
+    job.close()
+    work_on(broker)
+    # The group that could not be sent counts as cancelled, and was then added as another one.
+    wait_until(lambda: read(job).complete)
+    assert (read(job).parts.done, read(job).parts.cancelled, read(job).total) == (3, 1, 4)  # type: ignore[union-attr]
+
+
+def test_a_run_that_could_not_be_sent_leaves_an_open_group_as_it_was(failing: Any, work_on: Any) -> None:
+    broker, actor = failing
+    broker.capacity = 1
+    job = progress_group([actor.message()], open=True, broker=broker).run()
+    known = job.message_id
+    with pytest.raises(ConnectionError):
+        job.run()
+    assert job.message_id == known
+    with pytest.raises(ValueError, match="was already sent"):
+        job.add(job.children)
+    job.close()
+    work_on(broker)
+    assert when(job, State.DONE).total == 1
 
 
 def test_a_member_whose_send_raised_although_the_broker_took_it(failing: Any) -> None:

@@ -18,7 +18,15 @@ from dramatiq.brokers.stub import StubBroker
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from dramatiq_progress import Progress, ProgressObserver, State, StoreUnavailable, get_progress, progress_actor
+from dramatiq_progress import (
+    Progress,
+    ProgressObserver,
+    State,
+    StoreUnavailable,
+    get_progress,
+    progress_actor,
+    progress_group,
+)
 from dramatiq_progress.errors import StoreRefused, StoreUnreachable
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import get_store
@@ -95,6 +103,22 @@ def test_a_message_that_was_sent_during_an_outage_appears_afterwards(server: Ser
     message = progress_actor(broker=idle, actor_name="idle")(lambda: None).send()
     server.start()
     assert when(message, State.ENQUEUED).attempt == 0
+
+
+def test_an_open_group_is_found_after_an_outage_in_which_members_were_added(server: Server) -> None:
+    server.start()
+    idle = StubBroker(middleware=[ProgressMiddleware()])
+    actor = progress_actor(broker=idle, actor_name="idle")(lambda: None)
+    job = progress_group([], name="nightly", fail_fast=True, open=True, broker=idle).run()
+    message = actor.send()
+    other, wrong = (progress_group.of(each, broker=idle) for each in (job, message))
+    with server.frozen():
+        other.add([actor.message()])
+    wait_until(lambda: (reading := found(job)) is not None and reading.parts is not None and reading.parts.total == 1)
+    other.add([actor.message()])
+    assert (other.composition.name, other.composition.flags) == ("nightly", "fo")
+    with pytest.raises(ValueError, match=f"{message.message_id} isn't an open group"):
+        wrong.add([actor.message()])
 
 
 def test_a_message_that_is_finished_during_an_outage_is_done_afterwards(server: Server, broker: StubBroker) -> None:

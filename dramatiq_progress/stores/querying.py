@@ -105,13 +105,16 @@ class ReadableStore(StoreCalls):
         return Kept(record, beside)  # type: ignore[arg-type]  # the errors were raised above
 
     def read_place(self, composite: str) -> Place | None:
-        """Return a composite, as messages that are added to it carry it. None if it has no record."""
+        """Return a composite, as messages that are added to it carry it. None if it has no record.
+
+        A message has a place too, without flags.
+        """
         [(_, stored)] = self._read_answers(self._call([Call("read", (self.key(composite),))]))
         if isinstance(stored, StoreUnavailable):
             raise stored
-        if "parts" not in stored:
+        if not stored:
             return None
-        flags = stored["parts"].rpartition(" ")[2]
+        flags = stored.get("parts", "").rpartition(" ")[2]
         place = Place(composite, 0, stored.get("actor", ""), flags, owner=stored.get("owner", ""))
         return place._replace(description=stored.get("description", ""), title=stored.get("title", ""))
 

@@ -32,6 +32,19 @@ AnyMember = Message[Any] | dramatiq.group | dramatiq.pipeline
 
 
 @dataclass
+class Sent:
+    """The members that an object has sent to an open group since its last `run`.
+
+    Attributes:
+      count: Their number.
+      message_ids: The ids of their messages, at any depth.
+    """
+
+    count: int = 0
+    message_ids: set[str] = field(default_factory=set)
+
+
+@dataclass
 class Composition:
     """The additions of a group or a pipeline with a bar to Dramatiq's.
 
@@ -44,6 +57,7 @@ class Composition:
       id: The id of its progress.
       has_run: Whether it was sent under this id.
       owner: Keyed hash of the owner of an open group, to which any user may add members. None before it is known.
+      sent: The members of an open group that this object has sent.
     """
 
     name: str = ""
@@ -54,6 +68,7 @@ class Composition:
     id: str = field(default_factory=lambda: str(uuid4()))
     has_run: bool = False
     owner: str | None = None
+    sent: Sent = field(default_factory=Sent)
 
 
 def members_of(kind: type[Job], children: Iterable[AnyMember]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import starmap
 from typing import Any
 from uuid import uuid4
@@ -33,17 +33,23 @@ from .tracking import companion_of, count_retries_left, is_cancellable, name_of,
 class Plan:
     """The messages of a group or a pipeline with their places, and the records that they get.
 
+    Parameters:
+      owner: The owner of all.
+      delay: Milliseconds by which they are delayed.
+      sent_before: The ids of the messages that the open group has already, if these are added to it.
+
     Attributes:
       owner: The owner of all.
       contributions: The composites, with a slot for each member.
       messages: The messages that are sent now; others of a pipeline follow.
     """
 
-    def __init__(self, owner: str, delay: int | None) -> None:
+    def __init__(self, owner: str, delay: int | None, sent_before: Collection[str] = ()) -> None:
         self.owner = owner
         self.contributions: list[Contribution] = []
         self.messages: list[NewMessage] = []
         self._delay = delay
+        self._sent_before = sent_before
         self._seen: set[str] = set()
         # The ids that compositions get: each run has a bar of its own.
         self._ids: list[tuple[Composition, str]] = []
@@ -117,6 +123,12 @@ class Plan:
         return made
 
     def _bind_message(self, job: Job, message: Message[Any], path: Path, *, is_sent_now: bool) -> Message[Any]:
+        if message.message_id in self._sent_before:
+            raise ValueError(
+                f"Message {message.message_id} of {message.actor_name} was already sent with this group: its progress "
+                "would count once. Make a message for each call. After an error of the broker, add only the messages "
+                "whose get_progress() is None."
+            )
         if message.message_id in self._seen:
             raise ValueError(
                 f"Message {message.message_id} of {message.actor_name} is there twice: its progress would count once. "
@@ -141,6 +153,21 @@ class Plan:
         for each, made in self._ids:
             each.id, each.has_run = made, True
         return known
+
+    def sent_ids(self, unsent: Collection[str]) -> set[str]:
+        """Return the ids of the messages that were sent, and of those that follow them.
+
+        Parameters:
+          unsent: The ids of the messages that could not be sent. Others that were to follow them never are.
+        """
+        missing = set(unsent)
+        sent_now = {each.id for each in self.messages}
+        # The inner composites come after the outer ones.
+        for contribution in reversed(self.contributions if missing else []):
+            if not missing.isdisjoint(contribution.slots):
+                missing |= (contribution.slots.keys() & self._seen) - sent_now
+                missing.add(contribution.place.id)
+        return self._seen - missing
 
     def _owner_of(self, composition: Composition) -> str | None:
         """Return `Place.owner`. A member may have an owner although its composite has none, or another one."""

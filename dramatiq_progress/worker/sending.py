@@ -26,7 +26,7 @@ from dramatiq_progress.stores.outcomes import Change
 
 from .best_effort import with_store
 from .children import Children
-from .composition import Composition, Job, is_empty
+from .composition import Composition, Job, Sent, is_empty
 from .current import current_delivery
 from .enqueueing import BulkSend
 from .planning import Plan
@@ -48,7 +48,8 @@ def send_recorded(job: Job, composition: Composition, delay: int | None, *, is_m
       ValueError: A message is there twice, or its actor isn't declared with `progress_actor`; a pipeline is empty; or
         more than `MAX_LEVELS` groups and pipelines are inside each other. Nothing was sent.
     """
-    plan = Plan(current_owner(composition.id), delay)
+    sent = composition.sent if is_more else Sent()
+    plan = Plan(current_owner(composition.id), delay, sent.message_ids)
     delivery = current_delivery()
     # An open group ends by itself, wherever it is sent. One without messages never contributes an end.
     is_child = delivery is not None and IS_OPEN not in composition.flags and not is_empty(job)
@@ -68,7 +69,10 @@ def send_recorded(job: Job, composition: Composition, delay: int | None, *, is_m
                 # Nothing was sent, so that this wasn't a run.
                 for each, known in known_ids:
                     each.id, each.has_run = known
+            else:
+                _note_sent(composition, sent, plan, sending.unsent)
             raise
+    _note_sent(composition, sent, plan, ())
 
 
 def send_more(group: dramatiq.group, composition: Composition, delay: int | None) -> None:
@@ -76,8 +80,15 @@ def send_more(group: dramatiq.group, composition: Composition, delay: int | None
     send_recorded(group, replace(composition, has_run=False, shares=None), delay, is_more=True)
 
 
-def find(composition: Composition) -> None:
-    """Complete the composition of an open group that another process may have sent, if the store knows it."""
+def find(composition: Composition) -> bool:
+    """Complete the composition of an open group that another process may have sent.
+
+    Returns:
+      Whether the store knows it.
+
+    Raises:
+      ValueError: It isn't an open group.
+    """
 
     def read(store: Store, age: float) -> Place | None:
         return store.read_place(composition.id)
@@ -85,18 +96,23 @@ def find(composition: Composition) -> None:
     place = with_store(composition.id, read)
     # Without an answer, its owner isn't known: a record that is made from this place has none.
     known = place or Place(composition.id, 0, "", IS_OPEN, owner="")
-    flags = known.flags.replace(IS_CLOSED, "")
+    if IS_OPEN not in known.flags:
+        raise ValueError(
+            f"{composition.id} isn't an open group: it is a message, a pipeline or a group without open=True, named "
+            f"{known.name!r}. Pass the message_id of a progress_group that was made with open=True."
+        )
     composition.name, composition.title, composition.description = known.name, known.title, known.description
-    composition.flags, composition.owner = flags if IS_OPEN in flags else flags + IS_OPEN, known.owner
+    # Whether it can be cancelled depends on the members that are added.
+    composition.flags = known.flags.replace(IS_CLOSED, "").replace(IS_CANCELLABLE, "")
+    composition.owner = known.owner
+    return place is not None
 
 
-def close(composition: Composition, count: int) -> None:
-    """Note that no more members will be added to an open group.
-
-    Parameters:
-      count: Number of those that this process has added; others may have added more.
-    """
+def close(composition: Composition) -> None:
+    """Note that no more members will be added to an open group."""
     flags = composition.flags + IS_CLOSED + IS_CANCELLABLE
+    # Other processes may have sent more.
+    count = composition.sent.count
     place = Place(composition.id, count, composition.name or "group", flags, owner=composition.owner or "")
     place = place._replace(description=composition.description, title=composition.title)
 
@@ -106,6 +122,19 @@ def close(composition: Composition, count: int) -> None:
         get_recorder().parts.contribute(store, [closing], age=age)
 
     with_store(composition.id, write, defer=True)
+
+
+def _note_sent(composition: Composition, sent: Sent, plan: Plan, unsent: Collection[str]) -> None:
+    """Remember the members of an open group that were sent.
+
+    Parameters:
+      sent: Those before.
+      unsent: The ids of the messages that could not be sent: the group forgets them.
+    """
+    if IS_OPEN in composition.flags:
+        sent.count += len(plan.contributions[0].slots.keys() - unsent)
+        sent.message_ids |= plan.sent_ids(unsent)
+        composition.sent = sent
 
 
 class _Records:

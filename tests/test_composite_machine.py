@@ -65,6 +65,8 @@ class Model(NamedTuple):
     cancel: str | None = None
     has_begun: bool = False
     is_closed: bool = False
+    #: Number of failed members, as of the last write.
+    failed: int = 0
 
     @property
     def others(self) -> dict[str, Slot]:
@@ -95,14 +97,11 @@ class Model(NamedTuple):
     def settled(self, place: Place, *, is_delayed: bool = False) -> Model:
         """Return the record after something has changed in it, or after another member has become due."""
         parts = self.parts(place)
-        cancel = self.cancel or ("fail_fast" if parts.failed and "f" in place.flags else None)
+        # Only a new failure: members that have failed may be sent again, one after the other.
+        cancel = self.cancel or ("fail_fast" if parts.failed > self.failed and "f" in place.flags else None)
         begun = self.has_begun or any(
             each.state is not State.ENQUEUED or each.thousandths for each in self.slots.values()
         )
-        model = self._replace(cancel=cancel, has_begun=begun)
-        is_final = self.state in ENDS
-        if cancel and is_final:
-            return model
         ended = parts.done + parts.failed + parts.cancelled + parts.skipped
         is_complete = ended == parts.total and not self.is_open(place)
         is_idle = not (parts.running or parts.retrying)
@@ -116,7 +115,13 @@ class Model(NamedTuple):
             and bad
         )
         rest_never_comes = no_callbacks or ("p" in place.flags and ended > parts.done)
-        if not (is_complete or (is_idle and rest_never_comes) or (cancel and not parts.running)):
+        is_awaited = not (is_complete or (is_idle and rest_never_comes))
+        # All others have been cancelled: a failed member that is sent again runs.
+        cancel = None if cancel == "fail_fast" and not is_awaited else cancel
+        model = self._replace(cancel=cancel, has_begun=begun, failed=parts.failed)
+        if cancel and self.state in ENDS:
+            return model
+        if is_awaited and (parts.running or not cancel):
             may_be_delayed = is_delayed and self.state in (None, State.DELAYED)
             waiting = State.DELAYED if may_be_delayed else State.ENQUEUED
             return model._replace(state=State.RUNNING if begun else waiting)
@@ -225,7 +230,7 @@ class CompositeMachine(RuleBasedStateMachine):
             outcome = CancelOutcome.CANCELLED if model.state is State.CANCELLED else CancelOutcome.FINISHED
         elif model.state is State.RUNNING and parts.running:
             outcome = CancelOutcome.REQUESTED
-            self.model = model._replace(cancel="operator" if force else model.cancel or "user")
+            self.model = model._replace(cancel="operator" if force or model.cancel == "operator" else "user")
         else:
             outcome = CancelOutcome.CANCELLED
             self.model = model._replace(cancel="operator" if force else "user", state=State.CANCELLED)

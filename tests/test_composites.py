@@ -320,7 +320,52 @@ def test_fail_fast_cancels_the_rest(store: Store) -> None:
     assert group.ends(State.CANCELLED, "c").state is State.FAILED
 
 
+def test_a_failed_member_that_is_sent_again_runs_after_fail_fast(store: Store) -> None:
+    group = Group(store, flags="f")
+    group.gather("a", "b", "c")
+    group.ends(State.DONE, "a")
+    group.runs("b", "c")
+    assert group.ends(State.FAILED, "b").cancel_requested
+    assert not group.ends(State.FAILED, "c").cancel_requested, "there are no others"
+    for name, state in (("b", State.FAILED), ("c", State.DONE)):
+        assert not store.start(Attempt(name, "work", "default", path=(group.place,))).is_unwanted
+        told = group.runs(name, attempt=2)
+        assert (told.state, told.cancel_requested) == (State.RUNNING, False), "the other one has failed before"
+        assert group.ends(State.DONE, name, attempt=2).state is state
+
+
+def test_fail_fast_works_again_in_a_group_that_was_opened_again(store: Store) -> None:
+    group = Group(store, flags="f")
+    group.ends(State.DONE, "a")
+    group.ends(State.FAILED, "b", "c")
+    assert not group.runs("b", "c", attempt=2).cancel_requested
+    assert group.ends(State.FAILED, "b", attempt=2).cancel_requested
+
+
+def test_fail_fast_awaits_no_callback_that_is_never_sent(store: Store) -> None:
+    group = Group(store, flags="f", callbacks=1)
+    group.gather("a", "b", "callback")
+    assert group.ends(State.FAILED, "a").cancel_requested
+    told = group.ends(State.CANCELLED, "b")
+    assert (told.state, told.cancel_requested) == (State.FAILED, False)
+
+
 # Cancel
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_group_that_a_failure_cancels_can_be_cancelled_too(store: Store, force: bool) -> None:
+    group = Group(store, flags="cf")
+    group.runs("a", "b", "c")
+    group.ends(State.FAILED, "a")
+    assert store.cancel("g1", force=force).outcome is CancelOutcome.REQUESTED
+    version = group.read().version
+    assert store.cancel("g1").outcome is CancelOutcome.REQUESTED
+    assert group.read().version == version, "nothing is left to change"
+    assert group.runs("b", thousandths=1).is_forced is force
+    group.ends(State.CANCELLED, "b", "c")
+    assert group.read().state is State.CANCELLED
+    assert store.start(Attempt("a", "work", "default", path=(group.place,))).is_unwanted
 
 
 def test_a_composite_of_which_no_member_runs_is_cancelled_at_once(group: Group) -> None:

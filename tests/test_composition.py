@@ -150,6 +150,25 @@ def test_the_first_failure_cancels_the_rest_if_asked_for(site: Site) -> None:
     when(members[0], State.CANCELLED)
 
 
+def test_a_failed_member_is_sent_again_after_it_cancelled_the_rest(site: Site) -> None:
+    @progress_actor(broker=site.broker, max_retries=0)
+    def flaky() -> None:
+        wait_until(lambda: read(job).parts.done == 2)  # type: ignore[union-attr]
+        if not is_repaired:
+            raise RuntimeError
+
+    is_repaired = False
+    members = [flaky.message(), site.work.message(), site.work.message()]
+    job = progress_group(members, fail_fast=True, broker=site.broker).run()
+    site.start()
+    assert when(job, State.FAILED).cancel_requested is False
+    [dead] = wait_until(lambda: site.broker.dead_letters)
+    is_repaired = True
+    site.broker.enqueue(dead.copy())
+    done = when(job, State.DONE)
+    assert (done.percent, read(members[0]).state) == (100.0, State.DONE)
+
+
 def test_the_first_failure_interrupts_only_actors_that_are_cancellable(site: Site) -> None:
     @progress_actor(broker=site.broker, cancellable=False)
     def stay(progress_observer: ProgressObserver) -> None:

@@ -7,6 +7,7 @@ keeps those, and counts them from the start each time.
 from __future__ import annotations
 
 import secrets
+import time
 from typing import Any, NamedTuple
 
 import pytest
@@ -29,6 +30,7 @@ WEIGHTS = {"a": 1, "b": 2, "c": 5, "d": 3}
 CHILD = "d"
 ENDS = (State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED)
 DAY_SECONDS = 24 * 3600.0
+FINISHED_TTL_SECONDS = 3600.0
 
 
 class Slot(NamedTuple):
@@ -67,6 +69,8 @@ class Model(NamedTuple):
     is_closed: bool = False
     #: Number of failed members, as of the last write.
     failed: int = 0
+    #: Whether it is kept for ``FINISHED_TTL`` only: it has ended, and no member is awaited or may be sent again.
+    is_over: bool = False
 
     @property
     def others(self) -> dict[str, Slot]:
@@ -118,7 +122,8 @@ class Model(NamedTuple):
         is_awaited = not (is_complete or (is_idle and rest_never_comes))
         # All others have been cancelled: a failed member that is sent again runs.
         cancel = None if cancel == "fail_fast" and not is_awaited else cancel
-        model = self._replace(cancel=cancel, has_begun=begun, failed=parts.failed)
+        is_over = not (is_awaited or parts.failed)
+        model = self._replace(cancel=cancel, has_begun=begun, failed=parts.failed, is_over=is_over)
         if cancel and self.state in ENDS:
             return model
         if is_awaited and (parts.running or not cancel):
@@ -291,6 +296,11 @@ class CompositeMachine(RuleBasedStateMachine):
             assert seen.overall == pytest.approx(fraction)
             assert seen.cancel_requested == bool(self.model.cancel)
         assert eternal_keys(self.client, self.pattern) == []
+        memory, valkey = self.stores
+        keys = [valkey.key(ID)] * (self.model.state is not None) + [valkey.members_key(ID)] * bool(self.model.slots)
+        for key in keys:
+            ttls = [self.client.pttl(key) / 1000, memory._expires_at[key] - time.monotonic()]  # type: ignore[attr-defined]
+            assert [ttl <= FINISHED_TTL_SECONDS for ttl in ttls] == [self.model.is_over] * 2
 
     def teardown(self) -> None:
         if keys := self.client.keys(self.pattern):

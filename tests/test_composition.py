@@ -169,6 +169,28 @@ def test_a_failed_member_is_sent_again_after_it_cancelled_the_rest(site: Site) -
     assert (done.percent, read(members[0]).state) == (100.0, State.DONE)
 
 
+def test_a_failed_member_is_sent_again_after_its_record_expired(site: Site, settings: Any) -> None:
+    """Real brokers keep a dead letter as it was enqueued, so it has the same number of retries as before."""
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"FINISHED_TTL": 0.05}
+    is_repaired = False
+
+    @progress_actor(broker=site.broker, max_retries=0)
+    def flaky() -> None:
+        if not is_repaired:
+            raise RuntimeError
+
+    member = flaky.message()
+    job = progress_group([site.work.message(), member], broker=site.broker).run()
+    [queued] = [each for each in site.broker.queues["default"].queue if flaky.actor_name.encode() in each]
+    site.start()
+    when(job, State.FAILED)
+    wait_until(lambda: get_progress(member) is None)
+    is_repaired = True
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"FINISHED_TTL": 60.0}
+    site.broker.enqueue(dramatiq.Message.decode(queued))
+    assert when(job, State.DONE).parts.done == 2  # type: ignore[union-attr]
+
+
 def test_the_first_failure_interrupts_only_actors_that_are_cancellable(site: Site) -> None:
     @progress_actor(broker=site.broker, cancellable=False)
     def stay(progress_observer: ProgressObserver) -> None:

@@ -68,15 +68,15 @@ def part(record: Record, members: Members, now: float, given: encoding.Part, slo
     version = increment_version(record) if is_changed else int(record["version"])
     answer = (before or "", after, version, _cancel_of(record), counters.born, counters.r)
     done = counters.share // max(counters.whole, 1)
-    is_over = is_final(after) and not is_awaited
+    is_over = is_final(after) and not (is_awaited or counters.f)
     ttl = given.finished_ttl if is_over else given.ttl
     return Outcome((*answer, done), ttl, changed=is_changed, only_later=not is_over)
 
 
-def peek(record: Record) -> tuple[int, str, int]:
+def peek(record: Record, members: Members, given: encoding.Peek) -> tuple[int, str, int, str]:
     """See peek.lua."""
     born = record.get("parts", "").partition(" ")[0]
-    return _cancel_of(record), born, int(record.get("version", "0"))
+    return _cancel_of(record), born, int(record.get("version", "0")), members.get(given.member, "")
 
 
 def _load(record: Record, members: Members, now: float, given: encoding.Part) -> Counters:

@@ -213,8 +213,10 @@ if FINAL[before] and not FINAL[after] then redis.call('HDEL', record, 'ended_at'
 if #changes > 0 then redis.call('HSET', record, unpack(changes)) end
 -- As changed() of prelude.lua does.
 if is_changed then redis.pcall('PUBLISH', record, '') end
+-- A failed member may be sent again from the dead letters, and opens its composite again: all members must be known then.
+local is_over = FINAL[after] and not is_awaited and counters.f == 0
 for _, key in ipairs({record, members}) do
-  if FINAL[after] and not is_awaited then
+  if is_over then
     redis.call('PEXPIRE', key, finished_ttl)
   elseif redis.call('PEXPIRE', key, ttl, 'GT') == 0 then
     redis.call('PEXPIRE', key, ttl, 'NX')

@@ -121,6 +121,13 @@ def test_a_group_has_one_bar(site: Site) -> None:
     assert (done.current, done.percent, done.result, done.parts and done.parts.done) == (5, 100.0, None, 5)
 
 
+def test_a_group_whose_members_with_a_weight_are_empty_is_done_at_100_percent(site: Site) -> None:
+    empty = dramatiq.group([], broker=site.broker)  # type: ignore[no-untyped-call]
+    job = progress_group([empty, site.work.message()], weights=[1, 0], broker=site.broker).run()
+    site.start()
+    assert when(job, State.DONE).percent == 100.0
+
+
 def test_running_members_move_the_bar(site: Site) -> None:
     job = progress_group([site.wait.message(i) for i in range(2)], broker=site.broker).run()
     site.start()

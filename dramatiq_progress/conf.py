@@ -37,7 +37,8 @@ class Configuration:
       flush_interval: Seconds between two writes of reports by one process.
       heartbeat_interval: Seconds between two heartbeats of a running message.
       lost_after: Seconds without a heartbeat after which a running message is shown as ``lost``.
-      finished_ttl: Seconds to keep a record after the message has finished.
+      finished_ttl: Seconds to keep a record after the message has finished. That of a group or a pipeline with a failed
+        member is kept for ``unfinished_ttl``, since the member may be sent again.
       unfinished_ttl: Seconds to keep the record of an unfinished message after its last write. 7 days is the longest
         delay that Dramatiq's brokers accept.
       max_deliveries: Number of times that a message is started without finishing (its worker is killed each time)

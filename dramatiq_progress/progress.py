@@ -98,7 +98,8 @@ class Progress:
       result: The public result if the message is ``done``, or the text for the user after any other outcome.
       version: A number that increases with each change of the record.
       silence: Seconds since the last report; before the first one, since the attempt started or the message was
-        enqueued; while ``retrying``, since the next attempt was due. Not part of the JSON.
+        enqueued; while ``retrying``, since the next attempt was due; of one that has finished, since its end. Not part
+        of the JSON.
       owner: Keyed hash of the message's owner (see owners.py). Empty if it has none. Not part of
         the JSON.
     """

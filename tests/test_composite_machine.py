@@ -7,6 +7,7 @@ keeps those, and counts them from the start each time.
 from __future__ import annotations
 
 import secrets
+import time
 from typing import Any, NamedTuple
 
 import pytest
@@ -29,6 +30,7 @@ WEIGHTS = {"a": 1, "b": 2, "c": 5, "d": 3}
 CHILD = "d"
 ENDS = (State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED)
 DAY_SECONDS = 24 * 3600.0
+FINISHED_TTL_SECONDS = 3600.0
 
 
 class Slot(NamedTuple):
@@ -65,6 +67,10 @@ class Model(NamedTuple):
     cancel: str | None = None
     has_begun: bool = False
     is_closed: bool = False
+    #: Number of failed members, as of the last write.
+    failed: int = 0
+    #: Whether it is kept for ``FINISHED_TTL`` only: it has ended, and no member is awaited or may be sent again.
+    is_over: bool = False
 
     @property
     def others(self) -> dict[str, Slot]:
@@ -95,14 +101,11 @@ class Model(NamedTuple):
     def settled(self, place: Place, *, is_delayed: bool = False) -> Model:
         """Return the record after something has changed in it, or after another member has become due."""
         parts = self.parts(place)
-        cancel = self.cancel or ("fail_fast" if parts.failed and "f" in place.flags else None)
+        # Only a new failure: members that have failed may be sent again, one after the other.
+        cancel = self.cancel or ("fail_fast" if parts.failed > self.failed and "f" in place.flags else None)
         begun = self.has_begun or any(
             each.state is not State.ENQUEUED or each.thousandths for each in self.slots.values()
         )
-        model = self._replace(cancel=cancel, has_begun=begun)
-        is_final = self.state in ENDS
-        if cancel and is_final:
-            return model
         ended = parts.done + parts.failed + parts.cancelled + parts.skipped
         is_complete = ended == parts.total and not self.is_open(place)
         is_idle = not (parts.running or parts.retrying)
@@ -116,7 +119,14 @@ class Model(NamedTuple):
             and bad
         )
         rest_never_comes = no_callbacks or ("p" in place.flags and ended > parts.done)
-        if not (is_complete or (is_idle and rest_never_comes) or (cancel and not parts.running)):
+        is_awaited = not (is_complete or (is_idle and rest_never_comes))
+        # All others have been cancelled: a failed member that is sent again runs.
+        cancel = None if cancel == "fail_fast" and not is_awaited else cancel
+        is_over = not (is_awaited or parts.failed)
+        model = self._replace(cancel=cancel, has_begun=begun, failed=parts.failed, is_over=is_over)
+        if cancel and self.state in ENDS:
+            return model
+        if is_awaited and (parts.running or not cancel):
             may_be_delayed = is_delayed and self.state in (None, State.DELAYED)
             waiting = State.DELAYED if may_be_delayed else State.ENQUEUED
             return model._replace(state=State.RUNNING if begun else waiting)
@@ -225,7 +235,7 @@ class CompositeMachine(RuleBasedStateMachine):
             outcome = CancelOutcome.CANCELLED if model.state is State.CANCELLED else CancelOutcome.FINISHED
         elif model.state is State.RUNNING and parts.running:
             outcome = CancelOutcome.REQUESTED
-            self.model = model._replace(cancel="operator" if force else model.cancel or "user")
+            self.model = model._replace(cancel="operator" if force or model.cancel == "operator" else "user")
         else:
             outcome = CancelOutcome.CANCELLED
             self.model = model._replace(cancel="operator" if force else "user", state=State.CANCELLED)
@@ -286,6 +296,11 @@ class CompositeMachine(RuleBasedStateMachine):
             assert seen.overall == pytest.approx(fraction)
             assert seen.cancel_requested == bool(self.model.cancel)
         assert eternal_keys(self.client, self.pattern) == []
+        memory, valkey = self.stores
+        keys = [valkey.key(ID)] * (self.model.state is not None) + [valkey.members_key(ID)] * bool(self.model.slots)
+        for key in keys:
+            ttls = [self.client.pttl(key) / 1000, memory._expires_at[key] - time.monotonic()]  # type: ignore[attr-defined]
+            assert [ttl <= FINISHED_TTL_SECONDS for ttl in ttls] == [self.model.is_over] * 2
 
     def teardown(self) -> None:
         if keys := self.client.keys(self.pattern):

@@ -325,7 +325,52 @@ def test_fail_fast_cancels_the_rest(store: Store) -> None:
     assert group.ends(State.CANCELLED, "c").state is State.FAILED
 
 
+def test_a_failed_member_that_is_sent_again_runs_after_fail_fast(store: Store) -> None:
+    group = Group(store, flags="f")
+    group.gather("a", "b", "c")
+    group.ends(State.DONE, "a")
+    group.runs("b", "c")
+    assert group.ends(State.FAILED, "b").cancel_requested
+    assert not group.ends(State.FAILED, "c").cancel_requested, "there are no others"
+    for name, state in (("b", State.FAILED), ("c", State.DONE)):
+        assert not store.start(Attempt(name, "work", "default", path=(group.place,))).is_unwanted
+        told = group.runs(name, attempt=2)
+        assert (told.state, told.cancel_requested) == (State.RUNNING, False), "the other one has failed before"
+        assert group.ends(State.DONE, name, attempt=2).state is state
+
+
+def test_fail_fast_works_again_in_a_group_that_was_opened_again(store: Store) -> None:
+    group = Group(store, flags="f")
+    group.ends(State.DONE, "a")
+    group.ends(State.FAILED, "b", "c")
+    assert not group.runs("b", "c", attempt=2).cancel_requested
+    assert group.ends(State.FAILED, "b", attempt=2).cancel_requested
+
+
+def test_fail_fast_awaits_no_callback_that_is_never_sent(store: Store) -> None:
+    group = Group(store, flags="f", callbacks=1)
+    group.gather("a", "b", "callback")
+    assert group.ends(State.FAILED, "a").cancel_requested
+    told = group.ends(State.CANCELLED, "b")
+    assert (told.state, told.cancel_requested) == (State.FAILED, False)
+
+
 # Cancel
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_group_that_a_failure_cancels_can_be_cancelled_too(store: Store, force: bool) -> None:
+    group = Group(store, flags="cf")
+    group.runs("a", "b", "c")
+    group.ends(State.FAILED, "a")
+    assert store.cancel("g1", force=force).outcome is CancelOutcome.REQUESTED
+    version = group.read().version
+    assert store.cancel("g1").outcome is CancelOutcome.REQUESTED
+    assert group.read().version == version, "nothing is left to change"
+    assert group.runs("b", thousandths=1).is_forced is force
+    group.ends(State.CANCELLED, "b", "c")
+    assert group.read().state is State.CANCELLED
+    assert store.start(Attempt("a", "work", "default", path=(group.place,))).is_unwanted
 
 
 def test_a_composite_of_which_no_member_runs_is_cancelled_at_once(group: Group) -> None:
@@ -391,6 +436,52 @@ def test_a_composite_can_be_cancelled_if_all_its_actors_can(store: Store) -> Non
 
 
 # Losses
+
+
+@pytest.mark.parametrize("flags", ["", "p"])
+def test_a_failed_member_is_counted_once_if_it_is_sent_again_after_its_record_expired(
+    store: Store, settings: Any, flags: str
+) -> None:
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"FINISHED_TTL": 0.05}
+    group = Group(store, planned=2, flags=flags)
+    group.ends(State.DONE, "a")
+    attempts = [Attempt("b", "work", "default", path=(group.place,)) for _ in range(2)]
+    store.start(attempts[0])
+    store.finish(attempts[0], state=State.FAILED)
+    assert group.ends(State.FAILED, "b").state is State.FAILED
+    wait_until(lambda: store.read(["b"]) == [None])
+    assert group.read().state is State.FAILED, "a group with a failed member lives longer"
+
+    store.enqueue("b", actor="work", queue="default", retries_left=0)
+    store.start(attempts[1])
+    assert (attempts[1].number, attempts[1].renews) == (1, True)
+    text = group.place.slot(State.RUNNING, 1, 0, renews=attempts[1].renews)
+    assert group.tell(b=text).state is State.RUNNING
+    assert group.ends(State.DONE, "b").state is State.DONE
+    wait_until(lambda: store.read(["g1"]) == [None])
+
+
+def test_a_cancelled_group_with_a_failed_member_is_known_when_that_is_sent_again(store: Store, settings: Any) -> None:
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"FINISHED_TTL": 0.05}
+    for id, state in (("g1", State.FAILED), ("g2", State.DONE)):
+        group = Group(store, id=id)
+        group.runs("a", "b", "c")
+        group.ends(state, "a")
+        store.cancel(id)
+        group.ends(State.CANCELLED, "b", "c")
+    wait_until(lambda: store.read(["g2"]) == [None])
+    assert group.store.start(Attempt("a", "work", "default", path=(Place("g1", 3, "resize"),))).is_unwanted
+
+
+def test_an_attempt_after_a_failure_is_no_renewal(group: Group) -> None:
+    """A report of an older attempt would be taken for a newer one otherwise."""
+    for number in (1, 2):
+        attempt = Attempt("a", "work", "default", path=(group.place,))
+        group.store.start(attempt)
+        assert (attempt.number, attempt.renews) == (number, number == 1)
+        group.store.finish(attempt, state=State.FAILED)
+        group.ends(State.FAILED, "a", attempt=number)
+        group.store.enqueue("a", actor="work", queue="default", retries_left=0)
 
 
 def test_a_composite_that_is_made_again_has_a_higher_version_and_another_birth(group: Group) -> None:

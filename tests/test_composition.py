@@ -121,6 +121,13 @@ def test_a_group_has_one_bar(site: Site) -> None:
     assert (done.current, done.percent, done.result, done.parts and done.parts.done) == (5, 100.0, None, 5)
 
 
+def test_a_group_whose_members_with_a_weight_are_empty_is_done_at_100_percent(site: Site) -> None:
+    empty = dramatiq.group([], broker=site.broker)  # type: ignore[no-untyped-call]
+    job = progress_group([empty, site.work.message()], weights=[1, 0], broker=site.broker).run()
+    site.start()
+    assert when(job, State.DONE).percent == 100.0
+
+
 def test_running_members_move_the_bar(site: Site) -> None:
     job = progress_group([site.wait.message(i) for i in range(2)], broker=site.broker).run()
     site.start()
@@ -148,6 +155,47 @@ def test_the_first_failure_cancels_the_rest_if_asked_for(site: Site) -> None:
     assert failed.parts is not None and failed.parts.failed == 1 and failed.parts.cancelled >= 1
     # The group is over as soon as no member is known to run. This one may have begun just before.
     when(members[0], State.CANCELLED)
+
+
+def test_a_failed_member_is_sent_again_after_it_cancelled_the_rest(site: Site) -> None:
+    @progress_actor(broker=site.broker, max_retries=0)
+    def flaky() -> None:
+        wait_until(lambda: read(job).parts.done == 2)  # type: ignore[union-attr]
+        if not is_repaired:
+            raise RuntimeError
+
+    is_repaired = False
+    members = [flaky.message(), site.work.message(), site.work.message()]
+    job = progress_group(members, fail_fast=True, broker=site.broker).run()
+    site.start()
+    assert when(job, State.FAILED).cancel_requested is False
+    [dead] = wait_until(lambda: site.broker.dead_letters)
+    is_repaired = True
+    site.broker.enqueue(dead.copy())
+    done = when(job, State.DONE)
+    assert (done.percent, read(members[0]).state) == (100.0, State.DONE)
+
+
+def test_a_failed_member_is_sent_again_after_its_record_expired(site: Site, settings: Any) -> None:
+    """Real brokers keep a dead letter as it was enqueued, so it has the same number of retries as before."""
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"FINISHED_TTL": 0.05}
+    is_repaired = False
+
+    @progress_actor(broker=site.broker, max_retries=0)
+    def flaky() -> None:
+        if not is_repaired:
+            raise RuntimeError
+
+    member = flaky.message()
+    job = progress_group([site.work.message(), member], broker=site.broker).run()
+    [queued] = [each for each in site.broker.queues["default"].queue if flaky.actor_name.encode() in each]
+    site.start()
+    when(job, State.FAILED)
+    wait_until(lambda: get_progress(member) is None)
+    is_repaired = True
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"FINISHED_TTL": 60.0}
+    site.broker.enqueue(dramatiq.Message.decode(queued))
+    assert when(job, State.DONE).parts.done == 2  # type: ignore[union-attr]
 
 
 def test_the_first_failure_interrupts_only_actors_that_are_cancellable(site: Site) -> None:

@@ -12,11 +12,12 @@ from django.http import HttpRequest
 from django.template import Context, RequestContext, Template
 from django.test import RequestFactory
 
-from dramatiq_progress import State, owned_by, progress_actor
+from dramatiq_progress import State, owned_by, progress_actor, progress_group
 from dramatiq_progress.owners import VISITOR_KEY
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.calls import OWNED_LIMIT
+from dramatiq_progress.stores.composites import Contribution, Place, slot
 from tests.people import People
 from tests.waiting import wait_until
 
@@ -79,6 +80,20 @@ def test_a_finished_message_is_listed_until_its_record_expires(people: People, s
     settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "FINISHED_TTL": 0.2}
     finish(first)
     wait_until(lambda: ids(people.clients["owner"]) == [second])
+
+
+def test_a_failed_group_is_listed_no_longer_than_other_jobs(people: People, settings: Any) -> None:
+    """Its record is kept until its failed members can't be sent again."""
+    actor = progress_actor(broker=people.broker, actor_name="index")(lambda: None)
+    with owned_by(people.users["owner"]):
+        group = progress_group([actor.message() for _ in range(2)], broker=people.broker).run()
+    place = Place(group.message_id, 2, "index")
+    slots = {each.message_id: slot(State.FAILED, 1, 0, 1) for each in group.children}
+    get_store().tell([Contribution((place,), "", slots)])
+    assert ids(people.clients["owner"]) == [group.message_id]
+    settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "FINISHED_TTL": 0.2}
+    wait_until(lambda: not ids(people.clients["owner"]))
+    assert people.clients["owner"].get(f"/progress/{group.message_id}/").status_code == 200
 
 
 def test_a_visitor_who_logs_in_sees_messages_from_before_and_after(people: People) -> None:

@@ -224,6 +224,7 @@ def test_a_result_is_shown_only_when_the_message_has_finished() -> None:
         ({"state": "lost", "started_at": "70", "reported_at": "75"}, 25),
         ({"state": "retrying", "retry_at": "90", "reported_at": "10"}, 10),
         ({"state": "retrying", "retry_at": "140"}, 0),
+        ({"state": "failed", "reported_at": "20", "ended_at": "60"}, 40),
     ],
 )
 def test_silence_is_counted_from_the_last_change(fields: dict[str, str], silence: float) -> None:

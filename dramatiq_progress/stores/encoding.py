@@ -153,6 +153,12 @@ class Part(NamedTuple):
     age: str
 
 
+class Peek(NamedTuple):
+    """Arguments of ``peek``."""
+
+    member: str = ""
+
+
 class Join(NamedTuple):
     """Arguments of ``join``; message ids follow."""
 
@@ -245,7 +251,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "withdraw": Withdraw._fields,
     "part": Part._fields,
     "gather": Part._fields,
-    "peek": (),
+    "peek": Peek._fields,
     "join": Join._fields,
     "leave": Leave._fields,
     "position": Position._fields,

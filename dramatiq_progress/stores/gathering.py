@@ -38,7 +38,7 @@ class CompositeStore(StoreCalls):
 
     def peek(self, composites: Sequence[str]) -> list[Peek | StoreUnavailable]:
         """Return what identifies the record of each composite, and whether it is to be cancelled."""
-        answers = self._call([Call("peek", (self.key(each),)) for each in composites])
+        answers = self._call([Call("peek", (self.key(each),), encoding.Peek()) for each in composites])
         return [answer if isinstance(answer, StoreUnavailable) else peek_of(answer) for answer in answers]
 
     def gather(
@@ -169,9 +169,9 @@ def told_of(answer: Sequence[Any]) -> Told:
 
 def peek_of(answer: Sequence[Any]) -> Peek:
     """Return the answer of ``peek``."""
-    cancel_requested, born, version = answer
+    cancel_requested, born, version, slot = answer
     cancel = int(cancel_requested)
-    return Peek(cancel > 0, cancel > 1, str(born), int(version))
+    return Peek(cancel > 0, cancel > 1, str(born), int(version), slot)
 
 
 def pieces_of(contribution: Contribution) -> Iterator[Contribution]:

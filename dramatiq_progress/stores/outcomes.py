@@ -73,12 +73,17 @@ class Change(NamedTuple):
 
 
 class Peek(NamedTuple):
-    """The identity of a composite's record: see `Told`. An empty `born` if there is none."""
+    """The identity of a composite's record: see `Told`. An empty `born` if there is none.
+
+    Attributes:
+      slot: The slot of the member that asks; empty if it has none.
+    """
 
     cancel_requested: bool
     is_forced: bool
     born: str
     version: int
+    slot: str = ""
 
 
 class CancelOutcome(StrEnum):

@@ -17,9 +17,10 @@ from .attempt import Attempt
 from .calls import NO_PURGE_SECONDS, PURGED_AFTER_SECONDS, state_of
 from .companion import Companion
 from .composites import Contribution, Told
+from .counters import Slot
 from .encoding import Call, flag, flat, milliseconds, number_text, seconds
 from .gathering import CompositeStore, peek_of
-from .outcomes import Change, ReportOutcome, Start
+from .outcomes import Change, Peek, ReportOutcome, Start
 
 
 class AttemptStore(CompositeStore):
@@ -58,7 +59,7 @@ class AttemptStore(CompositeStore):
         calls.append(
             self._leave_call(attempt.message_id, attempt.queue, purged_after=PURGED_AFTER_SECONDS, is_paced=is_paced)
         )
-        calls += [Call("peek", (self.key(place.id),)) for place in attempt.path]
+        calls += self._peek_calls(attempt)
         if companion is not None:
             calls.append(keep := self._keep_call(attempt.message_id, attempt.token, companion.started_fields))
         sent_at = time.monotonic()
@@ -74,7 +75,7 @@ class AttemptStore(CompositeStore):
             attempt.number, attempt.version = int(number), int(version)
             if is_shown:
                 attempt.shown_at = sent_at
-                attempt.renews = not previous
+                attempt.renews = not previous or _is_counted_again(attempt, found)
         return Start(
             verdict,
             int(deliveries),
@@ -220,6 +221,14 @@ class AttemptStore(CompositeStore):
             # Without an answer, the companion is missing until the next attempt.
             self._call(calls)
 
+    def _peek_calls(self, attempt: Attempt) -> list[Call]:
+        # Only the first composite has a slot of the message.
+        asked = [(self.members_key(place.id),) for place in attempt.path[:1]] + [()] * len(attempt.path[1:])
+        return [
+            Call("peek", (self.key(place.id), *members), encoding.Peek(attempt.message_id))
+            for place, members in zip(attempt.path, asked, strict=True)
+        ]
+
     def _keys_of(self, attempt: Attempt) -> tuple[str, ...]:
         return (self.key(attempt.message_id),) if attempt.companion is None else self._keys(attempt.message_id)
 
@@ -228,6 +237,12 @@ def _entry(attempt: Attempt) -> tuple[str, str, float, float]:
     """Return the entry of a message in its owner's index. A member of a composite isn't listed."""
     owner = "" if attempt.path else attempt.owner
     return attempt.message_id, owner, time.monotonic() - attempt.started_at, 0.0
+
+
+def _is_counted_again(attempt: Attempt, peeks: Sequence[Peek]) -> bool:
+    """Whether a failed member's record had expired when it was sent again: its composite knows that attempt already."""
+    known = Slot.parse(peeks[0].slot) if peeks else None
+    return known is not None and known.state == "f" and known.attempt >= attempt.number
 
 
 def _report_outcome(attempt: Attempt, answer: Any, sent_at: float) -> ReportOutcome | StoreUnreachable | StoreRefused:

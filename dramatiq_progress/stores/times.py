@@ -36,6 +36,8 @@ def silence(state: State, record: Mapping[str, str], now: float) -> float:
         since = record.get("enqueued_at")
     elif state is State.RETRYING:
         since = record.get("retry_at")
+    elif state.is_final and "ended_at" in record:
+        since = record["ended_at"]
     else:
         since = record.get("reported_at", record.get("started_at"))
     return 0.0 if since is None else max(0.0, now - finite(since))

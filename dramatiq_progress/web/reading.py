@@ -11,6 +11,7 @@ from asgiref.sync import sync_to_async
 from django.core.exceptions import BadRequest, TooManyFieldsSent
 from django.http import HttpRequest, QueryDict
 
+from dramatiq_progress.conf import configuration
 from dramatiq_progress.links import LONGEST_QUERY, MOST_IDS
 from dramatiq_progress.message_ids import MESSAGE_ID, message_id_of
 from dramatiq_progress.owners import owners_of
@@ -87,7 +88,17 @@ def read_mine(request: HttpRequest) -> list[Progress]:
       StoreUnavailable: The store is unavailable.
     """
     owners = owners_of(request)
-    return [progress for progress in read_messages(request, get_store().owned(owners)) if progress.owner in owners]
+    return [
+        progress
+        for progress in read_messages(request, get_store().owned(owners))
+        if progress.owner in owners and not _ended_long_ago(progress)
+    ]
+
+
+def _ended_long_ago(progress: Progress) -> bool:
+    """Whether the record of a group is only kept since failed members may be sent again: see composite.lua."""
+    has_failed = progress.parts is not None and progress.parts.failed > 0
+    return has_failed and progress.complete and progress.silence > configuration().finished_ttl
 
 
 def cancellable_of(request: HttpRequest, messages: Sequence[Progress]) -> set[str]:

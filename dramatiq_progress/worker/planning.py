@@ -80,6 +80,10 @@ class Plan:
         found = [(_actor_of(job.broker, message), message) for message in messages_of(job)]
         callbacks = callbacks_of(job)
         counted = [share for member, share in zip(members, shares, strict=True) if not is_empty(member)]
+        is_weighted = composition.shares is not None and any(counted)
+        if not is_weighted:
+            # Also if all members with a weight are empty: otherwise nothing would ever move the bar.
+            shares = [1] * len(members)
         flags = composition.flags + (IS_CANCELLABLE if all(starmap(is_cancellable, found)) else "")
         names = set(starmap(name_of, found))
         place = Place(
@@ -88,7 +92,7 @@ class Plan:
             planned=0 if is_open else len(counted) + len(callbacks),
             name=composition.name or (names.pop() if len(names) == 1 else type(job).__name__.removeprefix("progress_")),
             flags=flags,
-            weight=0 if composition.shares is None else sum(counted) + len(callbacks),
+            weight=sum(counted) + len(callbacks) if is_weighted else 0,
             callbacks=len(callbacks),
             description=composition.description,
             title=composition.title,

@@ -10,7 +10,7 @@ import math
 from dramatiq_progress.error_texts import show
 from dramatiq_progress.progress import State
 from dramatiq_progress.stores import encoding
-from dramatiq_progress.stores.composites import IS_CLOSED, UNSENT
+from dramatiq_progress.stores.composites import IS_CLOSED, IS_FAIL_FAST, IS_PIPELINE, UNSENT
 from dramatiq_progress.stores.counters import Counters, Slot
 from dramatiq_progress.stores.encoding import seconds
 
@@ -29,6 +29,7 @@ def part(record: Record, members: Members, now: float, given: encoding.Part, slo
     if is_foreign(before):
         return Outcome((before, before, 0, 0, "", 0, 0))
     known = record.get("parts")
+    failed_before = Counters.parse(known).f if known else 0
     counters = _load(record, members, now, given)
     counters.planned = max(counters.planned, int(given.planned))
     counters.planned_weight = max(counters.planned_weight, int(given.weight))
@@ -44,7 +45,7 @@ def part(record: Record, members: Members, now: float, given: encoding.Part, slo
     is_alive = False
     for member, text in slots.items():
         is_alive = _contribute(record, counters, members, member, text) or is_alive
-    if counters.f and "f" in counters.flags:
+    if counters.f > failed_before and IS_FAIL_FAST in counters.flags:
         record.setdefault("cancel_requested", "fail_fast")
     if counters.known > counters.w or counters.share:
         record.setdefault("started_at", seconds(now - float(given.age)))
@@ -67,15 +68,15 @@ def part(record: Record, members: Members, now: float, given: encoding.Part, slo
     version = increment_version(record) if is_changed else int(record["version"])
     answer = (before or "", after, version, _cancel_of(record), counters.born, counters.r)
     done = counters.share // max(counters.whole, 1)
-    is_over = is_final(after) and not is_awaited
+    is_over = is_final(after) and not (is_awaited or counters.f)
     ttl = given.finished_ttl if is_over else given.ttl
     return Outcome((*answer, done), ttl, changed=is_changed, only_later=not is_over)
 
 
-def peek(record: Record) -> tuple[int, str, int]:
+def peek(record: Record, members: Members, given: encoding.Peek) -> tuple[int, str, int, str]:
     """See peek.lua."""
     born = record.get("parts", "").partition(" ")[0]
-    return _cancel_of(record), born, int(record.get("version", "0"))
+    return _cancel_of(record), born, int(record.get("version", "0")), members.get(given.member, "")
 
 
 def _load(record: Record, members: Members, now: float, given: encoding.Part) -> Counters:
@@ -136,10 +137,8 @@ def _estimate(counters: Counters, moved: int, now: float, started_at: float) -> 
 
 def _outcome(record: Record, counters: Counters, initial: str) -> tuple[str, bool]:
     """Return the state, and whether members are still to come."""
-    before, cancel_requested = record.get("state"), record.get("cancel_requested")
+    before = record.get("state")
     is_missing = counters.ended < counters.total or counters.is_open
-    if cancel_requested and before is not None and is_final(before):
-        return before, is_missing
     without_callbacks = (
         counters.callbacks > 0
         and counters.ended == counters.total - counters.callbacks
@@ -147,17 +146,23 @@ def _outcome(record: Record, counters: Counters, initial: str) -> tuple[str, boo
         and counters.bad > 0
     )
     is_idle = not (counters.r or counters.t)
-    has_stopped = is_idle and (without_callbacks or ("p" in counters.flags and counters.ended > counters.d))
-    is_over = not is_missing or has_stopped or (cancel_requested and not counters.r)
+    has_stopped = is_idle and (without_callbacks or (IS_PIPELINE in counters.flags and counters.ended > counters.d))
+    is_awaited = is_missing and not has_stopped
+    if not is_awaited and record.get("cancel_requested") == "fail_fast":
+        del record["cancel_requested"]
+    cancel_requested = record.get("cancel_requested")
+    if cancel_requested and before is not None and is_final(before):
+        return before, is_awaited
+    is_over = not is_awaited or (cancel_requested and not counters.r)
     if not is_over:
         if "started_at" in record:
             return State.RUNNING, True
         return initial if before in (None, State.DELAYED) else State.ENQUEUED, True
     is_cancelled = counters.c > 0 or bool(cancel_requested and is_missing)
     if is_cancelled and (not counters.f or cancel_requested not in (None, "fail_fast")):
-        return State.CANCELLED, is_missing and not has_stopped
+        return State.CANCELLED, is_awaited
     if counters.f:
-        return State.FAILED, bool(cancel_requested) and is_missing
+        return State.FAILED, is_awaited
     return State.SKIPPED if counters.s else State.DONE, False
 
 

@@ -104,7 +104,8 @@ class MemoryStore(Store):
             case "read":
                 return [(now, dict(self._records.get(each, {}))) for each in call.keys]
             case "peek":
-                return contributions.peek(self._records.get(key, {}))
+                members = self._members.get(call.keys[-1], {})
+                return contributions.peek(self._records.get(key, {}), members, encoding.Peek(*call.arguments))
             case "join":
                 ids = call.arguments[_JOIN:]
                 return self._join(key, encoding.Join(*call.arguments[:_JOIN]), ids, now)

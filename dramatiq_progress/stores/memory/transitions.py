@@ -101,8 +101,9 @@ def cancel(record: Record, now: float, given: encoding.Cancel) -> Outcome:
     before = shown_state(record, now, given.lost_after)
     if record.get("cancellable") != "1" and given.reason == "1":
         return Outcome(("not_cancellable", before, queue))
-    is_raised = "parts" in record and given.reason == "forced" and record.get("cancel_requested") != "forced"
-    if "cancel_requested" in record and before == State.RUNNING and not is_raised:
+    known = record.get("cancel_requested")
+    is_raised = "parts" in record and (known == "fail_fast" or (given.reason == "forced" and known != "forced"))
+    if known is not None and before == State.RUNNING and not is_raised:
         return Outcome(("requested", before, queue))
     outcome = "requested"
     if before != State.RUNNING or ("parts" in record and not running_members(record)):

@@ -19,8 +19,9 @@ if FINAL[before] then return {'finished', before, queue} end
 if before == 'running' and is_silent(heartbeat, later, clock(), lost_after) then before = 'lost' end
 -- reason: 1 (a user), forced (an operator) or composite (that of which this composite is a member).
 if cancellable ~= '1' and reason == '1' then return {'not_cancellable', before, queue} end
--- An operator also interrupts those members of a composite whose actors aren't cancellable.
-local is_raised = parts and reason == 'forced' and cancel_requested ~= 'forced'
+-- An operator also interrupts those members of a composite whose actors aren't cancellable. One that a failure cancels is
+-- `failed` in the end, unless it is cancelled too.
+local is_raised = parts and (cancel_requested == 'fail_fast' or reason == 'forced' and cancel_requested ~= 'forced')
 if cancel_requested and before == 'running' and not is_raised then return {'requested', before, queue} end
 
 local outcome = 'requested'

@@ -72,6 +72,9 @@ end
 local values = {string.match(parts or '', '^' .. string.rep('(%S+) ', #COUNTERS) .. '(%S*)$')}
 for i, name in ipairs(COUNTERS) do counters[name] = tonumber(values[i] or 0) or 0 end
 counters.flags = values[#COUNTERS + 1] or ''
+-- Of a record that is made again, every failure is new.
+local failed_before = counters.f
+local known_cancel = cancel_requested
 -- Fields and values, which are written at the end in one command.
 local changes = {}
 local function change(field, value)
@@ -140,10 +143,8 @@ end
 
 for j = FIELDS, #ARGV, 2 do contribute(ARGV[j], ARGV[j + 1]) end
 
-if counters.f > 0 and has_flag('f') and not cancel_requested then
-  cancel_requested = 'fail_fast'
-  redis.call('HSET', record, 'cancel_requested', cancel_requested)
-end
+-- Not while it merely has a failed member: of two that are sent again, one after the other, the first would be cancelled.
+if counters.f > failed_before and has_flag('f') and not cancel_requested then cancel_requested = 'fail_fast' end
 if not started_at and (count_slots() > counters.w or counters.share > 0) then
   started_at = now - age
   change('started_at', moment(started_at))
@@ -167,24 +168,27 @@ local function outcome()
   local others = math.max(counters.planned, count_slots() - counters.late)
   local total, ended = others + counters.late, count_ended()
   local is_missing = ended < total or has_flag('o') and not has_flag('x')
-  -- A cancelled composite stays so, also if a member turns out to be alive that was taken for lost.
-  if cancel_requested and FINAL[before] then return before, is_missing end
   local is_idle = counters.r == 0 and counters.t == 0
   -- The stages of a pipeline that come after a bad end are never sent, and neither are callbacks. If one of those has
   -- ended too, all of them were sent.
   local without_callbacks = counters.callbacks > 0 and ended == total - counters.callbacks
     and counters.over == others - counters.callbacks and counters.bad > 0
   local has_stopped = is_idle and (has_flag('p') and ended > counters.d or without_callbacks)
-  local is_over = not is_missing or has_stopped or cancel_requested and counters.r == 0
+  local is_awaited = is_missing and not has_stopped
+  -- All others are cancelled now. The failed member may be sent again from the dead letters, and is then to run.
+  if not is_awaited and cancel_requested == 'fail_fast' then cancel_requested = false end
+  -- A cancelled composite stays so, also if a member turns out to be alive that was taken for lost.
+  if cancel_requested and FINAL[before] then return before, is_awaited end
+  local is_over = not is_awaited or cancel_requested and counters.r == 0
   if not is_over then
     return started_at and 'running' or (not before or before == 'delayed') and state or 'enqueued', true
   end
   local is_cancelled = counters.c > 0 or cancel_requested and is_missing
   local is_by_person = cancel_requested and cancel_requested ~= 'fail_fast'
   if is_cancelled and (counters.f == 0 or is_by_person) then
-    return 'cancelled', is_missing and not has_stopped
+    return 'cancelled', is_awaited
   end
-  if counters.f > 0 then return 'failed', cancel_requested and is_missing end
+  if counters.f > 0 then return 'failed', is_awaited end
   return counters.s > 0 and 'skipped' or 'done', false
 end
 
@@ -201,14 +205,18 @@ if is_changed then
   change('parts', text)
   change('version', version)
 end
+if cancel_requested and not known_cancel then change('cancel_requested', cancel_requested) end
+if known_cancel and not cancel_requested then redis.call('HDEL', record, 'cancel_requested') end
 if is_alive or after == 'running' then change('heartbeat', moment(now)) end
 if FINAL[after] and not FINAL[before] then change('ended_at', moment(now - age)) end
 if FINAL[before] and not FINAL[after] then redis.call('HDEL', record, 'ended_at') end
 if #changes > 0 then redis.call('HSET', record, unpack(changes)) end
 -- As changed() of prelude.lua does.
 if is_changed then redis.pcall('PUBLISH', record, '') end
+-- A failed member may be sent again from the dead letters, and opens its composite again: all members must be known then.
+local is_over = FINAL[after] and not is_awaited and counters.f == 0
 for _, key in ipairs({record, members}) do
-  if FINAL[after] and not is_awaited then
+  if is_over then
     redis.call('PEXPIRE', key, finished_ttl)
   elseif redis.call('PEXPIRE', key, ttl, 'GT') == 0 then
     redis.call('PEXPIRE', key, ttl, 'NX')

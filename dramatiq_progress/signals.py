@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 
 from django.db import connections
 from django.dispatch import Signal
+from dramatiq.worker import ConsumerThread
 
 from .errors import StoreUnavailable
 from .progress import Progress, State
@@ -19,8 +21,9 @@ from .stores import Store
 from .threads import SingleThread
 
 #: Sent in the process that changed a message's state: the sender's, or a worker's. Receivers run in the thread that
-#: made the change. For a change that had to wait for the store they run in a thread of their own, and the database
-#: connections that they open are closed afterwards.
+#: made the change. They run in a thread of their own, and the database connections that they open are closed
+#: afterwards, for a change that had to wait for the store, for one that Dramatiq's consumer makes (a message is due),
+#: and for later changes of the same message until these are sent.
 #:
 #: Arguments: ``sender`` (the class `Progress`), ``progress`` (a `Progress`, as read just after the change),
 #: ``previous`` (the `State` before; None when there was no record). A receiver that raises is logged. While there are
@@ -46,7 +49,8 @@ def send_state_changed(
       state: The state that the change made, if another process may change it again before it is read. Then nothing is
         sent, since that process sends the later state.
       late: Send it in a thread of its own, without waiting: the change was made by the recorder, and a slow receiver
-        must not hold up other messages.
+        must not hold up other messages. Also done for all changes by a consumer's thread, and if an earlier signal of
+        the message still waits.
     """
     send_states_changed(store, {message_id: previous}, state=state, late=late)
 
@@ -66,14 +70,14 @@ def send_states_changed(
             error,
         )
         return
+    # Its thread moves all messages of a queue that are due, and no middleware of Django's looks after its connections.
+    late = late or isinstance(threading.current_thread(), ConsumerThread)
     for progress, before in zip(found, previous.values(), strict=True):
         if progress is None or progress.state is before or (state is not None and progress.state is not state):
             continue
         # Receivers get no owner, which is needed for permissions only.
         progress = replace(progress, owner="")
-        if late:
-            _late_sender.add(progress, before)
-        else:
+        if not _late_sender.accept(progress, before, late=late):
             _send(progress, before)
 
 
@@ -90,17 +94,31 @@ class _LateSender:
     """Sends signals in a thread of its own, which ends when there is nothing left to send."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Progress, State | None]] = deque(maxlen=WAITING_LIMIT)
+        self._waiting: deque[tuple[Progress, State | None]] = deque()
+        # How many signals of each message wait or are being sent.
+        self._unsent: Counter[str] = Counter()
+        # Not held while receivers run.
+        self._lock = threading.Lock()
         has_more = lambda: bool(self._waiting)  # noqa: E731
         self._thread = SingleThread(self._send_waiting, "dramatiq-progress-signals", has_more=has_more)
 
-    def add(self, progress: Progress, previous: State | None) -> None:
-        if len(self._waiting) == WAITING_LIMIT:
+    def accept(self, progress: Progress, previous: State | None, *, late: bool) -> bool:
+        """Take a signal that is late, or that an earlier one of its message must precede. Return whether it is."""
+        dropped = False
+        with self._lock:
+            if not late and progress.id not in self._unsent:
+                return False
+            self._unsent[progress.id] += 1
+            self._waiting.append((progress, previous))
+            if len(self._waiting) > WAITING_LIMIT:
+                self._discount(self._waiting.popleft()[0].id)
+                dropped = True
+        if dropped:
             logger.warning(
                 "Dropping a late state_changed: %d wait already. Check for slow receivers of the signal.", WAITING_LIMIT
             )
-        self._waiting.append((progress, previous))
         self._thread.start()
+        return True
 
     def join(self, deadline: float) -> None:
         while self._is_sending() and (rest := deadline - time.monotonic()) > 0:
@@ -113,12 +131,21 @@ class _LateSender:
 
     def _send_waiting(self) -> None:
         while self._waiting:
+            with self._lock:
+                progress, previous = self._waiting.popleft()
             try:
-                _send(*self._waiting.popleft())
+                _send(progress, previous)
             except Exception:
                 logger.exception("Unexpected error while sending state_changed. Please report this as a bug.")
             finally:
+                with self._lock:
+                    self._discount(progress.id)
                 connections.close_all()
+
+    def _discount(self, message_id: str) -> None:
+        self._unsent[message_id] -= 1
+        if not self._unsent[message_id]:
+            del self._unsent[message_id]
 
 
 _late_sender = _LateSender()

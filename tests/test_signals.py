@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dramatiq
 import pytest
 import redis
+from asgiref.sync import async_to_sync
+from django.contrib.auth.models import User
+from django.db import connections
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Retries
 
-from dramatiq_progress import Progress, ProgressObserver, State, get_progress, progress_actor
+from dramatiq_progress import (
+    Progress,
+    ProgressObserver,
+    State,
+    acancel,
+    apause,
+    aresume,
+    get_progress,
+    progress_actor,
+)
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store
@@ -168,3 +182,108 @@ def test_a_slow_receiver_of_a_deferred_change_delays_no_other_message(
         broker.join("default", fail_fast=False)
         worker.stop()
     assert "dramatiq-progress-recorder" not in threads
+
+
+@pytest.fixture
+def file_database(tmp_path: Path) -> Iterator[str]:
+    """The alias of a database whose connections can be closed, unlike the one in memory."""
+    alias = "file"
+    connections.settings[alias] = {**connections.settings["default"], "NAME": tmp_path / "db"}
+    yield alias
+    connections.close_all()
+    del connections.settings[alias]
+
+
+def test_receivers_for_messages_that_are_due_survive_a_restart_of_the_database(
+    broker: StubBroker, file_database: str
+) -> None:
+    """The consumer's thread lives as long as the worker, and so would a connection in it."""
+    answers: list[Any] = []
+
+    def query(progress: Progress, previous: State | None, **_: Any) -> None:
+        if previous is not State.DELAYED:
+            return
+        connection = connections[file_database]
+        if connection.connection is None:
+            # By hand, since Django's tests allow queries to their own databases only.
+            connection.connection = sqlite3.connect(connection.settings_dict["NAME"])
+        try:
+            answers.append(connection.connection.execute("SELECT 1").fetchone())
+        except Exception as error:
+            answers.append(error)
+        connection.connection.close()  # as the database does when it restarts
+
+    actor = progress_actor(broker=broker)(lambda: None)
+    state_changed.connect(query)
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
+    worker.start()
+    try:
+        for count in (1, 2, 3):
+            actor.send_with_options(delay=1)
+            wait_until(lambda count=count: len(answers) == count)  # type: ignore[misc]
+    finally:
+        worker.stop()
+        state_changed.disconnect(query)
+    assert answers == [(1,)] * 3
+
+
+def test_a_slow_receiver_for_a_message_that_is_due_delays_no_other_message(broker: StubBroker) -> None:
+    """Its own later changes wait for it, so that the order stays."""
+    go_on, waits = threading.Event(), threading.Event()
+    received: list[tuple[str, State, State | None]] = []
+
+    def slow(progress: Progress, previous: State | None, **_: Any) -> None:
+        if previous is State.DELAYED and not waits.is_set():
+            waits.set()
+            assert go_on.wait(60)
+        received.append((progress.id, progress.state, previous))
+
+    actor = progress_actor(broker=broker)(lambda: None)
+    sent = [actor.message() for _ in range(4)]
+    ids = [each.message_id for each in sent]
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=2)
+    worker.start()
+    state_changed.connect(slow)
+    try:
+        for each in sent:
+            broker.enqueue(each, delay=1)
+        assert waits.wait(60)
+        wait_until(lambda: all((found := get_progress(each)) and found.state is State.DONE for each in ids))
+        other = actor.send()
+        wait_until(lambda: (other.message_id, State.DONE, State.RUNNING) in received)
+        go_on.set()
+        wait_until(lambda: len(received) == 4 * len(sent) + 3)
+    finally:
+        go_on.set()
+        worker.stop()
+        state_changed.disconnect(slow)
+    for each in ids:
+        assert [(state, previous) for id, state, previous in received if id == each] == [
+            (State.DELAYED, None),
+            (State.ENQUEUED, State.DELAYED),
+            (State.RUNNING, State.ENQUEUED),
+            (State.DONE, State.RUNNING),
+        ]
+
+
+@pytest.mark.parametrize("change", [acancel, apause, aresume])
+@pytest.mark.django_db
+def test_receivers_of_a_change_by_async_code_run_in_the_thread_of_djangos_queries(
+    broker: StubBroker, change: Any
+) -> None:
+    """Django closes that thread's connections at the end of a request. In a test it sees the test's transaction."""
+    counts: list[int] = []
+
+    def count(**_: Any) -> None:
+        counts.append(User.objects.count())
+
+    User.objects.create_user("anna")
+    message = progress_actor(broker=broker, cancellable=True)(lambda: None).send()
+    if change is aresume:
+        async_to_sync(apause)(message)
+    state_changed.connect(count)
+    try:
+        assert async_to_sync(change)(message)
+    finally:
+        state_changed.disconnect(count)
+    assert counts == [1]

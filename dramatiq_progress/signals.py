@@ -7,8 +7,9 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 from django.db import connections
@@ -16,6 +17,7 @@ from django.dispatch import Signal
 from dramatiq.worker import ConsumerThread
 
 from .errors import StoreUnavailable
+from .event_loop import run_outside_event_loop
 from .progress import Progress, State
 from .stores import Store
 from .threads import SingleThread
@@ -23,7 +25,8 @@ from .threads import SingleThread
 #: Sent in the process that changed a message's state: the sender's, or a worker's. Receivers run in the thread that
 #: made the change. They run in a thread of their own, and the database connections that they open are closed
 #: afterwards, for a change that had to wait for the store, for one that Dramatiq's consumer makes (a message is due),
-#: and for later changes of the same message until these are sent.
+#: and for later changes of the same message until these are sent. If the change is made in an event loop, they run in
+#: another thread with the caller's context variables, language and time zone, for which the loop waits.
 #:
 #: Arguments: ``sender`` (the class `Progress`), ``progress`` (a `Progress`, as read just after the change),
 #: ``previous`` (the `State` before; None when there was no record). A receiver that raises is logged. While there are
@@ -72,13 +75,35 @@ def send_states_changed(
         return
     # Its thread moves all messages of a queue that are due, and no middleware of Django's looks after its connections.
     late = late or isinstance(threading.current_thread(), ConsumerThread)
-    for progress, before in zip(found, previous.values(), strict=True):
-        if progress is None or progress.state is before or (state is not None and progress.state is not state):
-            continue
+    changes = [
         # Receivers get no owner, which is needed for permissions only.
-        progress = replace(progress, owner="")
-        if not _late_sender.accept(progress, before, late=late):
-            _send(progress, before)
+        (replace(progress, owner=""), before)
+        for progress, before in zip(found, previous.values(), strict=True)
+        if progress is not None and progress.state is not before and (state is None or progress.state is state)
+    ]
+
+    def send() -> None:
+        for change in changes:
+            if not _late_sender.accept(*change, late=late):
+                _send(*change)
+
+    if changes:
+        call_receivers(send, "state_changed")
+
+
+def call_receivers(send: Callable[[], None], name: str) -> None:
+    """Call a function that sends a signal by `send_robust`, and log any error: the change has been made.
+
+    It is called outside an event loop. Inside, `send_robust` raises if a receiver is async, and other receivers can't
+    use the database.
+
+    Parameters:
+      name: The signal's name, for the log.
+    """
+    try:
+        run_outside_event_loop(send)
+    except Exception:
+        logger.exception("Unexpected error while sending %s. Please report this as a bug.", name)
 
 
 def finish_sending(deadline: float) -> None:
@@ -134,9 +159,7 @@ class _LateSender:
             with self._lock:
                 progress, previous = self._waiting.popleft()
             try:
-                _send(progress, previous)
-            except Exception:
-                logger.exception("Unexpected error while sending state_changed. Please report this as a bug.")
+                call_receivers(partial(_send, progress, previous), "state_changed")
             finally:
                 with self._lock:
                     self._discount(progress.id)

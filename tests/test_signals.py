@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 import time
@@ -12,11 +13,12 @@ from typing import Any
 import dramatiq
 import pytest
 import redis
-from asgiref.sync import async_to_sync
+from asgiref.sync import ThreadSensitiveContext, async_to_sync
 from django.contrib.auth.models import User
 from django.db import connections
+from django.utils import timezone, translation
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import Retries
+from dramatiq.middleware import AsyncIO, Retries
 
 from dramatiq_progress import (
     Progress,
@@ -25,10 +27,14 @@ from dramatiq_progress import (
     acancel,
     apause,
     aresume,
+    cancel,
     get_progress,
+    owned_by,
+    pause,
     progress_actor,
 )
 from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.owners import carried_by
 from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store
 from tests.conftest import PATIENT
@@ -287,3 +293,127 @@ def test_receivers_of_a_change_by_async_code_run_in_the_thread_of_djangos_querie
     finally:
         state_changed.disconnect(count)
     assert counts == [1]
+
+
+@pytest.fixture
+def queries() -> Iterator[list[tuple[str, State, Any]]]:
+    """The queries of a sync and an async receiver: its kind, the state, and the number of users, or an error."""
+    done: list[tuple[str, State, Any]] = []
+
+    def query(progress: Progress, **_: Any) -> None:
+        try:
+            done.append(("sync", progress.state, User.objects.count()))
+        except Exception as error:
+            done.append(("sync", progress.state, error))
+
+    async def query_async(progress: Progress, **_: Any) -> None:
+        try:
+            done.append(("async", progress.state, await User.objects.acount()))
+        except Exception as error:
+            done.append(("async", progress.state, error))
+
+    for each in (query, query_async):
+        state_changed.connect(each)
+    yield done
+    for each in (query, query_async):
+        state_changed.disconnect(each)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_receivers_can_use_the_database_when_a_message_is_sent_and_cancelled_in_an_event_loop(
+    broker: StubBroker, queries: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    User.objects.create_user("anna")
+    actor = progress_actor(broker=broker, cancellable=True)(lambda: None)
+
+    async def view() -> list[Any]:
+        message = actor.send()
+        return [bool(pause(message)), bool(cancel(message))]
+
+    async def request() -> list[Any]:
+        # As Django's handler for ASGI does.
+        async with ThreadSensitiveContext():
+            return await view()
+
+    assert asyncio.run(request()) == [True, True]
+    assert queries == [
+        (kind, state, 1) for state in (State.ENQUEUED, State.PAUSED, State.CANCELLED) for kind in ("sync", "async")
+    ]
+    assert caplog.text == ""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_receivers_can_use_the_database_when_an_async_actor_sends_a_message(queries: list[Any]) -> None:
+    broker = StubBroker(middleware=[AsyncIO(), ProgressMiddleware()])
+    broker.emit_after("process_boot")
+
+    @progress_actor(broker=broker, queue_name="other")
+    def inner() -> None: ...
+
+    @progress_actor(broker=broker)
+    async def outer(progress_observer: ProgressObserver) -> None:
+        inner.send()
+        assert len(queries) == 6  # both are enqueued, and this one runs
+
+    message = outer.send()
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1, queues={"default"})
+    worker.start()
+    broker.join("default")
+    worker.stop()
+    broker.close()
+    progress = get_progress(message)
+    assert progress is not None and progress.state is State.DONE
+    kinds = [(kind, state) for kind, state, _ in queries]
+    assert kinds == [
+        (kind, state)
+        for state in (State.ENQUEUED, State.RUNNING, State.ENQUEUED, State.DONE)
+        for kind in ("sync", "async")
+    ]
+    assert {found for *_, found in queries} == {0}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_receivers_have_the_language_and_the_owner_of_a_caller_in_an_event_loop(
+    broker: StubBroker,
+) -> None:
+    user = User.objects.create_user("anna")
+    actor = progress_actor(broker=broker)(lambda: None)
+    notify = progress_actor(broker=broker, actor_name="notify")(lambda: None)
+    found: list[Any] = []
+
+    def receive(progress: Progress, **_: Any) -> None:
+        if progress.actor == actor.actor_name:
+            zone = timezone.get_current_timezone_name()
+            found.append((translation.get_language(), zone, carried_by(notify.send())))
+
+    async def view() -> Any:
+        with translation.override("de"), timezone.override("Asia/Tokyo"), owned_by(user):
+            return actor.send()
+
+    state_changed.connect(receive)
+    try:
+        message = asyncio.run(view())
+    finally:
+        state_changed.disconnect(receive)
+    assert found == [("de", "Asia/Tokyo", carried_by(message))] and carried_by(message)
+
+
+def test_a_change_in_an_event_loop_without_receivers_starts_no_thread(
+    broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def note(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+
+    actor = progress_actor(broker=broker, cancellable=True)(lambda: None)
+    cancel(actor.send())  # the store's connection, and the recorder
+
+    async def view() -> Any:
+        monkeypatch.setattr(threading.Thread, "start", note)
+        return cancel(actor.send())
+
+    assert asyncio.run(view())
+    assert started == []

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from traceback import format_exception
 from typing import Any
 
-from django.dispatch import receiver
+from django.dispatch import Signal, receiver
 from django.tasks import task_backends
 from django.tasks.exceptions import InvalidTaskBackend
 from django.tasks.signals import task_enqueued, task_finished
@@ -19,7 +19,7 @@ from django.utils.json import normalize_json
 
 from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.progress import STATES, State
-from dramatiq_progress.signals import message_cancelled
+from dramatiq_progress.signals import call_receivers, message_cancelled
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.companion import Companion
@@ -176,7 +176,30 @@ def send_enqueued(message: AnyMessage) -> None:
         sender = type(task_backends[result.backend])
     except InvalidTaskBackend:
         return
-    task_enqueued.send_robust(sender, task_result=result)
+    send_signal(task_enqueued, "task_enqueued", sender, result)
+
+
+def send_signal(
+    signal: Signal, name: str, sender: type, result: ProgressResult, exception: BaseException | None = None
+) -> None:
+    """Send one of Django's signals of tasks.
+
+    Parameters:
+      name: The signal's name, for the log.
+      exception: Send it while this exception is handled: Django's receiver logs the traceback.
+    """
+
+    def send() -> None:
+        if exception is None:
+            signal.send_robust(sender, task_result=result)
+            return
+        try:
+            raise exception
+        except BaseException:
+            signal.send_robust(sender, task_result=result)
+
+    if signal.has_listeners(sender):
+        call_receivers(send, name)
 
 
 def encode(value: Any, limit: int, what: str) -> str:
@@ -218,7 +241,7 @@ def read_result(result_id: str) -> tuple[ProgressResult, State] | None:
 
 
 def send_finished(result: ProgressResult, state: State, exception: BaseException | None) -> None:
-    """Send `task_finished`, inside an exception handler if the task failed: Django's receiver logs the traceback."""
+    """Send `task_finished`, with the exception if the task failed."""
     try:
         sender = type(task_backends[result.backend])
     except InvalidTaskBackend:
@@ -227,13 +250,7 @@ def send_finished(result: ProgressResult, state: State, exception: BaseException
     if state is not State.FAILED or exception is None:
         kind, text = DERIVED_ERRORS.get(state, (None, ""))
         exception = None if kind is None else kind(text)
-    if exception is None:
-        task_finished.send_robust(sender, task_result=result)
-        return
-    try:
-        raise exception
-    except BaseException:
-        task_finished.send_robust(sender, task_result=result)
+    send_signal(task_finished, "task_finished", sender, result, exception)
 
 
 @receiver(message_cancelled)

@@ -826,3 +826,37 @@ def test_receivers_can_use_the_database_when_a_task_is_sent_and_cancelled_in_an_
     assert received == [(kind, id, status, 0) for id, status in expected for kind in ("sync", "async")]
     # Django's receiver logs the error.
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [Cancelled]
+
+
+def test_threads_that_send_a_task_under_the_same_id_at_the_same_time_are_kept_apart(
+    site: Site, signals: list[Any]
+) -> None:
+    """Each of them returns, and sends its own signal."""
+
+    class Meeting(Middleware):
+        """Lets both threads send before either of them has sent."""
+
+        barrier = threading.Barrier(2, timeout=60)
+
+        def before_enqueue(self, *args: Any) -> None:
+            self.barrier.wait()
+
+        def after_enqueue(self, *args: Any) -> None:
+            self.barrier.wait()
+
+    site.broker.add_middleware(Meeting())
+    results: list[Any] = []
+
+    def send(value: int) -> None:
+        try:
+            results.append(default_task_backend.enqueue_as(tasks.give, [value], {}, "nightly"))
+        except BaseException as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=send, args=(value,)) for value in (1, 2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sorted(str(getattr(each, "args", None)) for each in results) == ["[1]", "[2]"], results
+    assert [(name, id) for name, id, *_ in signals] == [("enqueued", "nightly")] * 2

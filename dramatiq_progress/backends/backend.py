@@ -245,13 +245,9 @@ class DramatiqBackend(BaseTaskBackend):
         run_after, delay = result.task.run_after, None
         if run_after is not None:
             delay = max(0, int((run_after - timezone.now()).total_seconds() * 1000)) or None
-        sending[message.message_id] = run
-        try:
-            # Without an owner since the call, it doesn't get the one of the commit.
-            with nullcontext() if carried_by(message) else owned_by(None):
-                get_broker().enqueue(message, delay=delay)
-        finally:
-            del sending[message.message_id]
+        # Without an owner since the call, it doesn't get the one of the commit.
+        with sending(run), nullcontext() if carried_by(message) else owned_by(None):
+            get_broker().enqueue(message, delay=delay)
         enqueued_at = float(run.stored.get("enqueued_at", message.message_timestamp / 1000))
         object.__setattr__(result, "enqueued_at", moment(enqueued_at))
         send_signal(task_enqueued, "task_enqueued", type(self), result)

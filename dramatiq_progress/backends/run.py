@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from traceback import format_exception
 from typing import Any
 
@@ -42,8 +44,16 @@ MAX_TRACEBACK_CHARACTERS = 16 * 1024
 
 logger = logging.getLogger(__name__)
 
-#: Runs whose messages this process is sending, by id: `enqueue` and the middleware share one.
-sending: dict[str, TaskRun] = {}
+
+class _Thread(threading.local):
+    """The runs whose messages this thread is sending, by id: `enqueue` and the middleware share one."""
+
+    def __init__(self) -> None:
+        self.sending: dict[str, TaskRun] = {}
+
+
+#: Of each thread: two may send messages with the same id, by `enqueue_as`.
+_this_thread = _Thread()
 
 
 class TaskRun(Companion):
@@ -165,7 +175,23 @@ class TaskRun(Companion):
 
 def make_run(message: AnyMessage) -> TaskRun:
     """Return the private data of a message: the option of the actors in dispatch.py."""
-    return sending.get(message.message_id) or TaskRun(message)
+    return _this_thread.sending.get(message.message_id) or TaskRun(message)
+
+
+@contextmanager
+def sending(run: TaskRun) -> Iterator[None]:
+    """Let the middleware use this run while the block sends its message."""
+    _this_thread.sending[run.message_id] = run
+    try:
+        yield
+    finally:
+        # A receiver of `state_changed` may have sent another one with this id.
+        _this_thread.sending.pop(run.message_id, None)
+
+
+def is_sending(message_id: str) -> bool:
+    """Return whether `enqueue` is sending this message in this thread."""
+    return message_id in _this_thread.sending
 
 
 def send_enqueued(message: AnyMessage) -> None:

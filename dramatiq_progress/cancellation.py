@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from asgiref.sync import sync_to_async
 
 from .message_ids import MessageLike, message_id_of
 from .progress import State
@@ -42,4 +42,4 @@ def cancel(message: MessageLike, *, force: bool = False) -> Cancellation:
 
 async def acancel(message: MessageLike, *, force: bool = False) -> Cancellation:
     """`cancel`, for async code."""
-    return await asyncio.to_thread(cancel, message, force=force)
+    return await sync_to_async(cancel)(message, force=force)

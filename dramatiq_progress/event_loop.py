@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 from django.db import connections
+from django.utils import timezone, translation
 
 T = TypeVar("T")
 
@@ -24,17 +26,22 @@ def in_event_loop() -> bool:
 def run_outside_event_loop(function: Callable[[], T]) -> T:
     """Call a function that uses the database, in another thread if this one runs an event loop.
 
-    Django forbids database access in an event loop's thread.
+    Django forbids database access in an event loop's thread. The other thread has the caller's context variables (the
+    owner of what it sends), language and time zone.
     """
     if not in_event_loop():
         return function()
 
+    # asgiref (3.13) hides them in a copied context from threads that it hasn't started.
+    language, zone = translation.get_language(), timezone.get_current_timezone()
+
     def run() -> T:
         try:
-            return function()
+            with translation.override(language), timezone.override(zone):
+                return function()
         finally:
             connections.close_all()
 
     # It blocks the event loop, as `send` does.
     with ThreadPoolExecutor(max_workers=1) as executor:
-        return executor.submit(run).result()
+        return executor.submit(copy_context().run, run).result()

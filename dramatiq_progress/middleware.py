@@ -6,7 +6,6 @@ reverse list order, so a middleware listed after `Retries` can't tell a final fa
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -15,7 +14,7 @@ from dramatiq.common import q_name
 from dramatiq.middleware import Middleware
 from dramatiq.worker import ConsumerThread, Worker, WorkerThread
 
-from .owners import begin_job, end_job, note_owner, sent_for
+from .owners import begin_job, end_job, note_owner
 from .progress import State
 from .stores.composites import Contribution
 from .worker.again import ROUND_OPTION, SendAgainFailed, stop_fetching
@@ -110,7 +109,7 @@ class ProgressMiddleware(Middleware):
         elif not path and (sender := current_delivery()) is not None and sender.children.path:
             children = sender.children
             contribution = children.adopt(message, owner, cancellable=is_cancellable(actor, message), delay=seconds)
-        send = Send(
+        Send(
             message.message_id,
             actor=message.actor_name if companion is None else companion.name,
             queue=q_name(message.queue_name),
@@ -127,10 +126,7 @@ class ProgressMiddleware(Middleware):
             companion=companion,
             contribution=contribution,
             children=children,
-        )
-        # The thread that moves delayed messages has no owner, which receivers of the signal may need.
-        with sent_for(owner) if due else nullcontext():
-            send.record()
+        ).record()
 
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         """Note that the message was sent. If a retry can't be sent, Dramatiq drops the message, and it has failed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from asgiref.sync import sync_to_async
 
 from .message_ids import MessageLike, message_id_of
 from .progress import State
@@ -50,12 +50,12 @@ def resume(message: MessageLike) -> Pausing:
 
 async def apause(message: MessageLike) -> Pausing:
     """`pause`, for async code."""
-    return await asyncio.to_thread(pause, message)
+    return await sync_to_async(pause)(message)
 
 
 async def aresume(message: MessageLike) -> Pausing:
     """`resume`, for async code."""
-    return await asyncio.to_thread(resume, message)
+    return await sync_to_async(resume)(message)
 
 
 def _change(message: MessageLike, *, wanted: bool) -> Pausing:

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 from django.db import connections
 from django.dispatch import Signal
+from dramatiq.worker import ConsumerThread
 
 from .errors import StoreUnavailable
+from .event_loop import run_outside_event_loop
+from .owners import sent_for
 from .progress import Progress, State
 from .stores import Store
 from .threads import SingleThread
 
 #: Sent in the process that changed a message's state: the sender's, or a worker's. Receivers run in the thread that
-#: made the change. For a change that had to wait for the store they run in a thread of their own, and the database
-#: connections that they open are closed afterwards.
+#: made the change. They run in a thread of their own, and the database connections that they open are closed
+#: afterwards, for a change that had to wait for the store, for one that Dramatiq's consumer makes (a message is due),
+#: and for later changes of the same message until these are sent. If the change is made in an event loop, they run in
+#: another thread with the caller's context variables, language and time zone, for which the loop waits.
 #:
 #: Arguments: ``sender`` (the class `Progress`), ``progress`` (a `Progress`, as read just after the change),
 #: ``previous`` (the `State` before; None when there was no record). A receiver that raises is logged. While there are
@@ -46,7 +53,8 @@ def send_state_changed(
       state: The state that the change made, if another process may change it again before it is read. Then nothing is
         sent, since that process sends the later state.
       late: Send it in a thread of its own, without waiting: the change was made by the recorder, and a slow receiver
-        must not hold up other messages.
+        must not hold up other messages. Also done for all changes by a consumer's thread, and if an earlier signal of
+        the message still waits.
     """
     send_states_changed(store, {message_id: previous}, state=state, late=late)
 
@@ -66,15 +74,36 @@ def send_states_changed(
             error,
         )
         return
-    for progress, before in zip(found, previous.values(), strict=True):
-        if progress is None or progress.state is before or (state is not None and progress.state is not state):
-            continue
-        # Receivers get no owner, which is needed for permissions only.
-        progress = replace(progress, owner="")
-        if late:
-            _late_sender.add(progress, before)
-        else:
-            _send(progress, before)
+    # Its thread moves all messages of a queue that are due, and no middleware of Django's looks after its connections.
+    late = late or isinstance(threading.current_thread(), ConsumerThread)
+    changes = [
+        (progress, before)
+        for progress, before in zip(found, previous.values(), strict=True)
+        if progress is not None and progress.state is not before and (state is None or progress.state is state)
+    ]
+
+    def send() -> None:
+        for change in changes:
+            if not _late_sender.accept(*change, late=late):
+                _send(*change)
+
+    if changes:
+        call_receivers(send, "state_changed")
+
+
+def call_receivers(send: Callable[[], None], name: str) -> None:
+    """Call a function that sends a signal by `send_robust`, and log any error: the change has been made.
+
+    It is called outside an event loop. Inside, `send_robust` raises if a receiver is async, and other receivers can't
+    use the database.
+
+    Parameters:
+      name: The signal's name, for the log.
+    """
+    try:
+        run_outside_event_loop(send)
+    except Exception:
+        logger.exception("Unexpected error while sending %s. Please report this as a bug.", name)
 
 
 def finish_sending(deadline: float) -> None:
@@ -83,24 +112,39 @@ def finish_sending(deadline: float) -> None:
 
 
 def _send(progress: Progress, previous: State | None) -> None:
-    state_changed.send_robust(Progress, progress=progress, previous=previous)
+    # Receivers get no owner, which is needed for permissions only.
+    state_changed.send_robust(Progress, progress=replace(progress, owner=""), previous=previous)
 
 
 class _LateSender:
     """Sends signals in a thread of its own, which ends when there is nothing left to send."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Progress, State | None]] = deque(maxlen=WAITING_LIMIT)
+        self._waiting: deque[tuple[Progress, State | None]] = deque()
+        # How many signals of each message wait or are being sent.
+        self._unsent: Counter[str] = Counter()
+        # Not held while receivers run.
+        self._lock = threading.Lock()
         has_more = lambda: bool(self._waiting)  # noqa: E731
         self._thread = SingleThread(self._send_waiting, "dramatiq-progress-signals", has_more=has_more)
 
-    def add(self, progress: Progress, previous: State | None) -> None:
-        if len(self._waiting) == WAITING_LIMIT:
+    def accept(self, progress: Progress, previous: State | None, *, late: bool) -> bool:
+        """Take a signal that is late, or that an earlier one of its message must precede. Return whether it is."""
+        dropped = False
+        with self._lock:
+            if not late and progress.id not in self._unsent:
+                return False
+            self._unsent[progress.id] += 1
+            self._waiting.append((progress, previous))
+            if len(self._waiting) > WAITING_LIMIT:
+                self._discount(self._waiting.popleft()[0].id)
+                dropped = True
+        if dropped:
             logger.warning(
                 "Dropping a late state_changed: %d wait already. Check for slow receivers of the signal.", WAITING_LIMIT
             )
-        self._waiting.append((progress, previous))
         self._thread.start()
+        return True
 
     def join(self, deadline: float) -> None:
         while self._is_sending() and (rest := deadline - time.monotonic()) > 0:
@@ -113,12 +157,21 @@ class _LateSender:
 
     def _send_waiting(self) -> None:
         while self._waiting:
+            with self._lock:
+                progress, previous = self._waiting.popleft()
             try:
-                _send(*self._waiting.popleft())
-            except Exception:
-                logger.exception("Unexpected error while sending state_changed. Please report this as a bug.")
+                # The thread has no owner of its own: what receivers send belongs to the owner of the message.
+                with sent_for(progress.owner):
+                    call_receivers(partial(_send, progress, previous), "state_changed")
             finally:
+                with self._lock:
+                    self._discount(progress.id)
                 connections.close_all()
+
+    def _discount(self, message_id: str) -> None:
+        self._unsent[message_id] -= 1
+        if not self._unsent[message_id]:
+            del self._unsent[message_id]
 
 
 _late_sender = _LateSender()

@@ -45,6 +45,7 @@ from dramatiq_progress import (
     resume,
 )
 from dramatiq_progress.backends import DramatiqBackend
+from dramatiq_progress.errors import Cancelled
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import owners_of
 from dramatiq_progress.requests import OwnerMiddleware
@@ -808,3 +809,70 @@ def test_tasks_that_threads_send_at_the_same_time_are_kept_apart(site: Site) -> 
         each.join()
     site.work()
     assert sorted(ended(each).return_value for each in results) == list(range(8))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_receivers_can_use_the_database_when_a_task_is_sent_and_cancelled_in_an_event_loop(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By `enqueue` and in a group. The canceller finishes a waiting task."""
+    received: list[tuple[str, str, str, int]] = []
+
+    def receive(task_result: Any, **_: Any) -> None:
+        received.append(("sync", task_result.id, task_result.status.value, User.objects.count()))
+
+    async def receive_async(task_result: Any, **_: Any) -> None:
+        received.append(("async", task_result.id, task_result.status.value, await User.objects.acount()))
+
+    async def view() -> list[str]:
+        result = tasks.give.enqueue(1)
+        group = progress_group([tasks.give.message(2), tasks.give.message(3)]).run()
+        assert cancel(result.id, force=True)
+        return [result.id, *(each.message_id for each in group.children), result.id]
+
+    both = [(signal, each) for signal in (task_enqueued, task_finished) for each in (receive, receive_async)]
+    for signal, each in both:
+        signal.connect(each)
+    try:
+        ids = asyncio.run(view())
+    finally:
+        for signal, each in both:
+            signal.disconnect(each)
+    expected = zip(ids, ["READY"] * 3 + ["FAILED"], strict=True)
+    assert received == [(kind, id, status, 0) for id, status in expected for kind in ("sync", "async")]
+    # Django's receiver logs the error.
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [Cancelled]
+
+
+def test_threads_that_send_a_task_under_the_same_id_at_the_same_time_are_kept_apart(
+    site: Site, signals: list[Any]
+) -> None:
+    """Each of them returns, and sends its own signal."""
+
+    class Meeting(Middleware):
+        """Lets both threads send before either of them has sent."""
+
+        barrier = threading.Barrier(2, timeout=60)
+
+        def before_enqueue(self, *args: Any) -> None:
+            self.barrier.wait()
+
+        def after_enqueue(self, *args: Any) -> None:
+            self.barrier.wait()
+
+    site.broker.add_middleware(Meeting())
+    results: list[Any] = []
+
+    def send(value: int) -> None:
+        try:
+            results.append(default_task_backend.enqueue_as(tasks.give, [value], {}, "nightly"))
+        except BaseException as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=send, args=(value,)) for value in (1, 2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sorted(str(getattr(each, "args", None)) for each in results) == ["[1]", "[2]"], results
+    assert [(name, id) for name, id, *_ in signals] == [("enqueued", "nightly")] * 2

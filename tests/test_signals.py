@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dramatiq
 import pytest
 import redis
+from asgiref.sync import ThreadSensitiveContext, async_to_sync
+from django.contrib.auth.models import User
+from django.db import connections
+from django.utils import timezone, translation
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import Retries, TimeLimitExceeded
+from dramatiq.middleware import AsyncIO, Retries, TimeLimitExceeded
 
 from dramatiq_progress import (
     Cancellation,
@@ -20,12 +27,18 @@ from dramatiq_progress import (
     Progress,
     ProgressObserver,
     State,
+    acancel,
+    apause,
+    aresume,
     cancel,
     get_progress,
+    owned_by,
+    pause,
     progress_actor,
     progress_group,
 )
 from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.owners import carried_by
 from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.worker.recorder import get_recorder
@@ -247,3 +260,232 @@ def test_a_slow_receiver_of_a_deferred_change_delays_no_other_message(
         broker.join("default", fail_fast=False)
         worker.stop()
     assert "dramatiq-progress-recorder" not in threads
+
+
+@pytest.fixture
+def file_database(tmp_path: Path) -> Iterator[str]:
+    """The alias of a database whose connections can be closed, unlike the one in memory."""
+    alias = "file"
+    connections.settings[alias] = {**connections.settings["default"], "NAME": tmp_path / "db"}
+    yield alias
+    connections.close_all()
+    del connections.settings[alias]
+
+
+def test_receivers_for_messages_that_are_due_survive_a_restart_of_the_database(
+    broker: StubBroker, file_database: str
+) -> None:
+    """The consumer's thread lives as long as the worker, and so would a connection in it."""
+    answers: list[Any] = []
+
+    def query(progress: Progress, previous: State | None, **_: Any) -> None:
+        if previous is not State.DELAYED:
+            return
+        connection = connections[file_database]
+        if connection.connection is None:
+            # By hand, since Django's tests allow queries to their own databases only.
+            connection.connection = sqlite3.connect(connection.settings_dict["NAME"])
+        try:
+            answers.append(connection.connection.execute("SELECT 1").fetchone())
+        except Exception as error:
+            answers.append(error)
+        connection.connection.close()  # as the database does when it restarts
+
+    actor = progress_actor(broker=broker)(lambda: None)
+    state_changed.connect(query)
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
+    worker.start()
+    try:
+        for count in (1, 2, 3):
+            actor.send_with_options(delay=1)
+            wait_until(lambda count=count: len(answers) == count)  # type: ignore[misc]
+    finally:
+        worker.stop()
+        state_changed.disconnect(query)
+    assert answers == [(1,)] * 3
+
+
+def test_a_slow_receiver_for_a_message_that_is_due_delays_no_other_message(broker: StubBroker) -> None:
+    """Its own later changes wait for it, so that the order stays."""
+    go_on, waits = threading.Event(), threading.Event()
+    received: list[tuple[str, State, State | None]] = []
+
+    def slow(progress: Progress, previous: State | None, **_: Any) -> None:
+        if previous is State.DELAYED and not waits.is_set():
+            waits.set()
+            assert go_on.wait(60)
+        received.append((progress.id, progress.state, previous))
+
+    actor = progress_actor(broker=broker)(lambda: None)
+    sent = [actor.message() for _ in range(4)]
+    ids = [each.message_id for each in sent]
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=2)
+    worker.start()
+    state_changed.connect(slow)
+    try:
+        for each in sent:
+            broker.enqueue(each, delay=1)
+        assert waits.wait(60)
+        wait_until(lambda: all((found := get_progress(each)) and found.state is State.DONE for each in ids))
+        other = actor.send()
+        wait_until(lambda: (other.message_id, State.DONE, State.RUNNING) in received)
+        go_on.set()
+        wait_until(lambda: len(received) == 4 * len(sent) + 3)
+    finally:
+        go_on.set()
+        worker.stop()
+        state_changed.disconnect(slow)
+    for each in ids:
+        assert [(state, previous) for id, state, previous in received if id == each] == [
+            (State.DELAYED, None),
+            (State.ENQUEUED, State.DELAYED),
+            (State.RUNNING, State.ENQUEUED),
+            (State.DONE, State.RUNNING),
+        ]
+
+
+@pytest.mark.parametrize("change", [acancel, apause, aresume])
+@pytest.mark.django_db
+def test_receivers_of_a_change_by_async_code_run_in_the_thread_of_djangos_queries(
+    broker: StubBroker, change: Any
+) -> None:
+    """Django closes that thread's connections at the end of a request. In a test it sees the test's transaction."""
+    counts: list[int] = []
+
+    def count(**_: Any) -> None:
+        counts.append(User.objects.count())
+
+    User.objects.create_user("anna")
+    message = progress_actor(broker=broker, cancellable=True)(lambda: None).send()
+    if change is aresume:
+        async_to_sync(apause)(message)
+    state_changed.connect(count)
+    try:
+        assert async_to_sync(change)(message)
+    finally:
+        state_changed.disconnect(count)
+    assert counts == [1]
+
+
+@pytest.fixture
+def queries() -> Iterator[list[tuple[str, State, Any]]]:
+    """The queries of a sync and an async receiver: its kind, the state, and the number of users, or an error."""
+    done: list[tuple[str, State, Any]] = []
+
+    def query(progress: Progress, **_: Any) -> None:
+        try:
+            done.append(("sync", progress.state, User.objects.count()))
+        except Exception as error:
+            done.append(("sync", progress.state, error))
+
+    async def query_async(progress: Progress, **_: Any) -> None:
+        try:
+            done.append(("async", progress.state, await User.objects.acount()))
+        except Exception as error:
+            done.append(("async", progress.state, error))
+
+    for each in (query, query_async):
+        state_changed.connect(each)
+    yield done
+    for each in (query, query_async):
+        state_changed.disconnect(each)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_receivers_can_use_the_database_when_a_message_is_sent_and_cancelled_in_an_event_loop(
+    broker: StubBroker, queries: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    User.objects.create_user("anna")
+    actor = progress_actor(broker=broker, cancellable=True)(lambda: None)
+
+    async def view() -> list[Any]:
+        message = actor.send()
+        return [bool(pause(message)), bool(cancel(message))]
+
+    async def request() -> list[Any]:
+        # As Django's handler for ASGI does.
+        async with ThreadSensitiveContext():
+            return await view()
+
+    assert asyncio.run(request()) == [True, True]
+    assert queries == [
+        (kind, state, 1) for state in (State.ENQUEUED, State.PAUSED, State.CANCELLED) for kind in ("sync", "async")
+    ]
+    assert caplog.text == ""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_receivers_can_use_the_database_when_an_async_actor_sends_a_message(queries: list[Any]) -> None:
+    broker = StubBroker(middleware=[AsyncIO(), ProgressMiddleware()])
+    broker.emit_after("process_boot")
+
+    @progress_actor(broker=broker, queue_name="other")
+    def inner() -> None: ...
+
+    @progress_actor(broker=broker)
+    async def outer(progress_observer: ProgressObserver) -> None:
+        inner.send()
+        assert len(queries) == 6  # both are enqueued, and this one runs
+
+    message = outer.send()
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1, queues={"default"})
+    worker.start()
+    broker.join("default")
+    worker.stop()
+    broker.close()
+    progress = get_progress(message)
+    assert progress is not None and progress.state is State.DONE
+    kinds = [(kind, state) for kind, state, _ in queries]
+    assert kinds == [
+        (kind, state)
+        for state in (State.ENQUEUED, State.RUNNING, State.ENQUEUED, State.DONE)
+        for kind in ("sync", "async")
+    ]
+    assert {found for *_, found in queries} == {0}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_receivers_have_the_language_and_the_owner_of_a_caller_in_an_event_loop(
+    broker: StubBroker,
+) -> None:
+    user = User.objects.create_user("anna")
+    actor = progress_actor(broker=broker)(lambda: None)
+    notify = progress_actor(broker=broker, actor_name="notify")(lambda: None)
+    found: list[Any] = []
+
+    def receive(progress: Progress, **_: Any) -> None:
+        if progress.actor == actor.actor_name:
+            zone = timezone.get_current_timezone_name()
+            found.append((translation.get_language(), zone, carried_by(notify.send())))
+
+    async def view() -> Any:
+        with translation.override("de"), timezone.override("Asia/Tokyo"), owned_by(user):
+            return actor.send()
+
+    state_changed.connect(receive)
+    try:
+        message = asyncio.run(view())
+    finally:
+        state_changed.disconnect(receive)
+    assert found == [("de", "Asia/Tokyo", carried_by(message))] and carried_by(message)
+
+
+def test_a_change_in_an_event_loop_without_receivers_starts_no_thread(
+    broker: StubBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def note(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+
+    actor = progress_actor(broker=broker, cancellable=True)(lambda: None)
+    cancel(actor.send())  # the store's connection, and the recorder
+
+    async def view() -> Any:
+        monkeypatch.setattr(threading.Thread, "start", note)
+        return cancel(actor.send())
+
+    assert asyncio.run(view())
+    assert started == []

@@ -33,7 +33,7 @@ from dramatiq_progress.worker.tracking import CANCELLABLE_OPTION
 from .dispatch import Band, declare_actors, declare_queues, get_broker, known_queues, max_priority, priority_options
 from .options import Options, is_count, is_limit, read_options
 from .results import moment
-from .run import MAX_ARGUMENTS_BYTES, TASK_OPTION, TaskRun, encode, read_result, sending
+from .run import MAX_ARGUMENTS_BYTES, TASK_OPTION, TaskRun, encode, read_result, send_signal, sending
 from .task import ProgressResult, ProgressTask
 
 #: The fields of a `ProgressTask` that its message carries if they aren't the default.
@@ -245,13 +245,9 @@ class DramatiqBackend(BaseTaskBackend):
         run_after, delay = result.task.run_after, None
         if run_after is not None:
             delay = max(0, int((run_after - timezone.now()).total_seconds() * 1000)) or None
-        sending[message.message_id] = run
-        try:
-            # Without an owner since the call, it doesn't get the one of the commit.
-            with nullcontext() if carried_by(message) else owned_by(None):
-                get_broker().enqueue(message, delay=delay)
-        finally:
-            del sending[message.message_id]
+        # Without an owner since the call, it doesn't get the one of the commit.
+        with sending(run), nullcontext() if carried_by(message) else owned_by(None):
+            get_broker().enqueue(message, delay=delay)
         enqueued_at = float(run.stored.get("enqueued_at", message.message_timestamp / 1000))
         object.__setattr__(result, "enqueued_at", moment(enqueued_at))
-        task_enqueued.send_robust(type(self), task_result=result)
+        send_signal(task_enqueued, "task_enqueued", type(self), result)

@@ -30,7 +30,7 @@ from dramatiq_progress.worker.interruption import is_cancel, is_yield
 from dramatiq_progress.worker.observer import ProgressObserver
 from dramatiq_progress.worker.tracking import COMPANION_OPTION, count_retries, keep_result
 
-from .run import TASK_OPTION, TaskRun, make_run, send_enqueued, sending
+from .run import TASK_OPTION, TaskRun, is_sending, make_run, send_enqueued
 from .task import ProgressContext
 
 ACTOR_NAME = "django_task"
@@ -82,7 +82,7 @@ class TaskMiddleware(Middleware):
     def after_enqueue(self, broker: Broker, message: Message[Any], delay: int | None) -> None:
         """Send `task_enqueued`, if the backend's `enqueue` doesn't, for a task that is sent for the first time."""
         is_moved = this_thread.is_consumer and delay is None
-        is_known = message.message_id in sending or is_moved or is_sent_again(message) or count_retries(message)
+        is_known = is_sending(message.message_id) or is_moved or is_sent_again(message) or count_retries(message)
         if TASK_OPTION in message.options and not is_known:
             send_enqueued(message)
 

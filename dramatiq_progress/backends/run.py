@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from traceback import format_exception
 from typing import Any
 
-from django.dispatch import receiver
+from django.dispatch import Signal, receiver
 from django.tasks import task_backends
 from django.tasks.exceptions import InvalidTaskBackend
 from django.tasks.signals import task_enqueued, task_finished
@@ -19,7 +21,7 @@ from django.utils.json import normalize_json
 
 from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.progress import STATES, State
-from dramatiq_progress.signals import message_cancelled
+from dramatiq_progress.signals import call_receivers, message_cancelled
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.companion import Companion
@@ -42,8 +44,16 @@ MAX_TRACEBACK_CHARACTERS = 16 * 1024
 
 logger = logging.getLogger(__name__)
 
-#: Runs whose messages this process is sending, by id: `enqueue` and the middleware share one.
-sending: dict[str, TaskRun] = {}
+
+class _Thread(threading.local):
+    """The runs whose messages this thread is sending, by id: `enqueue` and the middleware share one."""
+
+    def __init__(self) -> None:
+        self.sending: dict[str, TaskRun] = {}
+
+
+#: Of each thread: two may send messages with the same id, by `enqueue_as`.
+_this_thread = _Thread()
 
 
 class TaskRun(Companion):
@@ -165,7 +175,23 @@ class TaskRun(Companion):
 
 def make_run(message: AnyMessage) -> TaskRun:
     """Return the private data of a message: the option of the actors in dispatch.py."""
-    return sending.get(message.message_id) or TaskRun(message)
+    return _this_thread.sending.get(message.message_id) or TaskRun(message)
+
+
+@contextmanager
+def sending(run: TaskRun) -> Iterator[None]:
+    """Let the middleware use this run while the block sends its message."""
+    _this_thread.sending[run.message_id] = run
+    try:
+        yield
+    finally:
+        # A receiver of `state_changed` may have sent another one with this id.
+        _this_thread.sending.pop(run.message_id, None)
+
+
+def is_sending(message_id: str) -> bool:
+    """Return whether `enqueue` is sending this message in this thread."""
+    return message_id in _this_thread.sending
 
 
 def send_enqueued(message: AnyMessage) -> None:
@@ -176,7 +202,30 @@ def send_enqueued(message: AnyMessage) -> None:
         sender = type(task_backends[result.backend])
     except InvalidTaskBackend:
         return
-    task_enqueued.send_robust(sender, task_result=result)
+    send_signal(task_enqueued, "task_enqueued", sender, result)
+
+
+def send_signal(
+    signal: Signal, name: str, sender: type, result: ProgressResult, exception: BaseException | None = None
+) -> None:
+    """Send one of Django's signals of tasks.
+
+    Parameters:
+      name: The signal's name, for the log.
+      exception: Send it while this exception is handled: Django's receiver logs the traceback.
+    """
+
+    def send() -> None:
+        if exception is None:
+            signal.send_robust(sender, task_result=result)
+            return
+        try:
+            raise exception
+        except BaseException:
+            signal.send_robust(sender, task_result=result)
+
+    if signal.has_listeners(sender):
+        call_receivers(send, name)
 
 
 def encode(value: Any, limit: int, what: str) -> str:
@@ -218,7 +267,7 @@ def read_result(result_id: str) -> tuple[ProgressResult, State] | None:
 
 
 def send_finished(result: ProgressResult, state: State, exception: BaseException | None) -> None:
-    """Send `task_finished`, inside an exception handler if the task failed: Django's receiver logs the traceback."""
+    """Send `task_finished`, with the exception if the task failed."""
     try:
         sender = type(task_backends[result.backend])
     except InvalidTaskBackend:
@@ -227,13 +276,7 @@ def send_finished(result: ProgressResult, state: State, exception: BaseException
     if state is not State.FAILED or exception is None:
         kind, text = DERIVED_ERRORS.get(state, (None, ""))
         exception = None if kind is None else kind(text)
-    if exception is None:
-        task_finished.send_robust(sender, task_result=result)
-        return
-    try:
-        raise exception
-    except BaseException:
-        task_finished.send_robust(sender, task_result=result)
+    send_signal(task_finished, "task_finished", sender, result, exception)
 
 
 @receiver(message_cancelled)

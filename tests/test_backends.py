@@ -642,7 +642,9 @@ def test_a_pipeline_of_tasks_passes_return_values_on(site: Site, signals: list[A
     assert (result.args, result.return_value) == ([2, 1], 3)
     assert [get_progress(each.message_id).result for each in (first, second)] == [None, None]  # type: ignore[union-attr]
     wait_until(lambda: len(signals) == 9)
-    assert [name for name, each, *_ in signals if each == second.message_id] == ["enqueued", "started", "finished"]
+    # Another thread of the worker may start it before the one that sent it says so.
+    names = [name for name, each, *_ in signals if each == second.message_id]
+    assert sorted(names) == ["enqueued", "finished", "started"]
 
 
 def test_a_task_of_a_pipeline_that_is_delivered_again_keeps_its_return_value(site: Site) -> None:

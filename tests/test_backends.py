@@ -651,10 +651,10 @@ def test_a_task_of_a_pipeline_that_is_delivered_again_keeps_its_return_value(sit
     backend = StubBackend()
     site.broker.add_middleware(Results(backend=backend, store_results=True))
     first, second = tasks.give.message(1), tasks.add.message(2)
-    progress_pipeline([first, second]).run()
+    job = progress_pipeline([first, second]).run()
     copy = site.broker.queues["default"].queue[0]
     worker = site.work()
-    ended(tasks.add.get_result(second.message_id))
+    wait_until(lambda: get_progress(job).state is State.DONE)  # type: ignore[union-attr]
     site.broker.queues["default"].put(copy)
     site.broker.join("default")
     worker.join()

@@ -1,17 +1,16 @@
-"""Jobs in this process that run step by step under a test's control, and functions that read their progress."""
+"""Jobs in this process that run step by step under a test's control."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import dramatiq
 import pytest
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import Retries
 
-from dramatiq_progress import Progress, ProgressObserver, State, StoreUnavailable, get_progress, progress_actor
+from dramatiq_progress import ProgressObserver, progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.worker.recorder import get_recorder
 from tests.waiting import wait_until
@@ -50,23 +49,6 @@ class Steps:
         wanted = self.taken + steps
         self._allowed.release(steps)
         wait_until(lambda: self.taken == wanted)
-
-
-def found(message: dramatiq.Message[Any]) -> Progress | None:
-    try:
-        return get_progress(message.message_id)
-    except StoreUnavailable:
-        return None
-
-
-def when(message: dramatiq.Message[Any], state: State) -> Progress:
-    def progress() -> Progress | None:
-        reading = found(message)
-        return reading if reading is not None and reading.state is state else None
-
-    reading = wait_until(progress)
-    assert reading is not None
-    return reading
 
 
 def until_asked(message_id: str) -> None:

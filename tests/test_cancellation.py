@@ -40,7 +40,7 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
 from tests.faults import tasks
 from tests.faults.scene import Scene
-from tests.steps import when
+from tests.reading import read, when
 from tests.waiting import wait_until
 
 REQUESTED = Cancellation(CancelOutcome.REQUESTED, State.RUNNING)
@@ -111,12 +111,6 @@ class Job:
             wait_until(lambda: read(message).complete)
             self.broker.join("default", fail_fast=False)
         return read(message)
-
-
-def read(message: dramatiq.Message[Any]) -> Progress:
-    progress = get_progress(message.message_id)
-    assert progress is not None
-    return progress
 
 
 def report_on(observer: ProgressObserver) -> None:

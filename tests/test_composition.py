@@ -27,13 +27,13 @@ from dramatiq_progress import (
     progress_group,
     progress_pipeline,
 )
-from dramatiq_progress.message_ids import MessageLike
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import OWNER_OPTION, current_owner
 from dramatiq_progress.signals import send_state_changed, state_changed
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.composites import MAX_LEVELS
 from dramatiq_progress.stores.memory import MemoryStore
+from tests.reading import read, when
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -97,17 +97,6 @@ def site(store: Store, settings: Any) -> Iterator[Site]:
     yield made
     made.stop()
     dramatiq.broker.global_broker = known
-
-
-def read(message: MessageLike) -> Progress:
-    progress = get_progress(message)
-    assert progress is not None
-    return progress
-
-
-def when(message: MessageLike, *states: State) -> Progress:
-    wait_until(lambda: read(message).state in states)
-    return read(message)
 
 
 def test_a_group_has_one_bar(site: Site) -> None:

@@ -20,14 +20,14 @@ from dramatiq import Message, MessageProxy
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import AsyncIO, Retries, SkipMessage
 
-from dramatiq_progress import Progress, ProgressObserver, State, cancel, current_observer, get_progress, progress_actor
+from dramatiq_progress import ProgressObserver, State, cancel, current_observer, get_progress, progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.worker.current import this_thread
 from dramatiq_progress.worker.recorder import get_recorder
+from tests.reading import read, when
 from tests.servers import ROOT
-from tests.steps import when
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -41,12 +41,6 @@ def broker() -> Iterator[StubBroker]:
     yield made
     worker.stop()
     made.close()
-
-
-def read(message: Message[Any]) -> Progress:
-    progress = get_progress(message.message_id)
-    assert progress is not None
-    return progress
 
 
 # ---- Further rounds of the same message ----

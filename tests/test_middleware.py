@@ -25,6 +25,7 @@ from dramatiq_progress.progress import GIVEN_UP
 from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
+from tests.reading import read, when
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -59,17 +60,6 @@ class Site:
         if self._worker is not None:
             self._worker.stop()
         self.broker.close()
-
-
-def read(message: dramatiq.Message[Any]) -> Progress:
-    progress = get_progress(message.message_id)
-    assert progress is not None
-    return progress
-
-
-def when(message: dramatiq.Message[Any], *states: State) -> Progress:
-    """Wait until a message is in one of these states, and return its progress."""
-    return wait_until(lambda: (progress := read(message)).state in states and progress)
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.worker.recorder import get_recorder
 from tests.conftest import PATIENT
-from tests.steps import Steps, found, when
+from tests.reading import found, when
+from tests.steps import Steps
 from tests.store_server import Server
 from tests.waiting import wait_until
 

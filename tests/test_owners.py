@@ -30,7 +30,7 @@ from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store
 from tests.conftest import PATIENT
 from tests.people import People
-from tests.steps import found
+from tests.reading import found
 from tests.store_server import Server
 from tests.waiting import wait_until
 

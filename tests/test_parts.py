@@ -17,7 +17,7 @@ from dramatiq_progress.errors import StoreUnavailable, StoreUnreachable
 from dramatiq_progress.message_ids import MessageLike
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import current_owner
-from dramatiq_progress.progress import Parts, Progress
+from dramatiq_progress.progress import Parts
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.composites import PATH_OPTION, Contribution, Place, Told, slot
@@ -27,6 +27,7 @@ from dramatiq_progress.worker.deferred import Refusals
 from dramatiq_progress.worker.ledger import COMPOSITES_LIMIT, Ledger
 from dramatiq_progress.worker.parts import Parts as ContributedParts
 from tests.conftest import PATIENT
+from tests.reading import when
 from tests.store_server import Server
 from tests.waiting import wait_until
 
@@ -83,12 +84,6 @@ def parts(message: MessageLike) -> Parts:
 
 
 FIELDS = ("total", "waiting", "running", "retrying", "done", "failed", "cancelled", "skipped")
-
-
-def when(message: MessageLike, state: State) -> Progress:
-    found = wait_until(lambda: found if (found := get_progress(message)) and found.state is state else None)
-    assert found is not None
-    return found
 
 
 def evict(client: redis.Redis, store: Store, *patterns: str) -> None:

@@ -25,7 +25,6 @@ from dramatiq_progress import (
     apause,
     aresume,
     cancel,
-    get_progress,
     pause,
     progress_actor,
     progress_group,
@@ -39,7 +38,8 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.outcomes import Start
 from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.worker.again import PAUSED_OPTION
-from tests.steps import until_asked, when
+from tests.reading import read, when
+from tests.steps import until_asked
 from tests.waiting import wait_until
 
 #: A cursor of the first attempt, which has done one of two items.
@@ -67,43 +67,37 @@ def running(store: Store, *, cursor: str | None = FIELDS["cursor"]) -> Attempt:
     return made
 
 
-def read(store: Store) -> Progress:
-    [progress] = store.read(["m1"])
-    assert progress is not None
-    return progress
-
-
 @pytest.mark.parametrize("delay", [None, 300])
 def test_a_message_that_waits_is_paused_at_once_and_resumed_as_it_was(store: Store, delay: float | None) -> None:
     send(store, delay)
-    before = read(store).state
+    before = read("m1").state
     assert store.pause("m1") == Pausing(PauseOutcome.PAUSED, before)
-    paused = read(store)
+    paused = read("m1")
     assert (paused.state, paused.pause_requested, paused.complete) == (State.PAUSED, True, False)
     assert paused.as_dict()["progress"]["pending"] is True
     assert store.pause("m1") == PAUSED
     assert store.pause("m1", wanted=False) == RESUMED
-    resumed = read(store)
+    resumed = read("m1")
     assert (resumed.state, resumed.pause_requested, resumed.version) == (before, False, paused.version + 1)
     assert store.pause("m1", wanted=False) == Pausing(PauseOutcome.RESUMED, before)
-    assert read(store).version == resumed.version
+    assert read("m1").version == resumed.version
 
 
 def test_a_retry_that_is_paused_keeps_its_time(store: Store) -> None:
     store.finish(running(store, cursor=None), state=State.RETRYING, retry_in=300, fields={"current": "1", "total": "4"})
     assert store.pause("m1") == Pausing(PauseOutcome.PAUSED, State.RETRYING)
-    paused = read(store)
+    paused = read("m1")
     assert (paused.state, paused.percent, paused.retry_in) == (State.PAUSED, 25, None)
     assert paused.as_dict()["progress"]["pending"] is False
     store.pause("m1", wanted=False)
-    resumed = read(store)
+    resumed = read("m1")
     assert resumed.state is State.RETRYING and resumed.retry_in == pytest.approx(300, abs=60)
     # Once it is due, it waits in its queue.
     store.pause("m1")
     assert not store.enqueue("m1", actor="work", queue="default", retries_left=2, due=True)
-    assert read(store).state is State.PAUSED
+    assert read("m1").state is State.PAUSED
     store.pause("m1", wanted=False)
-    assert read(store).state is State.ENQUEUED
+    assert read("m1").state is State.ENQUEUED
 
 
 @pytest.mark.parametrize("cursor", [FIELDS["cursor"], ""])
@@ -112,32 +106,32 @@ def test_a_running_message_is_asked_at_its_next_report(store: Store, cursor: str
     assert not job.pause_requested
     assert store.pause("m1") == Pausing(PauseOutcome.REQUESTED, State.RUNNING)
     assert store.pause("m1") == Pausing(PauseOutcome.REQUESTED, State.RUNNING)
-    asked = read(store)
+    asked = read("m1")
     assert (asked.state, asked.pause_requested) == (State.RUNNING, True)
     store.report([(job, {})])
     assert job.pause_requested
     change = store.finish(job, state=State.ENQUEUED, yields=True, fields=FIELDS)
     assert (change.written, change.state) == (True, State.PAUSED)
-    paused = read(store)
+    paused = read("m1")
     assert (paused.state, paused.percent, paused.continues, paused.attempt) == (State.PAUSED, 50, True, 1)
     assert paused.usual is None and paused.queue_position is None
     assert store.pause("m1", wanted=False) == RESUMED
-    assert (read(store).state, read(store).percent, read(store).pause_requested) == (State.ENQUEUED, 50, False)
+    assert (read("m1").state, read("m1").percent, read("m1").pause_requested) == (State.ENQUEUED, 50, False)
 
 
 def test_a_running_message_that_can_not_be_gone_on_from_is_not_paused(store: Store) -> None:
     running(store, cursor=None)
-    version = read(store).version
+    version = read("m1").version
     answer = store.pause("m1")
     assert answer == Pausing(PauseOutcome.NOT_RESUMABLE, State.RUNNING) and not answer
-    assert (read(store).pause_requested, read(store).version) == (False, version)
+    assert (read("m1").pause_requested, read("m1").version) == (False, version)
 
 
 def test_a_request_is_taken_back_before_the_worker_has_it(store: Store) -> None:
     job = running(store)
     store.pause("m1")
     assert store.pause("m1", wanted=False) == Pausing(PauseOutcome.RESUMED, State.RUNNING)
-    assert not read(store).pause_requested
+    assert not read("m1").pause_requested
     # The worker had it already, and makes room.
     change = store.finish(job, state=State.ENQUEUED, yields=True, fields=FIELDS)
     assert change.state is State.ENQUEUED
@@ -159,7 +153,7 @@ def test_a_job_that_ends_before_it_makes_room_has_ended(store: Store, state: Sta
     job = running(store)
     store.pause("m1")
     store.finish(job, state=state, fields=FIELDS)
-    assert (read(store).state, read(store).pause_requested) == (state, False)
+    assert (read("m1").state, read("m1").pause_requested) == (state, False)
     assert store.pause("m1") == Pausing(PauseOutcome.FINISHED, state)
     assert store.pause("m1", wanted=False) == Pausing(PauseOutcome.FINISHED, state)
 
@@ -169,7 +163,7 @@ def test_a_job_that_fails_before_it_makes_room_is_paused_before_its_retry(store:
     store.pause("m1")
     assert store.finish(job, state=State.RETRYING, retry_in=300, fields=FIELDS).state is State.PAUSED
     store.pause("m1", wanted=False)
-    assert read(store).state is State.RETRYING and read(store).retry_in == pytest.approx(300, abs=60)
+    assert read("m1").state is State.RETRYING and read("m1").retry_in == pytest.approx(300, abs=60)
 
 
 def test_a_retry_that_is_paused_and_can_not_be_sent_has_failed(store: Store) -> None:
@@ -177,30 +171,30 @@ def test_a_retry_that_is_paused_and_can_not_be_sent_has_failed(store: Store) -> 
     store.finish(job, state=State.RETRYING, retry_in=300)
     store.pause("m1")
     assert store.finish(job, state=State.FAILED)
-    assert (read(store).state, read(store).pause_requested) == (State.FAILED, False)
+    assert (read("m1").state, read("m1").pause_requested) == (State.FAILED, False)
 
 
 def test_a_paused_message_is_not_started_and_nothing_is_counted(store: Store) -> None:
     send(store)
     store.pause("m1")
-    version = read(store).version
+    version = read("m1").version
     for _ in range(20):
         assert store.start(attempt()) == Start("paused", metadata="")
-    assert (read(store).state, read(store).version, read(store).attempt) == (State.PAUSED, version, 0)
+    assert (read("m1").state, read("m1").version, read("m1").attempt) == (State.PAUSED, version, 0)
     store.pause("m1", wanted=False)
     start = store.start(attempt())
-    assert (start.verdict, start.deliveries, read(store).attempt) == ("run", 1, 1)
+    assert (start.verdict, start.deliveries, read("m1").attempt) == ("run", 1, 1)
 
 
 def test_a_job_whose_worker_died_is_paused_when_it_is_delivered_again(store: Store, settings: Any) -> None:
     settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.01, "LOST_AFTER": 0.02}
     dead = running(store)
-    wait_until(lambda: read(store).state is State.LOST)
+    wait_until(lambda: read("m1").state is State.LOST)
     assert store.pause("m1") == Pausing(PauseOutcome.REQUESTED, State.LOST)
     start = store.start(attempt())
     # The message carries its place from now on.
     assert (start.verdict, start.previous, start.kept) == ("paused", State.RUNNING, FIELDS)
-    assert (read(store).state, read(store).percent) == (State.PAUSED, 50)
+    assert (read("m1").state, read("m1").percent) == (State.PAUSED, 50)
     # It was only frozen: the message is sent again already.
     assert store.report([(dead, {})]) == ["superseded"]
     assert not store.finish(dead, state=State.ENQUEUED, yields=True)
@@ -220,14 +214,14 @@ def test_a_job_that_started_without_the_store_is_asked_at_its_next_report(store:
     job = attempt(resumable=True)
     assert store.start(job, age=1.0).verdict == "run"
     store.report([(job, {})])
-    assert job.pause_requested and (read(store).state, read(store).pause_requested) == (State.RUNNING, True)
+    assert job.pause_requested and (read("m1").state, read("m1").pause_requested) == (State.RUNNING, True)
 
 
 def test_a_message_that_started_without_the_store_and_can_not_be_gone_on_from_runs_on(store: Store) -> None:
     send(store)
     store.pause("m1")
     assert store.start(attempt(), age=1.0).verdict == "run"
-    assert (read(store).state, read(store).pause_requested) == (State.RUNNING, False)
+    assert (read("m1").state, read("m1").pause_requested) == (State.RUNNING, False)
 
 
 @pytest.mark.parametrize("is_running", [True, False])
@@ -241,7 +235,7 @@ def test_a_cancel_ends_a_pause(store: Store, is_running: bool) -> None:
         send(store)
         store.pause("m1")
         assert store.cancel("m1", force=True).previous is State.PAUSED
-    assert (read(store).state, read(store).pause_requested) == (State.CANCELLED, False)
+    assert (read("m1").state, read("m1").pause_requested) == (State.CANCELLED, False)
     assert store.start(attempt()).verdict == "cancelled"
 
 
@@ -250,7 +244,7 @@ def test_a_message_that_is_sent_again_begins_without_a_pause(store: Store) -> No
     store.pause("m1")
     store.finish(job, state=State.DONE)
     send(store)
-    assert (read(store).state, read(store).pause_requested) == (State.ENQUEUED, False)
+    assert (read("m1").state, read("m1").pause_requested) == (State.ENQUEUED, False)
 
 
 def test_there_is_nothing_to_pause_without_a_record(store: Store) -> None:
@@ -329,17 +323,11 @@ def site(store: Store, settings: Any) -> Iterator[Site]:
     made.broker.close()
 
 
-def now(message: Any) -> Progress:
-    progress = get_progress(message)
-    assert progress is not None
-    return progress
-
-
 def test_a_running_job_is_paused_after_its_item_and_goes_on_where_it_was(site: Site) -> None:
     message = site.actor.send()
     site.worker.start()
     site.allow(3)
-    wait_until(lambda: now(message).current == 3)
+    wait_until(lambda: read(message).current == 3)
     assert pause(message) == Pausing(PauseOutcome.REQUESTED, State.RUNNING)
     until_asked(message.message_id)
     site.allow(1)
@@ -347,7 +335,7 @@ def test_a_running_job_is_paused_after_its_item_and_goes_on_where_it_was(site: S
     assert (paused.current, paused.percent, paused.attempt) == (4, 40, 1)
     site.allow(100)
     site.wait_for_rounds()
-    assert (site.done, site.prepared, now(message).version) == ([0, 1, 2, 3], 1, paused.version)
+    assert (site.done, site.prepared, read(message).version) == ([0, 1, 2, 3], 1, paused.version)
     assert resume(message) == RESUMED
     done = when(message, State.DONE)
     assert (site.done, done.attempt, done.current) == (list(range(10)), 2, 10)
@@ -357,7 +345,7 @@ def test_a_running_job_is_paused_after_its_item_and_goes_on_where_it_was(site: S
 def test_a_job_is_paused_in_its_first_item(site: Site) -> None:
     message = site.actor.send()
     site.worker.start()
-    wait_until(lambda: now(message).total == 10)
+    wait_until(lambda: read(message).total == 10)
     assert pause(message)
     until_asked(message.message_id)
     site.allow(1)
@@ -377,7 +365,7 @@ def test_a_job_that_waits_in_its_queue_is_paused_and_skipped(site: Site) -> None
         site.allow(100)
         site.worker.start()
         site.wait_for_rounds()
-        assert (site.prepared, now(message).state) == (0, State.PAUSED)
+        assert (site.prepared, read(message).state) == (0, State.PAUSED)
         assert resume(message.message_id) == RESUMED
         assert when(message, State.DONE).attempt == 1
         wait_until(lambda: changes[-1] == (State.RUNNING, State.DONE))
@@ -432,7 +420,7 @@ def test_a_pause_is_no_retry(site: Site) -> None:
     pause(message)
     site.worker.start()
     site.wait_for_rounds()
-    assert now(message).state is State.PAUSED
+    assert read(message).state is State.PAUSED
     resume(message)
     done = when(message, State.DONE)
     assert (done.attempt, done.retries_left) == (2, 0)
@@ -444,9 +432,9 @@ def test_a_cancel_of_a_paused_job_is_at_once(site: Site) -> None:
     site.worker.start()
     site.wait_for_rounds()
     assert cancel(message, force=True).previous is State.PAUSED
-    assert now(message).state is State.CANCELLED
+    assert read(message).state is State.CANCELLED
     site.broker.join("default", timeout=60_000)
-    assert (site.prepared, now(message).state) == (0, State.CANCELLED)
+    assert (site.prepared, read(message).state) == (0, State.CANCELLED)
     assert not pause(message) and not resume(message)
 
 
@@ -454,7 +442,7 @@ def test_a_paused_job_goes_on_if_the_store_loses_it(site: Site, store: Store) ->
     message = site.actor.send()
     site.worker.start()
     site.allow(3)
-    wait_until(lambda: now(message).current == 3)
+    wait_until(lambda: read(message).current == 3)
     pause(message)
     until_asked(message.message_id)
     site.allow(1)
@@ -530,8 +518,8 @@ def test_a_start_that_is_recorded_late_keeps_the_pause(site: Site, store: Store)
         wait_until(lambda: site.prepared == 1)
         is_away.clear()
         # The loop waits for it.
-        wait_until(lambda: now(message).state is State.RUNNING)
-    assert now(message).pause_requested
+        wait_until(lambda: read(message).state is State.RUNNING)
+    assert read(message).pause_requested
     until_asked(message.message_id)
     site.allow(1)
     assert when(message, State.PAUSED).current == 1
@@ -549,7 +537,7 @@ def test_members_of_a_group_are_paused_one_by_one(site: Site) -> None:
     site.worker.start()
     when(job.children[1], State.DONE)
     site.wait_for_rounds()
-    waiting = now(job)
+    waiting = read(job)
     assert waiting.parts is not None and (waiting.state, waiting.parts.waiting) == (State.RUNNING, 1)
     resume(first)
     assert when(job, State.DONE).current == 2
@@ -575,7 +563,7 @@ def test_the_next_message_of_a_pipeline_waits_for_one_that_is_paused(site: Site)
     site.allow(100)
     site.worker.start()
     site.wait_for_rounds()
-    assert (ends, now(first).state) == ([], State.PAUSED)
+    assert (ends, read(first).state) == ([], State.PAUSED)
     resume(first)
     assert when(second, State.DONE) and ends == ["all"]
 

@@ -20,7 +20,8 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.worker import deferred
 from dramatiq_progress.worker.recorder import get_recorder
 from tests import topologies
-from tests.steps import Steps, found, when
+from tests.reading import found, when
+from tests.steps import Steps
 from tests.store_server import Server
 from tests.waiting import wait_until
 

@@ -44,7 +44,7 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.worker.current import this_thread
 from dramatiq_progress.worker.cursor import CURSOR_OPTION, MAX_CURSOR_BYTES
 from tests.conftest import PATIENT
-from tests.steps import when
+from tests.reading import when
 from tests.store_server import Server
 from tests.waiting import wait_until
 

@@ -16,7 +16,7 @@ from dramatiq_progress import State, cancel, get_progress, owned_by, progress_ac
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import note_owner
 from dramatiq_progress.stores import Store, get_store
-from tests.steps import when
+from tests.reading import when
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("store")

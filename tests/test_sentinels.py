@@ -18,7 +18,8 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
 from tests import topologies
 from tests.conftest import PATIENT
-from tests.steps import Steps, found, when
+from tests.reading import found, when
+from tests.steps import Steps
 from tests.topologies import Topology
 from tests.waiting import wait_until
 

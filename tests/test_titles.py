@@ -32,8 +32,8 @@ from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.memory import MemoryStore
 from tests.people import People
+from tests.reading import read, when
 from tests.servers import ROOT
-from tests.steps import when
 from tests.waiting import wait_until
 
 #: A text that Django itself translates, into "Januar" in German.
@@ -64,12 +64,6 @@ def work(broker: StubBroker) -> Iterator[Callable[[], None]]:
     worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=2)
     yield worker.start
     worker.stop()
-
-
-def read(message: dramatiq.Message[Any] | str) -> Progress:
-    progress = get_progress(message)
-    assert progress is not None
-    return progress
 
 
 def forget_everything(store: Store, message_id: str) -> None:

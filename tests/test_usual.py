@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import dramatiq
 import pytest
 import redis
 from django.test import Client
@@ -21,11 +20,9 @@ from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_progress import (
     Cancelled,
-    Progress,
     ProgressObserver,
     State,
     UserFacingError,
-    get_progress,
     progress_actor,
 )
 from dramatiq_progress.middleware import ProgressMiddleware
@@ -40,7 +37,7 @@ from dramatiq_progress.stores.times import _about
 from dramatiq_progress.worker.recorder import get_recorder
 from tests.faults import tasks
 from tests.faults.scene import Scene
-from tests.steps import when
+from tests.reading import read, when
 from tests.test_titles import forget_everything
 from tests.waiting import wait_until
 
@@ -103,12 +100,6 @@ def start(message_id: str, **options: Any) -> Attempt:
     attempt = Attempt(message_id, "work", "default", 0, **options)
     assert get_store().start(attempt).verdict == "run"
     return attempt
-
-
-def read(message: dramatiq.Message[Any] | str) -> Progress:
-    progress = get_progress(message)
-    assert progress is not None
-    return progress
 
 
 def usual(message_id: str = "m1") -> UsualTimes | None:

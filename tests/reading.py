@@ -1,0 +1,29 @@
+"""The progress of a message, as a page would read it."""
+
+from __future__ import annotations
+
+from dramatiq_progress import Progress, State, StoreUnavailable, get_progress
+from dramatiq_progress.message_ids import MessageLike
+from tests.waiting import wait_until
+
+
+def found(message: MessageLike) -> Progress | None:
+    """Return the progress of a message; None if it has no record, or while the store is unavailable."""
+    try:
+        return get_progress(message)
+    except StoreUnavailable:
+        return None
+
+
+def read(message: MessageLike) -> Progress:
+    """Return the progress of a message, which has a record."""
+    progress = get_progress(message)
+    assert progress is not None
+    return progress
+
+
+def when(message: MessageLike, *states: State) -> Progress:
+    """Wait until a message is in one of these states, and return its progress."""
+    progress = wait_until(lambda: seen if (seen := found(message)) is not None and seen.state in states else None)
+    assert progress is not None
+    return progress

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from asgiref.sync import sync_to_async
-
+from .event_loop import run_in_thread
 from .message_ids import MessageLike, message_id_of
 from .progress import State
 from .signals import message_cancelled, send_state_changed
@@ -42,4 +41,4 @@ def cancel(message: MessageLike, *, force: bool = False) -> Cancellation:
 
 async def acancel(message: MessageLike, *, force: bool = False) -> Cancellation:
     """`cancel`, for async code."""
-    return await sync_to_async(cancel)(message, force=force)
+    return await run_in_thread(lambda: cancel(message, force=force))

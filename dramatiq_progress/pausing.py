@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from asgiref.sync import sync_to_async
-
+from .event_loop import run_in_thread
 from .message_ids import MessageLike, message_id_of
 from .progress import State
 from .signals import send_state_changed
@@ -50,12 +49,12 @@ def resume(message: MessageLike) -> Pausing:
 
 async def apause(message: MessageLike) -> Pausing:
     """`pause`, for async code."""
-    return await sync_to_async(pause)(message)
+    return await run_in_thread(lambda: pause(message))
 
 
 async def aresume(message: MessageLike) -> Pausing:
     """`resume`, for async code."""
-    return await sync_to_async(resume)(message)
+    return await run_in_thread(lambda: resume(message))
 
 
 def _change(message: MessageLike, *, wanted: bool) -> Pausing:

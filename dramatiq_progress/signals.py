@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ from django.dispatch import Signal
 from dramatiq.worker import ConsumerThread
 
 from .errors import StoreUnavailable
-from .event_loop import run_outside_event_loop
+from .event_loop import close_connections, run_outside_event_loop
 from .owners import sent_for
 from .progress import Progress, State
 from .stores import Store
@@ -26,8 +25,8 @@ from .threads import SingleThread
 #: Sent in the process that changed a message's state: the sender's, or a worker's. Receivers run in the thread that
 #: made the change. They run in a thread of their own, and the database connections that they open are closed
 #: afterwards, for a change that had to wait for the store, for one that Dramatiq's consumer makes (a message is due),
-#: and for later changes of the same message until these are sent. If the change is made in an event loop, they run in
-#: another thread with the caller's context variables, language and time zone, for which the loop waits.
+#: and for later changes of the same message while these are being sent. If the change is made in an event loop, they
+#: run in another thread with the caller's context variables, language, time zone and URLs, for which the loop waits.
 #:
 #: Arguments: ``sender`` (the class `Progress`), ``progress`` (a `Progress`, as read just after the change),
 #: ``previous`` (the `State` before; None when there was no record). A receiver that raises is logged. While there are
@@ -41,6 +40,9 @@ message_cancelled = Signal()
 #: Number of late signals that wait for slow receivers; the oldest are dropped first.
 WAITING_LIMIT = 10_000
 
+#: The progress after a change, and the state before.
+Change = tuple[Progress, State | None]
+
 logger = logging.getLogger(__name__)
 
 
@@ -53,8 +55,8 @@ def send_state_changed(
       state: The state that the change made, if another process may change it again before it is read. Then nothing is
         sent, since that process sends the later state.
       late: Send it in a thread of its own, without waiting: the change was made by the recorder, and a slow receiver
-        must not hold up other messages. Also done for all changes by a consumer's thread, and if an earlier signal of
-        the message still waits.
+        must not hold up other messages. Also done for all changes by a consumer's thread, and while an earlier signal
+        of the message is being sent so.
     """
     send_states_changed(store, {message_id: previous}, state=state, late=late)
 
@@ -83,8 +85,8 @@ def send_states_changed(
     ]
 
     def send() -> None:
-        for change in changes:
-            if not _late_sender.accept(*change, late=late):
+        for progress, before in changes:
+            for change in _late_sender.take(progress, before, late=late):
                 _send(*change)
 
     if changes:
@@ -120,58 +122,77 @@ class _LateSender:
     """Sends signals in a thread of its own, which ends when there is nothing left to send."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Progress, State | None]] = deque()
-        # How many signals of each message wait or are being sent.
-        self._unsent: Counter[str] = Counter()
+        # Those of each message, and the message whose signals the thread is sending.
+        self._waiting: dict[str, list[Change]] = {}
+        self._count = 0
+        self._sending = ""
         # Not held while receivers run.
         self._lock = threading.Lock()
         has_more = lambda: bool(self._waiting)  # noqa: E731
         self._thread = SingleThread(self._send_waiting, "dramatiq-progress-signals", has_more=has_more)
 
-    def accept(self, progress: Progress, previous: State | None, *, late: bool) -> bool:
-        """Take a signal that is late, or that an earlier one of its message must precede. Return whether it is."""
-        dropped = False
+    def take(self, progress: Progress, previous: State | None, *, late: bool) -> list[Change]:
+        """Keep a signal that is late, or return what the caller is to send now: earlier ones of its message, and it.
+
+        The order of a message's signals stays: it is kept too while the thread sends those before it.
+        """
+        change = (progress, previous)
         with self._lock:
-            if not late and progress.id not in self._unsent:
-                return False
-            self._unsent[progress.id] += 1
-            self._waiting.append((progress, previous))
-            if len(self._waiting) > WAITING_LIMIT:
-                self._discount(self._waiting.popleft()[0].id)
-                dropped = True
-        if dropped:
+            if not late and self._sending != progress.id:
+                earlier = self._waiting.pop(progress.id, [])
+                self._count -= len(earlier)
+                return [*earlier, change]
+            self._waiting.setdefault(progress.id, []).append(change)
+            self._count += 1
+            is_full = self._count > WAITING_LIMIT
+            if is_full:
+                self._drop_oldest()
+        if is_full:
             logger.warning(
                 "Dropping a late state_changed: %d wait already. Check for slow receivers of the signal.", WAITING_LIMIT
             )
         self._thread.start()
-        return True
+        return []
 
     def join(self, deadline: float) -> None:
         while self._is_sending() and (rest := deadline - time.monotonic()) > 0:
             self._thread.returned.clear()
             if self._is_sending():
                 self._thread.returned.wait(rest)
+        if self._count:
+            logger.warning(
+                "Stopping while %d signals state_changed wait, which are lost when the process ends. Check for slow "
+                "receivers of the signal.",
+                self._count,
+            )
 
     def _is_sending(self) -> bool:
         return bool(self._waiting) or self._thread.is_running
 
     def _send_waiting(self) -> None:
-        while self._waiting:
-            with self._lock:
-                progress, previous = self._waiting.popleft()
-            try:
-                # The thread has no owner of its own: what receivers send belongs to the owner of the message.
-                with sent_for(progress.owner):
-                    call_receivers(partial(_send, progress, previous), "state_changed")
-            finally:
-                with self._lock:
-                    self._discount(progress.id)
-                connections.close_all()
+        try:
+            while changes := self._next():
+                for change in changes:
+                    # The thread has no owner of its own: what receivers send belongs to the owner of the message.
+                    with sent_for(change[0].owner):
+                        call_receivers(partial(_send, *change), "state_changed")
+                    connections.close_all()
+        finally:
+            close_connections()
 
-    def _discount(self, message_id: str) -> None:
-        self._unsent[message_id] -= 1
-        if not self._unsent[message_id]:
-            del self._unsent[message_id]
+    def _next(self) -> list[Change]:
+        with self._lock:
+            self._sending = next(iter(self._waiting), "")
+            changes = self._waiting.pop(self._sending, [])
+            self._count -= len(changes)
+            return changes
+
+    def _drop_oldest(self) -> None:
+        oldest = next(iter(self._waiting))
+        del self._waiting[oldest][0]
+        self._count -= 1
+        if not self._waiting[oldest]:
+            del self._waiting[oldest]
 
 
 _late_sender = _LateSender()

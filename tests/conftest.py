@@ -76,7 +76,7 @@ def own_recorder() -> Iterator[None]:
             kept.clear()
         used.stop()
         # What was being written at that moment may have been kept again.
-        return not used._thread.is_running
+        return not (used._thread.is_running or used._has_more())
 
     wait_until(has_ended)
     recorder.replace_recorder()

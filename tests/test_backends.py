@@ -34,6 +34,7 @@ from dramatiq.results.backends import StubBackend
 from dramatiq_progress import (
     CancelOutcome,
     PauseOutcome,
+    Progress,
     State,
     StoreUnavailable,
     cancel,
@@ -49,6 +50,7 @@ from dramatiq_progress.errors import Cancelled
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import owners_of
 from dramatiq_progress.requests import OwnerMiddleware
+from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store, get_store
 from tests import django_tasks as tasks
 from tests.conftest import PATIENT
@@ -631,6 +633,22 @@ def test_a_group_of_tasks_has_one_bar_and_a_result_for_each(site: Site, signals:
     wait_until(lambda: len([each for each in signals if each[0] == "finished"]) == 5)
     found = Counter(name for name, *_ in signals)
     assert found == {"enqueued": 5, "started": 6, "finished": 5}
+
+
+def test_a_receiver_that_sends_the_same_task_again_has_one_signal_for_each(site: Site, signals: list[Any]) -> None:
+    sent: list[str] = []
+
+    def send_again(progress: Progress, **_: Any) -> None:
+        if not sent:
+            sent.append(progress.id)
+            default_task_backend.enqueue_as(tasks.give, (1,), {}, progress.id)  # type: ignore[attr-defined]
+
+    state_changed.connect(send_again)
+    try:
+        tasks.give.enqueue(1)
+    finally:
+        state_changed.disconnect(send_again)
+    assert [(name, each) for name, each, *_ in signals] == [("enqueued", sent[0])] * 2
 
 
 def test_a_pipeline_of_tasks_passes_return_values_on(site: Site, signals: list[Any]) -> None:

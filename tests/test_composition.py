@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -27,12 +27,15 @@ from dramatiq_progress import (
     progress_group,
     progress_pipeline,
 )
+from dramatiq_progress.errors import StoreRefused
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import OWNER_OPTION, current_owner
 from dramatiq_progress.signals import send_state_changed, state_changed
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.composites import MAX_LEVELS
+from dramatiq_progress.stores.encoding import Call
 from dramatiq_progress.stores.memory import MemoryStore
+from dramatiq_progress.worker.recorder import get_recorder
 from tests.reading import read, when
 from tests.waiting import wait_until
 
@@ -836,6 +839,30 @@ def test_an_open_group_that_was_sent_in_part_ends_with_what_was_sent(failing: An
     job.close()
     work_on(broker)
     assert when(job, State.DONE).total == 3
+
+
+def test_an_open_group_forgets_what_could_not_be_sent_while_its_store_was_full(
+    failing: Any, work_on: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record of the members is written after what corrects it."""
+    broker, actor = failing
+    job = progress_group([], open=True, broker=broker).run()
+    store = get_store()
+    call = store._call
+
+    def refuse(calls: Sequence[Call]) -> list[Any]:
+        full = StoreRefused("OOM command not allowed when used memory > 'maxmemory'")
+        return [full if each.script in ("gather", "enqueue") else call([each])[0] for each in calls]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_call", refuse)
+        broker.capacity = 1
+        with pytest.raises(ConnectionError):
+            job.add([actor.message(), actor.message()])
+        job.close()
+    wait_until(lambda: not get_recorder()._deferred)
+    work_on(broker)
+    assert when(job, State.DONE).total == 1
 
 
 def test_members_that_could_not_be_sent_can_be_added_again(failing: Any, work_on: Any) -> None:

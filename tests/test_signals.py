@@ -13,9 +13,10 @@ from typing import Any
 import dramatiq
 import pytest
 import redis
-from asgiref.sync import ThreadSensitiveContext, async_to_sync
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.contrib.auth.models import User
 from django.db import connections
+from django.urls import clear_script_prefix, get_script_prefix, set_script_prefix
 from django.utils import timezone, translation
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import AsyncIO, Retries, TimeLimitExceeded
@@ -36,15 +37,17 @@ from dramatiq_progress import (
     pause,
     progress_actor,
     progress_group,
+    signals,
 )
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import carried_by
-from dramatiq_progress.signals import state_changed
+from dramatiq_progress.signals import send_state_changed, state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.worker.recorder import get_recorder
 from tests.conftest import PATIENT
+from tests.reading import read
 from tests.store_server import Server
-from tests.waiting import wait_until
+from tests.waiting import BUSY_SECONDS, wait_until
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -345,26 +348,159 @@ def test_a_slow_receiver_for_a_message_that_is_due_delays_no_other_message(broke
 
 
 @pytest.mark.parametrize("change", [acancel, apause, aresume])
-@pytest.mark.django_db
-def test_receivers_of_a_change_by_async_code_run_in_the_thread_of_djangos_queries(
+@pytest.mark.django_db(transaction=True)
+def test_a_change_by_async_code_waits_for_no_other_code_and_leaves_no_connection(
     broker: StubBroker, change: Any
 ) -> None:
-    """Django closes that thread's connections at the end of a request. In a test it sees the test's transaction."""
-    counts: list[int] = []
+    """Such as the job that is cancelled, in the one thread that asgiref has for a worker."""
+    seen: list[tuple[str, int]] = []
+    ended = threading.Event()
 
-    def count(**_: Any) -> None:
-        counts.append(User.objects.count())
+    def receive(**_: Any) -> None:
+        seen.append((get_script_prefix(), User.objects.count()))
+
+    async def main() -> Any:
+        other = asyncio.create_task(sync_to_async(ended.wait)(BUSY_SECONDS))
+        await asyncio.sleep(0)
+        try:
+            return await change(message)
+        finally:
+            assert not other.done()
+            ended.set()
+            await other
 
     User.objects.create_user("anna")
     message = progress_actor(broker=broker, cancellable=True)(lambda: None).send()
     if change is aresume:
-        async_to_sync(apause)(message)
-    state_changed.connect(count)
+        pause(message)
+    state_changed.connect(receive)
+    set_script_prefix("/sub/")
     try:
-        assert async_to_sync(change)(message)
+        assert asyncio.run(main())
     finally:
-        state_changed.disconnect(count)
-    assert counts == [1]
+        clear_script_prefix()
+        state_changed.disconnect(receive)
+    assert seen == [("/sub/", 1)]
+
+
+class RabbitmqLike(StubBroker):
+    """A broker with a connection for each thread, which it keeps when the thread ends, as Dramatiq's for RabbitMQ."""
+
+    def __init__(self) -> None:
+        super().__init__(middleware=[Retries(max_retries=1, min_backoff=50, max_backoff=50), ProgressMiddleware()])
+        self.local = threading.local()
+        self.open: set[object] = set()
+        self.opened = 0
+
+    @property
+    def connection(self) -> object:
+        if not hasattr(self.local, "connection"):
+            self.local.connection = object()
+            self.open.add(self.local.connection)
+            self.opened += 1
+        return self.local.connection
+
+    @connection.deleter
+    def connection(self) -> None:
+        self.open.remove(self.local.connection)
+        del self.local.connection
+
+    def enqueue(self, message: dramatiq.Message[Any], *, delay: int | None = None) -> dramatiq.Message[Any]:
+        assert self.connection
+        return super().enqueue(message, delay=delay)
+
+
+@pytest.fixture
+def rabbitmq_like() -> Iterator[RabbitmqLike]:
+    before = dramatiq.broker.global_broker
+    made = RabbitmqLike()
+    dramatiq.set_broker(made)
+    yield made
+    made.close()
+    dramatiq.broker.global_broker = before
+
+
+def test_a_thread_for_receivers_leaves_no_connection_of_the_broker(
+    rabbitmq_like: RabbitmqLike, memory_store: Store
+) -> None:
+    noted = dramatiq.actor(broker=rabbitmq_like, actor_name="noted", queue_name="other")(lambda: None)
+    actor = progress_actor(broker=rabbitmq_like, cancellable=True)(lambda: None)
+
+    def receive(**_: Any) -> None:
+        noted.send()
+
+    async def view() -> None:
+        for _ in range(3):
+            cancel(actor.send())
+
+    state_changed.connect(receive)
+    try:
+        asyncio.run(view())
+        # The receivers' connections are closed, and the one of this thread isn't.
+        assert (rabbitmq_like.opened, len(rabbitmq_like.open)) == (7, 1)
+        message = actor.send_with_options(delay=10)
+        worker = dramatiq.Worker(rabbitmq_like, worker_timeout=10, worker_threads=1, queues={"default"})
+        worker.start()
+        wait_until(lambda: read(message).state is State.DONE)
+        worker.stop()
+    finally:
+        state_changed.disconnect(receive)
+    # Of this thread, the consumer and the worker's thread, which Dramatiq closes with the broker.
+    wait_until(lambda: len(rabbitmq_like.open) <= 3)
+
+
+def test_a_slow_receiver_of_due_messages_delays_no_signal_of_a_job_that_runs(memory_store: Store) -> None:
+    """The worker's thread sends what still waits of its message by itself."""
+    broker = StubBroker(middleware=[ProgressMiddleware()])
+    actor = progress_actor(broker=broker)(lambda: None)
+    lock = threading.Lock()
+    received: list[tuple[str, State]] = []
+    go_on = threading.Event()
+
+    def receive(progress: Progress, previous: State | None, **_: Any) -> None:
+        if previous is State.DELAYED and progress.id == messages[0].message_id:
+            assert go_on.wait(30)
+        with lock:
+            received.append((progress.id, progress.state))
+
+    messages: list[Any] = []
+    messages += [actor.send_with_options(delay=10) for _ in range(5)]
+    state_changed.connect(receive)
+    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=2)
+    worker.start()
+    try:
+        for each in messages[1:]:
+            wait_until(lambda each=each: (each.message_id, State.DONE) in received)
+            mine = [state for id, state in received if id == each.message_id]
+            assert mine == [State.ENQUEUED, State.RUNNING, State.DONE]
+    finally:
+        go_on.set()
+        worker.stop()
+        broker.close()
+        state_changed.disconnect(receive)
+    assert len(received) == 15
+
+
+def test_signals_that_are_lost_when_a_worker_stops_are_logged(
+    memory_store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = threading.Event()
+
+    def receive(**_: Any) -> None:
+        go_on.wait(30)
+
+    state_changed.connect(receive)
+    try:
+        for name in ("m1", "m2"):
+            memory_store.enqueue(name, actor="work", queue="default", retries_left=0)
+            send_state_changed(memory_store, name, None, late=True)
+        wait_until(lambda: signals._late_sender._sending == "m1")
+        signals.finish_sending(time.monotonic())
+        assert "Stopping while 1 signals state_changed wait" in caplog.text
+    finally:
+        go_on.set()
+        signals.finish_sending(time.monotonic() + 30)
+        state_changed.disconnect(receive)
 
 
 @pytest.fixture

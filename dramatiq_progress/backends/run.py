@@ -181,12 +181,13 @@ def make_run(message: AnyMessage) -> TaskRun:
 @contextmanager
 def sending(run: TaskRun) -> Iterator[None]:
     """Let the middleware use this run while the block sends its message."""
-    _this_thread.sending[run.message_id] = run
+    # Another one with this id may be sent inside, by a receiver of `state_changed`.
+    outer = _this_thread.sending
+    _this_thread.sending = {**outer, run.message_id: run}
     try:
         yield
     finally:
-        # A receiver of `state_changed` may have sent another one with this id.
-        _this_thread.sending.pop(run.message_id, None)
+        _this_thread.sending = outer
 
 
 def is_sending(message_id: str) -> bool:

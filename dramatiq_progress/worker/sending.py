@@ -132,9 +132,19 @@ def _note_sent(composition: Composition, sent: Sent, plan: Plan, unsent: Collect
       unsent: The ids of the messages that could not be sent: the group forgets them.
     """
     if IS_OPEN in composition.flags:
-        sent.count += len(plan.contributions[0].slots.keys() - unsent)
+        count = len(plan.contributions[0].slots.keys() - unsent)
+        # Without a call in between: another thread may add members too.
+        sent.count += count
         sent.message_ids |= plan.sent_ids(unsent)
         composition.sent = sent
+
+
+def _without(contribution: Contribution, unsent: Collection[str]) -> Contribution:
+    """Return a contribution without the members of an open group that could not be sent."""
+    if IS_OPEN not in contribution.place.flags:
+        return contribution
+    slots = {member: slot for member, slot in contribution.slots.items() if member not in unsent}
+    return contribution._replace(slots=slots)
 
 
 class _Records:
@@ -190,6 +200,8 @@ class _Records:
         composites = [(each, self._told[each.place.id]) for each in new if each.place.id in self._told]
         # Without an answer they aren't recorded later either.
         corrected = list(self._corrections(unsent, is_nothing_sent)) if self._told or not is_nothing_sent else []
+        # A write that is deferred comes after this one, and must not make an open group wait for them.
+        self._contributions = [_without(each, unsent) for each in self._contributions]
         if is_nothing_sent:
             self._contributions = []
             if self._children is not None:

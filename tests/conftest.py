@@ -55,7 +55,7 @@ elif sys.version_info < (3, 13):
     collect_ignore += ["test_task_consumers.py"]
 
 #: A test must not fail because the machine is busy; the default of 0.25 s has tests of its own.
-PATIENT = {"socket_timeout": 10, "socket_connect_timeout": 10}
+PATIENT: dict[str, Any] = {"socket_timeout": 10, "socket_connect_timeout": 10}
 
 #: The databases of the Valkey server that contain nothing but stores.
 ONLY_STORES = (0, 1)
@@ -124,7 +124,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     made.start()
     yield made
     if made.is_running():
-        with made.client() as client:
+        with made.client(**PATIENT) as client:
             assert eternal_keys(client) == []
     made.stop()
 
@@ -146,13 +146,13 @@ def old_redis_store(redis_server: str, settings: Any) -> Iterator[Store]:
 @pytest.fixture
 def sentinel_store(sentinels: topologies.Topology, settings: Any) -> Iterator[Store]:
     """The store of this process, in the master that Sentinels monitor, with a key prefix for this test only."""
-    yield from _use(settings, _in_redis(sentinels.options), lambda: [each.client() for each in sentinels.masters()])
+    yield from _use(settings, _in_redis(sentinels.options), lambda: _clients_of(sentinels))
 
 
 @pytest.fixture
 def cluster_store(cluster: topologies.Topology, settings: Any) -> Iterator[Store]:
     """The store of this process, in a cluster, with a key prefix for this test only."""
-    yield from _use(settings, _in_redis(cluster.options), lambda: [each.client() for each in cluster.masters()])
+    yield from _use(settings, _in_redis(cluster.options), lambda: _clients_of(cluster))
 
 
 @pytest.fixture
@@ -193,4 +193,8 @@ def _use(
 
 
 def client_of(url: str) -> redis.Redis:
-    return redis.Redis.from_url(url, decode_responses=True)
+    return redis.Redis.from_url(url, decode_responses=True, **PATIENT)
+
+
+def _clients_of(topology: topologies.Topology) -> list[redis.Redis]:
+    return [each.client(**PATIENT) for each in topology.masters()]

@@ -99,7 +99,7 @@ class Server:
         """Return a client for the test itself, to inspect or configure the server."""
         # A search for the master also queries frozen servers, and must not wait long for them.
         patience: dict[str, Any] = {"socket_timeout": 1, "retry": Retry(NoBackoff(), 0)}
-        return redis.Redis(**self._of_client, **patience, **options)
+        return redis.Redis(**{**self._of_client, **patience, **options})
 
     def ask(self, *command: str | int) -> Any:
         """Send one command, over a new connection."""

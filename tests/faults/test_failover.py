@@ -21,7 +21,8 @@ from dramatiq_progress.stores.redis import RedisStore
 from tests import topologies
 from tests.faults import tasks
 from tests.faults.scene import SceneFactory
-from tests.steps import Steps, found, when
+from tests.reading import found, when
+from tests.steps import Steps
 from tests.store_server import Server
 from tests.topologies import Topology
 from tests.waiting import BUSY_SECONDS, wait_until

@@ -23,7 +23,8 @@ from dramatiq_progress.web.streams.hub import Hub
 from dramatiq_progress.worker.recorder import get_recorder
 from tests import topologies
 from tests.event_streams import run_within
-from tests.steps import Steps, found, when
+from tests.reading import found, when
+from tests.steps import Steps
 from tests.store_server import Server
 from tests.topologies import Topology
 from tests.waiting import BUSY_SECONDS, wait_until

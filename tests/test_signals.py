@@ -295,6 +295,9 @@ def test_receivers_for_messages_that_are_due_survive_a_restart_of_the_database(
         connection.connection.close()  # as the database does when it restarts
 
     actor = progress_actor(broker=broker)(lambda: None)
+    # Otherwise the worker's thread may send what still waits of its message by itself.
+    go_on = threading.Event()
+    dramatiq.actor(broker=broker, actor_name="occupies")(lambda: go_on.wait(30)).send()
     state_changed.connect(query)
     worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
     worker.start()
@@ -303,6 +306,7 @@ def test_receivers_for_messages_that_are_due_survive_a_restart_of_the_database(
             actor.send_with_options(delay=1)
             wait_until(lambda count=count: len(answers) == count)  # type: ignore[misc]
     finally:
+        go_on.set()
         worker.stop()
         state_changed.disconnect(query)
     assert answers == [(1,)] * 3
@@ -320,6 +324,11 @@ def test_a_slow_receiver_for_a_message_that_is_due_delays_no_other_message(broke
         received.append((progress.id, progress.state, previous))
 
     actor = progress_actor(broker=broker)(lambda: None)
+    # Otherwise a worker's thread may send what still waits of its message by itself.
+    are_free = threading.Event()
+    occupies = dramatiq.actor(broker=broker, actor_name="occupies")(lambda: are_free.wait(60))
+    for _ in range(2):
+        occupies.send()
     sent = [actor.message() for _ in range(4)]
     ids = [each.message_id for each in sent]
     worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=2)
@@ -329,12 +338,14 @@ def test_a_slow_receiver_for_a_message_that_is_due_delays_no_other_message(broke
         for each in sent:
             broker.enqueue(each, delay=1)
         assert waits.wait(60)
+        are_free.set()
         wait_until(lambda: all((found := get_progress(each)) and found.state is State.DONE for each in ids))
         other = actor.send()
         wait_until(lambda: (other.message_id, State.DONE, State.RUNNING) in received)
         go_on.set()
         wait_until(lambda: len(received) == 4 * len(sent) + 3)
     finally:
+        are_free.set()
         go_on.set()
         worker.stop()
         state_changed.disconnect(slow)

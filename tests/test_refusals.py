@@ -20,6 +20,7 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.worker import deferred
 from dramatiq_progress.worker.recorder import get_recorder
 from tests import topologies
+from tests.conftest import PATIENT
 from tests.reading import found, when
 from tests.steps import Steps
 from tests.store_server import Server
@@ -30,7 +31,7 @@ FAST = {"FLUSH_INTERVAL": 0.02, "HEARTBEAT_INTERVAL": 0.1, "LOST_AFTER": 2.0}
 
 @pytest.fixture
 def server(server: Server, settings: Any) -> Iterator[Server]:
-    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}, **FAST}
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url, **PATIENT}, **FAST}
     yield server
     get_store().close()
 
@@ -142,7 +143,7 @@ def test_a_full_node_of_a_cluster_keeps_no_message_of_another_node_from_being_wr
     broker: StubBroker, steps: Steps, other: Steps, settings: Any, tmp_path: Path
 ) -> None:
     with topologies.cluster(tmp_path) as cluster:
-        settings.DRAMATIQ_PROGRESS = {"OPTIONS": cluster.options, **FAST}
+        settings.DRAMATIQ_PROGRESS = {"OPTIONS": cluster.options | PATIENT, **FAST}
         good = steps.actor.send()
         steps.go(1)
         when(good, State.RUNNING)

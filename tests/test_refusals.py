@@ -225,8 +225,11 @@ def test_a_frozen_store_costs_readers_their_patience_once(server: Server, client
     wait_until(lambda: client.get("/progress/m1/").status_code == 200)
 
 
-def test_a_write_that_is_blocked_while_reads_are_answered_is_an_outage(server: Server, caplog: Any) -> None:
+def test_a_write_that_is_blocked_while_reads_are_answered_is_an_outage(
+    server: Server, settings: Any, caplog: Any
+) -> None:
     """As in a failover: CLIENT PAUSE … WRITE answers PING, and a probe that only reads would end the outage."""
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}, **FAST}
     caplog.set_level(logging.INFO, logger="dramatiq_progress")
     store = get_store()
     store.start(Attempt("m1", "work", "default"))

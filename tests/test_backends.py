@@ -662,7 +662,8 @@ def test_a_pipeline_of_tasks_passes_return_values_on(site: Site, signals: list[A
     wait_until(lambda: len(signals) == 9)
     # Another thread of the worker may start it before the one that sent it says so.
     names = [name for name, each, *_ in signals if each == second.message_id]
-    assert sorted(names) == ["enqueued", "finished", "started"]
+    assert names.count("enqueued") == 1
+    assert [name for name in names if name != "enqueued"] == ["started", "finished"]
 
 
 def test_a_task_of_a_pipeline_that_is_delivered_again_keeps_its_return_value(site: Site) -> None:

@@ -493,7 +493,7 @@ def test_a_slow_receiver_of_due_messages_delays_no_signal_of_a_job_that_runs(mem
 
 
 def test_signals_that_are_lost_when_a_worker_stops_are_logged(
-    memory_store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    memory_store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     go_on = threading.Event()
 

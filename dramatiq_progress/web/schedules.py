@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from django.http import HttpRequest
@@ -41,24 +42,19 @@ def table(
         statuses, live = run_outside_event_loop(lambda: (get_schedules(), live_schedulers()))
     except StoreUnavailable:
         return _wrapped(not_now())
-    return link(SCHEDULES_STYLESHEET, nonce) + _table(statuses, live, bar, shows_errors=staff_only)
+    if not staff_only:
+        # The text of an exception of the project's isn't for everyone.
+        statuses = [replace(each, error="") for each in statuses]
+    return link(SCHEDULES_STYLESHEET, nonce) + _table(statuses, live, bar)
 
 
 def _table(
-    statuses: Sequence[ScheduleStatus],
-    live: Sequence[str],
-    bar: Callable[[Progress], SafeString],
-    *,
-    shows_errors: bool,
+    statuses: Sequence[ScheduleStatus], live: Sequence[str], bar: Callable[[Progress], SafeString]
 ) -> SafeString:
     """Render the table, and a warning if no scheduler is running."""
     seconds = have_seconds(statuses)
     headings = format_html_join("", '<th scope="col">{}</th>', ((_text(each),) for each in _COLUMNS))
-    rows = format_html_join(
-        "",
-        "<tr>{}</tr>",
-        ((_row(each, bar, seconds=seconds, shows_errors=shows_errors),) for each in statuses),
-    )
+    rows = format_html_join("", "<tr>{}</tr>", ((_row(each, bar, seconds=seconds),) for each in statuses))
     shown = format_html("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", headings, rows)
     is_stopped = not live and any(each.enabled for each in statuses)
     warning = format_html('<p role="alert">{}</p>', _text("stopped")) if is_stopped else SafeString()
@@ -69,14 +65,10 @@ def _wrapped(content: SafeString) -> SafeString:
     return format_html('<div class="dramatiq-progress-schedules">{}</div>', content)
 
 
-def _row(
-    status: ScheduleStatus, bar: Callable[[Progress], SafeString], *, seconds: bool, shows_errors: bool
-) -> SafeString:
-    # The text of an exception of the project's isn't for everyone.
-    error = status.error if shows_errors else ""
+def _row(status: ScheduleStatus, bar: Callable[[Progress], SafeString], *, seconds: bool) -> SafeString:
     cells = (
         status.runs,
-        (error or _moment(status.next_at, seconds=seconds)) if status.enabled else _text("disabled"),
+        (status.error or _moment(status.next_at, seconds=seconds)) if status.enabled else _text("disabled"),
         _moment(status.last_at, seconds=seconds),
         _outcome(status, bar),
     )

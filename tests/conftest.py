@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 import redis
 
-from dramatiq_progress.stores import Store, get_store
+from dramatiq_progress.stores import Store, get_store, schedules
 from dramatiq_progress.worker import recorder
 from dramatiq_progress.worker.recorder import get_recorder
 from tests import servers, topologies
@@ -169,6 +169,12 @@ def store(request: pytest.FixtureRequest) -> Store:
     """Each kind of store in turn."""
     made: Store = request.getfixturevalue(request.param)
     return made
+
+
+@pytest.fixture
+def not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule that is declared as known by a scheduler can be claimed at once, as if its record weren't lost."""
+    monkeypatch.setattr(schedules, "HOLD_SECONDS", 0.0)
 
 
 def _in_redis(options: dict[str, Any]) -> dict[str, Any]:

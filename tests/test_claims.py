@@ -64,7 +64,7 @@ def scheduler(in_store: Schedules) -> Scheduler:
 
 
 @pytest.fixture
-def due(scheduler: Scheduler) -> datetime:
+def due(scheduler: Scheduler, not_held: None) -> datetime:
     """A declared schedule, and a tick that is due."""
     scheduler.declare(known=scheduler.read().now - timedelta(hours=1))
     return scheduler.read().now.replace(microsecond=0) - SECOND
@@ -184,6 +184,22 @@ def test_a_store_that_lost_a_schedule_continues_from_what_its_schedulers_know(sc
     assert scheduler.read().last == due, "the latest tick that any of them knows"
 
 
+def test_a_schedule_that_the_store_has_lost_is_not_claimed_before_all_schedulers_have_declared_it(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One scheduler has sent the tick that another one, which declares first, hasn't asked for yet."""
+    monkeypatch.setattr(schedules, "HOLD_SECONDS", 2.0)
+    sent = scheduler.read().now.replace(microsecond=0)
+    scheduler.declare(known=sent - SECOND)
+    for give in (scheduler.claim(sent, "m1")[0], scheduler.skip(sent)):
+        assert give == "held"
+    assert scheduler.read().is_held and scheduler.read().open == ()
+    scheduler.declare(known=sent)
+    wait_until(lambda: not scheduler.read().is_held)
+    assert scheduler.claim(sent, "m1") == ("taken", "")
+    assert scheduler.claim(sent + SECOND, "m2") == ("claimed", "m2")
+
+
 def test_the_outcome_of_the_last_message_outlives_its_record(scheduler: Scheduler, due: datetime) -> None:
     scheduler.confirm(due - SECOND, "m1")
     scheduler.in_store.conclude({NAME: ("m0", State.FAILED)})
@@ -217,7 +233,13 @@ def broker() -> Iterator[StubBroker]:
 @pytest.mark.parametrize(("late", "count"), [(timedelta(minutes=5), 1), (timedelta(days=2), 0)])
 @pytest.mark.parametrize("missed", ["once", "all"])
 def test_two_schedulers_send_one_moment_once_within_its_grace_period_and_never_later(
-    store: Store, broker: StubBroker, scheduler: Scheduler, missed: str, late: timedelta, count: int
+    store: Store,
+    broker: StubBroker,
+    scheduler: Scheduler,
+    not_held: None,
+    missed: str,
+    late: timedelta,
+    count: int,
 ) -> None:
     target = progress_actor(broker=broker, actor_name="once")(lambda *args: None)
     at = scheduler.read().now - late
@@ -233,7 +255,7 @@ def test_two_schedulers_send_one_moment_once_within_its_grace_period_and_never_l
 
 @pytest.mark.django_db  # serving closes the database connections that other tests have left open
 def test_the_log_says_which_times_of_a_schedule_were_missed(
-    memory_store: Store, broker: StubBroker, caplog: pytest.LogCaptureFixture
+    memory_store: Store, broker: StubBroker, not_held: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_store = Schedules(memory_store)
     now = in_store.read([NAME])[0].now.replace(microsecond=0)

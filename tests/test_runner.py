@@ -20,6 +20,7 @@ from dramatiq_progress.scheduler import serving, triggers
 from dramatiq_progress.scheduler.runner import Runner
 from dramatiq_progress.schedules.options import Schedule, build_schedule
 from dramatiq_progress.stores import Store
+from dramatiq_progress.stores import schedules as schedules_in_store
 from dramatiq_progress.stores.schedules import Declared, Schedules
 from dramatiq_progress.worker.recorder import Recorder
 from tests.triggers import BrokenTrigger
@@ -74,7 +75,9 @@ class Schedulers:
 
 
 @pytest.fixture
-def schedulers(broker: StubBroker, memory_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Schedulers]:
+def schedulers(
+    broker: StubBroker, memory_store: Store, not_held: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Schedulers]:
     # A runner stops the recorder of its process, which other tests use.
     monkeypatch.setattr(runner_module, "get_recorder", Recorder)
     made = Schedulers(broker, memory_store)
@@ -121,6 +124,34 @@ def test_a_scheduler_that_can_start_one_thread_only_sends_all_schedules(
     finally:
         runner.stop()
         thread.join()
+
+
+@pytest.mark.parametrize("what", ["record", "latest tick"])
+def test_a_store_that_loses_what_one_scheduler_has_just_sent_gives_it_to_no_other(
+    schedulers: Schedulers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """The other one, which looks first, hadn't asked for that tick before."""
+    monkeypatch.setattr(schedules_in_store, "HOLD_SECONDS", 1.0)
+    caplog.set_level(logging.INFO)
+    made = schedulers.schedule("a", every=1, missed="all")
+    first, second = schedulers.runner(made), schedulers.runner(made)
+    second.look()
+    wait_until(lambda: first.look() or schedulers.sent())
+    wait_until(lambda: not schedulers.in_store.read(["a"])[0].open)
+    [before] = schedulers.in_store.read(["a"])
+    record = schedulers.store._records[schedulers.in_store._key("a")]
+    if what == "record":
+        record.clear()
+        second.look()
+        first.look()
+        assert "The progress store has lost what was sent last." in caplog.text
+    else:
+        record["last"] = str(before.last.timestamp() - 1)
+        first.look()
+    assert schedulers.in_store.read(["a"])[0].last == before.last
+    wait_until(lambda: second.look() or first.look() or len(schedulers.sent()) >= 4)
+    ticks = re.findall(r"Sent a for (\S+ \S+)", caplog.text)
+    assert len(ticks) >= 4 and len(set(ticks)) == len(ticks)
 
 
 def test_what_is_due_while_a_scheduler_stops_is_neither_sent_nor_an_error(

@@ -207,7 +207,7 @@ def test_without_a_store_the_command_waits_for_it_and_the_others_say_so(project:
         wait_until(lambda: "Nothing is sent until the progress store answers" in child.log.read_text())
 
 
-def test_missed_ticks_are_sent_by_their_policies(project: Project) -> None:
+def test_missed_ticks_are_sent_by_their_policies(project: Project, not_held: None) -> None:
     """No scheduler has run for ten minutes."""
     policies = ("once", "all")
     project.declare(**{missed: {"every": 60, "missed": missed} for missed in policies})

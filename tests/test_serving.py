@@ -87,7 +87,7 @@ class Served:
 
 
 @pytest.fixture
-def served(broker: FailingBroker, store: Store) -> Served:
+def served(broker: FailingBroker, store: Store, not_held: None) -> Served:
     return Served(broker, store)
 
 

@@ -15,7 +15,7 @@ from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.schedules import Schedule, TimesError
 from dramatiq_progress.stores import Store
-from dramatiq_progress.stores.schedules import EARLY_SECONDS, ScheduleRecord, Schedules
+from dramatiq_progress.stores.schedules import EARLY_SECONDS, HOLD_SECONDS, ScheduleRecord, Schedules
 from dramatiq_progress.worker.recorder import get_recorder
 
 from .serving import Serving
@@ -106,9 +106,15 @@ class Runner:
         """Return the records of the schedules, but for those on a node of a cluster that can't be reached."""
         known = [each for each in self._all.values() if each.is_declared]
         records = self._read_each([each.schedule.name for each in known])
-        # New ones, and those that a store has lost.
-        lost = [each for each in known if (found := records.get(each.schedule.name)) and found.last is None]
-        missing = [*(each for each in self._all.values() if not each.is_declared), *lost]
+        new = [each for each in self._all.values() if not each.is_declared]
+        behind = [each for each in known if (found := records.get(each.schedule.name)) and each.is_ahead_of(found)]
+        if any(records[each.schedule.name].last is None for each in behind):
+            logger.warning(
+                "The progress store has lost what was sent last. Nothing is sent for up to %.0f s, until each running "
+                "scheduler has told the store what it knows.",
+                HOLD_SECONDS + LOOK_INTERVAL_SECONDS,
+            )
+        missing = [*new, *behind]
         if not missing:
             return records
         declared = self._declare(missing)

@@ -76,6 +76,11 @@ class Serving:
                 self.schedule.local(record.last),
             )
 
+    def is_ahead_of(self, record: ScheduleRecord) -> bool:
+        """Return whether this scheduler knows of a later tick than the store, which has lost it."""
+        known = self.claiming.known
+        return record.last is None or (known is not None and known > record.last)
+
     def needs_attention(self, record: ScheduleRecord) -> bool:
         """Return whether a tick is due, or one that was claimed may have come to nothing.
 
@@ -142,6 +147,8 @@ class Serving:
         """Send what is due by the store's clock, and what was claimed and came to nothing."""
         [record] = self._schedules.read([self.schedule.name])
         self.note(record)
+        if record.is_held:
+            return
         claiming = self.claiming
         claiming.resume(record.open, record.now)
         if record.last is None or claiming.known is None or (claiming.is_failing and record.open):

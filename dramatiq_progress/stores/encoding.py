@@ -209,6 +209,7 @@ class Declare(NamedTuple):
 
     fingerprint: str
     known: str
+    hold: str
     ttl: str
 
 

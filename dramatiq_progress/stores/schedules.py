@@ -22,6 +22,10 @@ LEASE_SECONDS = 10.0
 #: How much earlier than by the store's clock a tick may be claimed: a host's clock may be a little ahead.
 EARLY_SECONDS = 2.0
 
+#: How long nothing of a schedule is claimed whose record the store has lost. Each running scheduler looks twice in this
+#: time, and declares what it knows.
+HOLD_SECONDS = 10.0
+
 #: How long a scheduler counts as running after its last heartbeat.
 ALIVE_SECONDS = 30.0
 #: Number of schedulers that are listed.
@@ -34,7 +38,7 @@ RECORD_SECONDS = 40 * 24 * 3600.0
 #: Prefix of the fields of open ticks.
 _OPEN = "open:"
 
-Verdict = Literal["claimed", "taken", "early", "late", "unknown"]
+Verdict = Literal["claimed", "taken", "early", "late", "held", "unknown"]
 
 
 class Claim(NamedTuple):
@@ -42,8 +46,9 @@ class Claim(NamedTuple):
 
     Attributes:
       verdict: ``claimed`` (its message is to be sent by this scheduler), ``taken`` (another one has it, or it was
-        skipped), ``early`` (it isn't due by the store's clock), ``late`` (it is later than the claim allows) or
-        ``unknown`` (the store has no record of the schedule).
+        skipped), ``early`` (it isn't due by the store's clock), ``late`` (it is later than the claim allows),
+        ``held`` (nothing is given to anybody now, see `ScheduleRecord.is_held`) or ``unknown`` (the store has no record
+        of the schedule).
       message_id: The id with which to send it: that of the first claim, if that came to nothing.
       last: The latest tick that was claimed. None if it is unknown.
       now: The store's clock.
@@ -82,6 +87,8 @@ class ScheduleRecord(NamedTuple):
       outcome: The final state of that message, once it is known.
       sent: Number of messages that were sent.
       skipped: Number of ticks that were skipped because the last message hadn't finished.
+      is_held: Whether the store has lost the record, and schedulers still declare what they know of it. Nothing is
+        claimed until all of them have.
     """
 
     now: datetime
@@ -92,6 +99,7 @@ class ScheduleRecord(NamedTuple):
     outcome: State | None = None
     sent: int = 0
     skipped: int = 0
+    is_held: bool = False
 
 
 class Declared(NamedTuple):
@@ -125,12 +133,19 @@ class Schedules:
     def declare(self, schedules: Sequence[Declared]) -> list[StoreUnavailable | None]:
         """Create the records of schedules that have none. Those that are new, or have other times, are due from now.
 
+        One that the store has lost is due from the latest tick that is known to a scheduler, and is held first.
+
         Returns:
           The error of each that could not be declared.
         """
+        hold = seconds(HOLD_SECONDS)
         answers = self.store._call(
             [
-                self._call("declare", each.name, encoding.Declare(each.fingerprint, _text(each.known), _ttl(each.ttl)))
+                self._call(
+                    "declare",
+                    each.name,
+                    encoding.Declare(each.fingerprint, _text(each.known), hold, _ttl(each.ttl)),
+                )
                 for each in schedules
             ]
         )
@@ -263,6 +278,7 @@ def _record(clock: float, stored: Mapping[str, str]) -> ScheduleRecord:
         outcome=STATES.get(stored.get("outcome", "")),
         sent=int(stored.get("sent", 0)),
         skipped=int(stored.get("skipped", 0)),
+        is_held=clock < float(stored.get("held_until", 0)),
     )
 
 

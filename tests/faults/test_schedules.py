@@ -188,13 +188,17 @@ def test_the_store_is_killed_and_is_back(make_scene: SceneFactory, tmp_path: Pat
     scene.store.start()
     with ExitStack() as opened:
         schedulers = Schedulers(scene, opened)
-        for _ in range(2):
-            schedulers.start()
+        one, other = schedulers.start(), schedulers.start()
         for _ in range(max(1, round(SECONDS / 30))):
             schedulers.wait_for_ticks()
-            scene.store.kill()
+            # The other one hasn't asked for the latest ticks, and is the first to reach the store again.
+            with frozen(other):
+                schedulers.wait_for_ticks(2)
+                scene.store.kill()
             time.sleep(5)  # the fault itself
-            scene.store.start()
+            with frozen(one):
+                scene.store.start()
+                wait_until(lambda: all(record.last for record in schedulers._records()))
         schedulers.wait_for_ticks()
         schedulers.judge()
 

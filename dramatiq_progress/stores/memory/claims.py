@@ -12,7 +12,9 @@ def declare(record: Record, now: float, given: encoding.Declare) -> Outcome:
     """See declare.lua."""
     before, last = record.get("fingerprint"), float(record.get("last", 0))
     start = float(given.known or 0)
-    if before not in (None, given.fingerprint) or (before is None and not start):
+    if before is None and start:
+        record["held_until"] = seconds(now + float(given.hold))
+    elif before != given.fingerprint:
         start = now
     if before == given.fingerprint and last >= start:
         return Outcome("refused")
@@ -25,6 +27,8 @@ def claim(record: Record, now: float, given: encoding.Claim) -> Outcome:
     clock = seconds(now)
     if "last" not in record:
         return Outcome(("unknown", "", "", clock))
+    if now < float(record.get("held_until", 0)):
+        return Outcome(("held", "", record["last"], clock))
     message_id, name, tick = given.message_id, f"open:{given.tick}", float(given.tick)
     if given.late and now - tick > float(given.late):
         return Outcome(("late", "", record["last"], clock))

@@ -6,15 +6,16 @@
 -- the message id of the first, so that a message that was sent nevertheless is the same one. A claim whose answer was
 -- lost is made again with its own message id, and is answered as the first time. What is due, and what is late, is
 -- decided by this clock, never by a host's.
--- KEYS: the schedule. Returns {claimed, taken, early, late or unknown; the message id; the latest tick that was
+-- KEYS: the schedule. Returns {claimed, taken, early, late, held or unknown; the message id; the latest tick that was
 -- claimed; the clock}.
 local schedule = KEYS[1]
 
-local last, open = unpack(redis.call('HMGET', schedule, 'last', 'open:' .. tick))
+local last, open, held_until = unpack(redis.call('HMGET', schedule, 'last', 'open:' .. tick, 'held_until'))
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local clock = string.format('%.6f', now)
 if not last then return {'unknown', '', '', clock} end
+if now < tonumber(held_until or 0) then return {'held', '', last, clock} end
 if late ~= '' and now - tick > tonumber(late) then return {'late', '', last, clock} end
 if open then
   local claimed_at, first_id = string.match(open, '^(%S+) (%S+)$')

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dramatiq_progress import ProgressObserver
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.worker.binding import Binding
 from dramatiq_progress.worker.recorder import get_recorder
 
 
@@ -16,10 +17,10 @@ from dramatiq_progress.worker.recorder import get_recorder
 def running(message_id: str = "") -> Iterator[ProgressObserver]:
     """Yield the observer of a message that runs for the length of a block."""
     attempt = Attempt(message_id or secrets.token_hex(8), "work", "default", owner="O" * 22)
-    observer = ProgressObserver(attempt=attempt, strict=False)
-    observer.apply_start(get_store().start(attempt))
-    get_recorder().open(observer)
+    observer = ProgressObserver(Binding(attempt=attempt, strict=False))
+    observer._binding.apply_start(get_store().start(attempt))
+    get_recorder().open(observer._binding)
     try:
         yield observer
     finally:
-        get_recorder().close(observer)
+        get_recorder().close(observer._binding)

@@ -211,7 +211,7 @@ def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any
             raise
         finally:
             note_return(observer)
-        if observer.has_yielded:
+        if observer._binding.interruption.has_yielded:
             # The actor has swallowed the exception, and its work isn't done all the same.
             note_exception(observer)
             end_yielded(observer)
@@ -234,7 +234,7 @@ def synchronous(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:
     async def as_task(*args: Any, **kwargs: Any) -> R:
         observer = current_observer()
         if observer is not None:
-            observer.set_own_task()
+            observer._binding.interruption.set_own_task()
         return await fn(*args, **kwargs)
 
     on_worker = run_on_event_loop_thread(as_task)

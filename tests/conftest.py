@@ -68,7 +68,7 @@ def own_recorder() -> Iterator[None]:
     used = get_recorder()
 
     def has_ended() -> bool:
-        for source in used.observers():
+        for source in used.bindings():
             used.close(source)
         # Otherwise its thread would write them to the store of the next test, or continue without a store.
         deferred = used._deferred

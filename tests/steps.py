@@ -55,7 +55,7 @@ def until_asked(message_id: str) -> None:
     """Wait until this process, whose worker runs a message, knows that a pause of it was requested."""
 
     def is_asked() -> bool:
-        attempts = [observer.bound_attempt for observer in get_recorder().observers()]
+        attempts = [binding.bound_attempt for binding in get_recorder().bindings()]
         return any(each is not None and each.message_id == message_id and each.pause_requested for each in attempts)
 
     wait_until(is_asked)

@@ -436,7 +436,7 @@ def test_a_call_with_the_observer_of_another_actor_is_a_part_of_that_one(broker:
     @progress_actor(broker=broker)
     def nightly(progress_observer: ProgressObserver) -> None:
         seen.append((check(progress_observer), progress_observer.description))
-        delivery = progress_observer.delivery
+        delivery = progress_observer._binding.delivery
         assert delivery is not None
         seen.append(delivery().is_running)  # type: ignore[union-attr]
 
@@ -447,7 +447,7 @@ def test_a_call_with_the_observer_of_another_actor_is_a_part_of_that_one(broker:
 def test_a_cancel_in_such_a_call_is_no_exception_that_the_outer_actor_catches(broker: StubBroker) -> None:
     @progress_actor(broker=broker)
     def inner(progress_observer: ProgressObserver) -> None:
-        progress_observer.note_cancel_request()
+        progress_observer._binding.note_cancel_request()
         progress_observer.set_progress(1)
 
     caught: list[Exception] = []

@@ -24,6 +24,7 @@ from dramatiq_progress import ProgressObserver, State, cancel, current_observer,
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.worker.binding import Binding
 from dramatiq_progress.worker.current import this_thread
 from dramatiq_progress.worker.recorder import get_recorder
 from tests.reading import read, when
@@ -234,9 +235,9 @@ def test_what_a_message_held_is_released_when_its_delivery_ends(broker: StubBrok
 def test_a_forked_child_is_refused_with_a_warning_that_shows_the_way(store: Store) -> None:
     """Each process has its own copy of the values, and the bar would jump between them."""
     attempt = Attempt("m1", "work", "default")
-    observer = ProgressObserver(attempt=attempt)
-    observer.apply_start(store.start(attempt))
-    get_recorder().open(observer)
+    observer = ProgressObserver(Binding(attempt=attempt))
+    observer._binding.apply_start(store.start(attempt))
+    get_recorder().open(observer._binding)
     observer.set_progress(1, 10)
     wait_until(lambda: get_progress("m1").current == 1)  # type: ignore[union-attr]
     child = os.fork()
@@ -255,7 +256,7 @@ def test_a_forked_child_is_refused_with_a_warning_that_shows_the_way(store: Stor
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     observer.set_progress(2)
     wait_until(lambda: get_progress("m1").current == 2)  # type: ignore[union-attr]
-    get_recorder().close(observer)
+    get_recorder().close(observer._binding)
 
 
 #: In a process of its own: what multiprocessing starts for its pools outlives a test.
@@ -264,6 +265,7 @@ import os, sys
 from multiprocessing import get_context
 
 from dramatiq_progress import ProgressObserver
+from dramatiq_progress.worker.binding import Binding
 from dramatiq_progress.stores.attempt import Attempt
 
 
@@ -273,7 +275,7 @@ def report(observer):
 
 
 if __name__ == "__main__":
-    observer = ProgressObserver(attempt=Attempt("m1", "work", "default"))
+    observer = ProgressObserver(Binding(attempt=Attempt("m1", "work", "default")))
     with get_context(sys.argv[1]).Pool(1) as pool:
         assert pool.apply(report, [observer]) != os.getpid()
 """
@@ -291,7 +293,7 @@ def test_an_observer_that_is_sent_to_another_process_fails_no_job(tmp_path: Path
 
 
 def test_a_pickled_observer_keeps_values_and_ignores_reports(caplog: Any) -> None:
-    observer = ProgressObserver(attempt=Attempt("m1", "work", "default"))
+    observer = ProgressObserver(Binding(attempt=Attempt("m1", "work", "default")))
     copy = pickle.loads(pickle.dumps(observer))  # noqa: S301 - its own
     copy.set_progress(3, 5)
     copy.set_progress(4)
@@ -300,4 +302,4 @@ def test_a_pickled_observer_keeps_values_and_ignores_reports(caplog: Any) -> Non
     detached = pickle.loads(pickle.dumps(ProgressObserver()))  # noqa: S301 - its own
     detached.set_progress(1)
     assert detached.current == 1
-    observer.release()
+    observer._binding.release()

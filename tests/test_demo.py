@@ -315,7 +315,7 @@ import_rows(str(source.pk))
 source = Import.objects.create(name="killed.csv", file=ContentFile(b"a,b\\n1,2\\n3,4\\n", "killed.csv"))
 Row.objects.create(source=source, line=2, values=["1", "2"])
 observer = ProgressObserver()
-observer._go_on({"cursor": '[1, ["clean"], null, 0, null]'})
+observer._binding._go_on({"cursor": '[1, ["clean"], null, 0, null]'})
 import_rows.fn(observer, str(source.pk))
 """
     environment = {"DJANGO_SETTINGS_MODULE": "example.settings", "EXAMPLE_VAR": str(running.var_dir)}

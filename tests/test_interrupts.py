@@ -207,7 +207,7 @@ def test_an_interrupted_delivery_has_its_outcome_and_leaves_nothing_behind(redis
         delivery.finish(State.FAILED)
         progress = redis_store.read([f"m{point}"])[0]
         assert progress is not None and progress.state is State.FAILED, f"point {point}"
-        assert not [each for each in get_recorder().observers() if each.message_id == f"m{point}"]
+        assert not [each for each in get_recorder().bindings() if each.message_id == f"m{point}"]
     # Of threads that were started twice, one runs; the others end at once, which takes longer on a busy machine.
     wait_until(lambda: [each.name for each in threading.enumerate()].count("dramatiq-progress-recorder") <= 1)
     check_store_is_usable(redis_store)

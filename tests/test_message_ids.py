@@ -31,6 +31,7 @@ from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.web.elements import bar
+from dramatiq_progress.worker.binding import Binding
 
 Sent = dramatiq.Message[Any]
 
@@ -50,7 +51,7 @@ NAMES: dict[str, Callable[[Sent], Any]] = {
     "UUID": lambda sent: UUID(sent.message_id),
     "progress": lambda sent: get_progress(sent.message_id),
     "row with a UUID": lambda sent: Job(UUID(sent.message_id)),
-    "observer": lambda sent: ProgressObserver(attempt=Attempt(sent.message_id, "work", "default")),
+    "observer": lambda sent: ProgressObserver(Binding(attempt=Attempt(sent.message_id, "work", "default"))),
 }
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import re
 import threading
 import uuid
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 from dramatiq_progress import InvalidReport, ProgressObserver
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.decoding import decode
+from dramatiq_progress.worker.binding import Binding
 
 
 @pytest.fixture
@@ -30,18 +33,26 @@ def observer() -> ProgressObserver:
 @pytest.fixture
 def lenient() -> ProgressObserver:
     """An observer as in a worker with DEBUG off."""
-    return ProgressObserver(attempt=Attempt("m1", "work", "default"), strict=False)
+    return ProgressObserver(Binding(attempt=Attempt("m1", "work", "default"), strict=False))
 
 
 def wire(observer: ProgressObserver) -> dict[str, Any]:
     """Return the JSON that a browser would receive for the observer's values."""
     record = {"actor": "work", "queue": "q", "state": "running", "heartbeat": "0", "version": "1"}
-    fields = observer.final_fields(with_result=True)
+    fields = observer._binding.final_fields(with_result=True)
     progress = decode("m1", record | fields, now=0, lost_after=15)
     # Strict, like a browser: no NaN, no Infinity, and valid UTF-8.
     text = json.dumps(progress.as_dict(), ensure_ascii=False, allow_nan=False).encode()
     found: dict[str, Any] = json.loads(text)
     return found
+
+
+def test_actors_see_what_is_documented_and_nothing_else() -> None:
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    documented = "".join((docs / page).read_text() for page in ("observer.md", "resuming.md"))
+    public = [name for name in dir(ProgressObserver()) if not name.startswith("_")]
+    assert len(public) == 20
+    assert [name for name in public if not re.search(rf"\b{name}\b", documented)] == []
 
 
 def test_an_omitted_value_stays(observer: ProgressObserver) -> None:
@@ -317,21 +328,21 @@ def test_no_report_of_concurrent_threads_is_lost(observer: ProgressObserver) -> 
 
 def test_a_detached_observer_writes_nowhere(observer: ProgressObserver, memory_store: Any) -> None:
     observer.set_progress(1, 2)
-    assert (observer.message_id, observer.attempt, observer.bound_attempt) == (None, 1, None)
-    assert observer.take_changes() == {"current": "1", "total": "2"}
+    assert (observer.message_id, observer.attempt, observer._binding.bound_attempt) == (None, 1, None)
+    assert observer._binding.take_changes() == {"current": "1", "total": "2"}
 
 
 def test_values_are_sent_again_until_the_store_has_answered() -> None:
     """A value that is reset before the answer to its write must be part of the last write."""
-    observer = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1))
+    observer = ProgressObserver(Binding(attempt=Attempt("m1", "work", "default", number=1)))
     observer.set_progress(5, 9, "Half")
-    sent = observer.take_changes()
+    sent = observer._binding.take_changes()
     observer.set_progress(0, None, "")
-    assert observer.final_fields(with_result=False) == {"current": "0", "total": "null", "description": ""}
-    assert observer.take_changes() == {"current": "0", "total": "null", "description": ""}
-    observer.confirm(sent)
-    assert observer.take_changes() == {"current": "0", "total": "null", "description": ""}
-    observer.release()
+    assert observer._binding.final_fields(with_result=False) == {"current": "0", "total": "null", "description": ""}
+    assert observer._binding.take_changes() == {"current": "0", "total": "null", "description": ""}
+    observer._binding.confirm(sent)
+    assert observer._binding.take_changes() == {"current": "0", "total": "null", "description": ""}
+    observer._binding.release()
 
 
 def test_a_value_that_reports_while_it_is_encoded_does_not_hang(observer: ProgressObserver) -> None:

@@ -21,6 +21,7 @@ from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.composites import Contribution, Place, Told, slot
 from dramatiq_progress.stores.outcomes import Peek
+from dramatiq_progress.worker.binding import Binding
 
 ANYONE = "dramatiq_progress.permissions.anyone_with_link"
 GOOD = {"state": "running", "actor": "work", "queue": "default", "version": "1", "attempt": "1", "token": "t"}
@@ -177,11 +178,11 @@ def nested(levels: int) -> Any:
 
 @pytest.mark.parametrize("levels", [10, 199, 201, 500, 970, 975, 980])
 def test_a_result_that_is_accepted_can_be_read(store: Store, client: Client, levels: int) -> None:
-    observer = ProgressObserver(attempt=Attempt("m1", "work", "default"))
+    observer = ProgressObserver(Binding(attempt=Attempt("m1", "work", "default")))
     observer.set_result(nested(levels))
     store.start(attempt := Attempt("m1", "work", "default"))
-    store.finish(attempt, state=State.DONE, fields=observer.final_fields(with_result=True))
-    observer.release()
+    store.finish(attempt, state=State.DONE, fields=observer._binding.final_fields(with_result=True))
+    observer._binding.release()
     response = client.get("/progress/m1/")
     assert response.status_code == 200
     assert response.json()["result"] == (nested(levels) if levels <= 200 else None)

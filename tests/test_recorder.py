@@ -19,6 +19,7 @@ from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.worker import binding, observer, recorder, running, values
+from dramatiq_progress.worker.binding import Binding
 from dramatiq_progress.worker.recorder import Recorder, get_recorder
 from tests.waiting import wait_until
 
@@ -29,13 +30,13 @@ class Job:
     def __init__(self, message_id: str = "m1") -> None:
         self.id = message_id
         attempt = Attempt(message_id, "work", "default", 0)
-        self.observer = ProgressObserver(attempt=attempt)
-        self.observer.apply_start(get_store().start(attempt))
-        get_recorder().open(self.observer)
+        self.observer = ProgressObserver(Binding(attempt=attempt))
+        self.observer._binding.apply_start(get_store().start(attempt))
+        get_recorder().open(self.observer._binding)
 
     def fail(self) -> None:
         """Record a failure that will be retried, unknown to the observer."""
-        attempt = self.observer.bound_attempt
+        attempt = self.observer._binding.bound_attempt
         assert attempt is not None
         get_store().finish(attempt, state=State.RETRYING, retry_in=1.0)
 
@@ -134,7 +135,7 @@ def test_a_silent_message_stays_running(store: Store, settings: Any) -> None:
 def test_a_closed_message_has_no_heartbeats(store: Store, settings: Any) -> None:
     set_intervals(settings, heartbeat_interval=0.02, lost_after=0.2)
     job = Job()
-    get_recorder().close(job.observer)
+    get_recorder().close(job.observer._binding)
     job.observer.set_progress(5)
     wait_until(lambda: job.read().state is State.LOST)
     assert job.read().current == 0
@@ -165,7 +166,7 @@ def test_an_observer_of_a_superseded_delivery_writes_nothing(store: Store) -> No
     new.observer.set_progress(1)
     wait_until(lambda: new.read().current == 1)
     old.observer.set_progress(99)
-    wait_until(lambda: old.observer.bound_attempt is None)
+    wait_until(lambda: old.observer._binding.bound_attempt is None)
     old.observer.set_progress(100)
     assert (new.read().current, new.read().attempt) == (1, 2)
 
@@ -186,7 +187,7 @@ def test_an_observer_that_waits_reports_everything_when_the_attempt_that_is_show
     wait_until(lambda: second.read().attempt == 2)
     seen = second.read()
     assert (seen.state, seen.current, seen.total, seen.description) == (State.RUNNING, 2, 8, "Second")
-    wait_until(lambda: first.observer.bound_attempt is None)
+    wait_until(lambda: first.observer._binding.bound_attempt is None)
 
 
 def test_metadata_is_written_once_and_kept_by_the_next_attempt(store: Store) -> None:
@@ -263,7 +264,7 @@ def test_an_interrupt_anywhere_in_a_report_loses_no_later_report(memory_store: S
     job.observer.set_progress(1)
     points = 0
     for number in range(2, 10_000):
-        wait_until(lambda number=number: job.read().current == number - 1 and job.observer.must_notify)
+        wait_until(lambda number=number: job.read().current == number - 1 and job.observer._binding.must_notify)
         interrupted = interrupt_at(points, lambda number=number: job.observer.set_progress(number - 1 + 0.5))
         # The actor cleans up and continues.
         job.observer.set_progress(number)

@@ -41,6 +41,7 @@ from dramatiq_progress import (
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.worker.binding import Binding
 from dramatiq_progress.worker.current import this_thread
 from dramatiq_progress.worker.cursor import CURSOR_OPTION, MAX_CURSOR_BYTES
 from tests.conftest import PATIENT
@@ -295,7 +296,7 @@ def test_an_asynchronous_iterable_that_is_callable_gives_its_items(options: Any)
 def test_a_class_of_iterables_is_a_function_of_a_cursor() -> None:
     def going_on() -> ProgressObserver:
         observer = ProgressObserver()
-        observer._go_on({"cursor": '[1,[],"",1,1]'})
+        observer._binding._go_on({"cursor": '[1,[],"",1,1]'})
         return observer
 
     async def collect() -> list[Any]:
@@ -588,8 +589,10 @@ def test_a_store_that_is_away_at_the_start_is_waited_for_once(server: Server, se
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url, **PATIENT}, "RESUME_WAIT": 0.5}
     server.stop()
     observer = ProgressObserver(
-        attempt=Attempt("m1", "work", "default", brought={"cursor": '[1,["a"],"b",3,null]', "current": "3"}),
-        strict=False,
+        Binding(
+            attempt=Attempt("m1", "work", "default", brought={"cursor": '[1,["a"],"b",3,null]', "current": "3"}),
+            strict=False,
+        )
     )
     began = time.monotonic()
     assert observer.resumed and observer.current == 3
@@ -603,7 +606,7 @@ def test_a_store_that_is_away_at_the_start_is_waited_for_once(server: Server, se
 def test_only_loops_that_resume_wait_for_a_store_that_is_away(server: Server, settings: Any) -> None:
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url, **PATIENT}, "RESUME_WAIT": 20}
     server.stop()
-    observer = ProgressObserver(attempt=Attempt("m1", "work", "default"), strict=False)
+    observer = ProgressObserver(Binding(attempt=Attempt("m1", "work", "default"), strict=False))
     began = time.monotonic()
     assert list(observer.track(range(3), batch=2)) == [[0, 1], [2]]
     assert list(observer.track(lambda after: [("a", 1), ("b", 2)])) == ["a", "b"]
@@ -621,7 +624,7 @@ def test_only_loops_that_resume_wait_for_a_store_that_is_away(server: Server, se
 
 def test_an_error_in_the_settings_fails_no_asynchronous_loop(settings: Any) -> None:
     settings.DRAMATIQ_PROGRESS = {"COLOUR": "red"}
-    observer = ProgressObserver(attempt=Attempt("m1", "work", "default"), strict=False)
+    observer = ProgressObserver(Binding(attempt=Attempt("m1", "work", "default"), strict=False))
 
     async def numbers() -> AsyncIterator[int]:
         yield 1
@@ -645,7 +648,7 @@ def test_a_job_makes_room_after_its_seconds_and_goes_on_when_its_turn_comes(site
             order.append(item)
             if item == 2:
                 # Until the recorder has seen that its time is over.
-                wait_until(lambda: progress_observer._interruption.yields)
+                wait_until(lambda: progress_observer._binding.interruption.yields)
         return "all of it"
 
     def short() -> None:
@@ -669,7 +672,7 @@ def test_an_actor_that_swallows_the_interruption_goes_on_later_all_the_same(site
             for item in progress_observer.track(range(4), resume="a"):
                 seen.append(item)
                 if len(seen) == 2:
-                    progress_observer.request_yield()
+                    progress_observer._binding.request_yield()
             seen.append("a is over")
         except Interrupted:
             seen.append("swallowed")
@@ -685,7 +688,7 @@ def test_loops_that_cannot_be_gone_on_from_are_not_interrupted(site: Site) -> No
     seen: list[int] = []
 
     def work(progress_observer: ProgressObserver) -> None:
-        progress_observer.request_yield()
+        progress_observer._binding.request_yield()
         seen.extend(progress_observer.track(range(4)))
 
     _, done = site.run(work)
@@ -695,11 +698,11 @@ def test_loops_that_cannot_be_gone_on_from_are_not_interrupted(site: Site) -> No
 @pytest.mark.parametrize("kind", ["batch", "function", "asynchronous"])
 def test_loops_without_resume_keep_no_place(memory_store: Store, kind: str) -> None:
     """So a pause is refused, and the loop isn't interrupted."""
-    observer = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
+    observer = ProgressObserver(Binding(attempt=Attempt("m1", "work", "default", number=1), strict=False))
 
     def interrupt(item: Any) -> Any:
-        observer.take_changes()
-        observer.request_yield()
+        observer._binding.take_changes()
+        observer._binding.request_yield()
         return item
 
     async def numbers() -> AsyncIterator[int]:
@@ -715,8 +718,8 @@ def test_loops_without_resume_keep_no_place(memory_store: Store, kind: str) -> N
         assert [interrupt(each) for each in observer.track(range(3), batch=2)] == [[0, 1], [2]]
     else:
         assert [interrupt(each) for each in observer.track(lambda _: [(1, 2), (3, 4)])] == [1, 3]
-    assert observer.bound_attempt is not None and not observer.bound_attempt.resumable
-    assert "cursor" not in observer.final_fields(with_result=True)
+    assert observer._binding.bound_attempt is not None and not observer._binding.bound_attempt.resumable
+    assert "cursor" not in observer._binding.final_fields(with_result=True)
 
 
 def test_an_asynchronous_job_makes_room_too(site: Site) -> None:
@@ -730,7 +733,7 @@ def test_an_asynchronous_job_makes_room_too(site: Site) -> None:
         async for item in progress_observer.track(numbers, resume=True):
             seen.append(item)
             if len(seen) == 2:
-                progress_observer.request_yield()
+                progress_observer._binding.request_yield()
 
     _, done = site.run(work)
     assert (seen, done.attempt) == ([0, 1, 2, 3, 4], 2)
@@ -746,7 +749,7 @@ def test_making_room_counts_neither_as_retry_nor_as_death_nor_as_age(store: Stor
         stamps.append(this_thread.delivery.message.message_timestamp)  # type: ignore[union-attr]
         for item in progress_observer.track(range(12), resume=True):
             seen.append(item)
-            progress_observer.request_yield()
+            progress_observer._binding.request_yield()
 
     try:
         _, done = site.run(work)
@@ -764,7 +767,7 @@ def test_results_pipelines_and_groups_come_once_at_the_end(store: Store) -> None
 
     def work(progress_observer: ProgressObserver) -> str:
         for _ in progress_observer.track(range(3), resume=True):
-            progress_observer.request_yield()
+            progress_observer._binding.request_yield()
         return "end"
 
     first = progress_actor(broker=site.broker, actor_name="first", store_results=True)(work)
@@ -787,7 +790,7 @@ def test_a_member_of_a_group_that_makes_room_waits_and_is_counted_once(site: Sit
     def work(progress_observer: ProgressObserver) -> None:
         for item in progress_observer.track(range(4), resume=True):
             if item == 1:
-                progress_observer.request_yield()
+                progress_observer._binding.request_yield()
 
     def look() -> None:
         # Only this member runs.
@@ -830,7 +833,7 @@ def test_a_job_whose_message_the_broker_does_not_take_is_tried_again(
 
     def work(progress_observer: ProgressObserver) -> None:
         for _ in progress_observer.track(range(3), resume=True):
-            progress_observer.request_yield()
+            progress_observer._binding.request_yield()
 
     def refuse(message: Message[Any], **options: Any) -> Message[Any]:
         if this_thread.is_worker and len(refused) < 3:
@@ -910,8 +913,9 @@ def test_each_round_of_a_job_that_sends_itself_again_does_all_items(store: Store
 
 
 def test_a_name_that_is_used_twice_is_an_error_and_the_loop_runs_all_the_same(memory_store: Store) -> None:
-    strict, lenient = ProgressObserver(), ProgressObserver(attempt=Attempt("m1", "work", "default"), strict=False)
-    lenient.bound_attempt.number = 1  # type: ignore[union-attr]
+    strict = ProgressObserver()
+    lenient = ProgressObserver(Binding(attempt=Attempt("m1", "work", "default"), strict=False))
+    lenient._binding.bound_attempt.number = 1  # type: ignore[union-attr]
     for observer in (strict, lenient):
         list(observer.track(range(2), resume="a"))
     with pytest.raises(InvalidReport, match="has that name"):
@@ -929,7 +933,7 @@ def test_a_loop_inside_another_one_that_can_be_gone_on_from_is_an_error() -> Non
 def lenient(carried: dict[str, str] | None = None, number: int = 1) -> ProgressObserver:
     """Return the observer of an attempt in production, which only warns."""
     return ProgressObserver(
-        attempt=Attempt("m1", "work", "default", number=number, brought=carried or {}), strict=False
+        Binding(attempt=Attempt("m1", "work", "default", number=number, brought=carried or {}), strict=False)
     )
 
 
@@ -953,7 +957,7 @@ def test_a_call_in_a_transaction_that_is_rolled_back_is_made_again(memory_store:
         with suppress(Broken), transaction.atomic():
             observer.once("lock", lambda: calls.append(1))
             raise Broken
-        carried = observer.carried()
+        carried = observer._binding.carried()
     assert (carried, calls) == ({}, [1, 1])
 
 
@@ -972,7 +976,7 @@ def test_a_step_in_a_transaction_that_is_rolled_back_is_done_again(memory_store:
             with render:
                 pass
             raise Broken
-        carried = observer.carried()
+        carried = observer._binding.carried()
     assert done == [False, False, True, False]
 
 
@@ -1028,7 +1032,7 @@ def test_steps_of_one_name_in_two_steps_are_two(memory_store: Store) -> None:
     first = lenient()
     with pytest.raises(Broken):
         work(first, fails=True)
-    work(lenient(first.carried(), 2), fails=False)
+    work(lenient(first._binding.carried(), 2), fails=False)
     assert done == ["read in Import", "write in Import", "read in Export", "write in Export"]
 
 
@@ -1043,7 +1047,7 @@ def test_of_two_steps_of_one_name_the_second_is_never_done(memory_store: Store, 
 
     first = lenient()
     work(first)
-    work(lenient(first.carried(), 2))
+    work(lenient(first._binding.carried(), 2))
     assert done == [False, False, True, False]
     assert "another step of this attempt has that name" in caplog.text
     with pytest.raises(InvalidReport, match="another step of this attempt has that name"):
@@ -1071,7 +1075,7 @@ def test_a_loop_in_a_transaction_without_atomic_begins_at_its_start(memory_store
     first = lenient()
     with pytest.raises(Broken):
         work(first)
-    work(lenient(first.carried(), 2))
+    work(lenient(first._binding.carried(), 2))
     assert seen == [0, 1, 2, 0, 1, 2, 3] and Group.objects.count() == 4
 
 
@@ -1092,7 +1096,7 @@ def test_a_call_that_leaves_a_transaction_open_is_made_again_and_reported(memory
         finally:
             transaction.rollback()
             transaction.set_autocommit(True)
-        carried = observer.carried()
+        carried = observer._binding.carried()
     assert calls == [0, 0]
     assert "once='lock' (a database transaction is open after it" in caplog.text
 
@@ -1122,10 +1126,10 @@ def test_a_cursor_that_is_no_json_is_an_error_and_the_last_one_stays(memory_stor
 
     with pytest.raises(InvalidReport):
         list(ProgressObserver().track(pages, resume=True))
-    lenient = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
+    lenient = ProgressObserver(Binding(attempt=Attempt("m1", "work", "default", number=1), strict=False))
     for item in lenient.track(pages, resume=True):
         if item == 2:
-            place = lenient.resumption().text(1)
+            place = lenient._binding.resumption().text(1)
     assert json.loads(place) == [1, [], "", 1, "first"]
 
 
@@ -1135,10 +1139,10 @@ def test_a_cursor_that_is_too_long_leaves_the_last_one(memory_store: Store, capl
         yield 2, "x" * MAX_CURSOR_BYTES
         yield 3, "y" * MAX_CURSOR_BYTES
 
-    lenient = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
+    lenient = ProgressObserver(Binding(attempt=Attempt("m1", "work", "default", number=1), strict=False))
     with pytest.raises(InvalidReport, match="4,098 bytes as JSON, and the limit is 4,096; give a short one"):
         list(ProgressObserver().track(pages, resume=True))
-    texts = [lenient.resumption().text(1) for _ in lenient.track(pages, resume=True)]
+    texts = [lenient._binding.resumption().text(1) for _ in lenient.track(pages, resume=True)]
     assert [json.loads(text or "null") for text in texts] == [None, [1, [], "", 1, "first"], [1, [], "", 1, "first"]]
     assert len([each for each in caplog.records if "limit is 4,096" in each.message]) == 1
 

@@ -76,11 +76,11 @@ def run(actor: Any, *args: Any) -> ProgressObserver:
     text, number = "", 1
     while True:
         observer = ProgressObserver()
-        observer._go_on({"cursor": text} if text else {})
+        observer._binding._go_on({"cursor": text} if text else {})
         try:
             actor.fn(observer, *args)
         except Broken:
-            text, number = observer.resumption().text(number), number + 1
+            text, number = observer._binding.resumption().text(number), number + 1
         else:
             assert number > 1
             return observer

@@ -21,6 +21,7 @@ from django.db.models.functions import RowNumber
 from dramatiq_progress import InvalidReport, ProgressObserver
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.worker.binding import Binding
 from dramatiq_progress.worker.querysets import Order
 from tests import databases
 
@@ -211,7 +212,7 @@ def interrupted(name: str, alias: str) -> tuple[list[Any], list[Any]]:
             if len(seen) >= stop:
                 break
             seen.append(key(row))
-        text = observer.resumption().text(1)
+        text = observer._binding.resumption().text(1)
         assert (observer.total, observer.current) == (ROWS, len(seen))
     return seen, in_order(name, queryset)
 
@@ -226,14 +227,14 @@ async def interrupted_in_a_loop(name: str) -> list[Any]:
             if len(seen) >= stop:
                 break
             seen.append(key(row))
-        text = observer.resumption().text(1)
+        text = observer._binding.resumption().text(1)
     return seen
 
 
 def going_on(text: str) -> ProgressObserver:
     """Return the observer of the attempt after the one that has stored this cursor."""
     observer = ProgressObserver()
-    observer._go_on({"cursor": text} if text else {})
+    observer._binding._go_on({"cursor": text} if text else {})
     return observer
 
 
@@ -348,7 +349,7 @@ def test_the_total_has_the_rows_that_were_done_and_have_left(
         first = going_on("")
         with pytest.raises(ZeroDivisionError):
             run(first)
-        second = going_on(first.resumption().text(1))
+        second = going_on(first._binding.resumption().text(1))
         run(second)
         assert not make().exists()
     assert shown == [*((done, 100, float(done)) for done in range(61)), *((n, 100, float(n)) for n in range(60, 100))]
@@ -363,7 +364,7 @@ def test_a_total_that_was_given_stays_in_each_attempt(memory_store: Store) -> No
             if first.current == 60:
                 break
             row.delete()
-        second = going_on(first.resumption().text(1))
+        second = going_on(first._binding.resumption().text(1))
         for _ in second.track(Thing.objects.all(), 400, resume=True):
             assert second.total == 400
     assert (second.current, second.percent) == (100, 25.0)
@@ -473,13 +474,13 @@ def test_of_rows_that_a_filter_repeats_one_is_done_after_a_failure_at_any_of_the
             if count == stop:
                 break
             done.append(user.pk)
-        done += [user.pk for user in going_on(observer.resumption().text(1)).track(users, resume=True)]
+        done += [user.pk for user in going_on(observer._binding.resumption().text(1)).track(users, resume=True)]
         assert sorted({*done}) == sorted(User.objects.values_list("pk", flat=True))
 
 
 @pytest.mark.django_db
 def test_without_debug_such_a_queryset_runs_as_a_plain_loop(memory_store: Store) -> None:
     User.objects.create_user("ada")
-    lenient = ProgressObserver(attempt=Attempt("m1", "work", "default", number=1), strict=False)
+    lenient = ProgressObserver(Binding(attempt=Attempt("m1", "work", "default", number=1), strict=False))
     assert len(list(lenient.track(User.objects.order_by("email"), resume=True))) == 1
-    assert lenient.resumption().text(1) == ""
+    assert lenient._binding.resumption().text(1) == ""

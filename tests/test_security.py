@@ -23,6 +23,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq_progress import ProgressObserver, State, StoreUnavailable, UserFacingError, get_progress, progress_actor
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.worker.binding import Binding
 from tests.people import People
 from tests.servers import ROOT
 from tests.waiting import wait_until
@@ -124,11 +125,11 @@ def test_hostile_text_stays_text_in_json(people: People, memory_store: Store) ->
     message_id = people.send()
     attempt = Attempt(message_id, "work", "default")
     memory_store.start(attempt)
-    observer = ProgressObserver(attempt=attempt)
+    observer = ProgressObserver(Binding(attempt=attempt))
     observer.set_progress(1, 2, HOSTILE)
     observer.set_metadata(file=HOSTILE)
     observer.set_result({HOSTILE: HOSTILE})
-    memory_store.finish(attempt, state=State.DONE, fields=observer.final_fields(with_result=True))
+    memory_store.finish(attempt, state=State.DONE, fields=observer._binding.final_fields(with_result=True))
     response = people.clients["anonymous"].get(f"/progress/{message_id}/")
     answer = response.json()
     kept = answer["progress"]["description"], answer["metadata"]["file"], *answer["result"]

@@ -169,7 +169,7 @@ def test_a_job_that_is_interrupted_in_a_receiver_of_its_start_leaves_no_heartbea
         state_changed.disconnect(interrupt)
     failed = get_progress(message)
     assert failed is not None and (failed.state, failed.attempt, runs) == (State.FAILED, 2, [])
-    assert not [each for each in get_recorder().observers() if each.message_id == message.message_id]
+    assert not [each for each in get_recorder().bindings() if each.message_id == message.message_id]
 
 
 def test_a_receiver_is_called_for_the_start_of_a_member_that_is_only_skipped(

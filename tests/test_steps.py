@@ -37,6 +37,7 @@ from dramatiq_progress.progress import StepProgress
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.decoding import decode
+from dramatiq_progress.worker.binding import Binding
 from dramatiq_progress.worker.rate import MIN_SAMPLES, MIN_SECONDS
 from dramatiq_progress.worker.recorder import get_recorder
 from tests.waiting import wait_until
@@ -52,13 +53,13 @@ def observer() -> ProgressObserver:
 @pytest.fixture
 def lenient(memory_store: Store) -> ProgressObserver:
     """An observer as in a worker with DEBUG off. (Without a store, the recorder's thread would not end.)"""
-    return ProgressObserver(attempt=Attempt("m1", "work", "default"), strict=False)
+    return ProgressObserver(Binding(attempt=Attempt("m1", "work", "default"), strict=False))
 
 
 def shown(observer: ProgressObserver) -> Progress:
     """Return what a reader sees of the observer's values."""
     record = {"actor": "work", "queue": "q", "state": "running", "heartbeat": "0", "version": "1"}
-    progress = decode("m1", record | observer.final_fields(with_result=False), now=0, lost_after=15)
+    progress = decode("m1", record | observer._binding.final_fields(with_result=False), now=0, lost_after=15)
     assert (progress.percent, progress.step) == (observer.percent, observer.step)
     assert (progress.current, progress.total) == (observer.current, observer.total)
     json.dumps(progress.as_dict(), allow_nan=False)
@@ -190,7 +191,7 @@ def test_a_loop_of_another_thread_takes_no_item_from_the_outer_one(observer: Pro
             other = pool.submit(work)
             assert begun.wait(60)
             for _ in observer.track(range(2)):
-                assert observer.levels.top.parent is not None
+                assert observer._binding.levels.top.parent is not None
             end.set()
             other.result()
 
@@ -246,7 +247,7 @@ def test_each_step_has_its_weight_of_the_whole(observer: ProgressObserver) -> No
         for each, part in zip((40.0, 55.0, 70.0, 85.0), (0.0, 25.0, 50.0, 75.0), strict=True)
     ]
     assert shown(observer).percent == 100.0
-    assert observer.final_fields(with_result=False)["overall"] == "1"
+    assert observer._binding.final_fields(with_result=False)["overall"] == "1"
 
 
 def test_the_values_of_a_step_stay_until_the_next_one_begins(observer: ProgressObserver) -> None:
@@ -394,7 +395,7 @@ def test_steps_that_were_left_open_in_a_loop_do_not_pile_up(observer: ProgressOb
         observer.steps("c", "d")[0].__enter__()
         observer.set_progress(1, 2)
     assert values(observer) == (100.0, 100, 100)
-    depth, level = 0, observer.levels.top
+    depth, level = 0, observer._binding.levels.top
     while level.parent is not None:
         depth, level = depth + 1, level.parent
     assert depth == 0
@@ -430,7 +431,7 @@ def test_the_percentage_of_any_tree_never_falls_and_ends_at_the_whole(seed: int)
     for number in range(seed, RANDOM_TREES, 10):
         tree = Tree(number)
         tree.grow()
-        assert tree.observer.levels.fraction == 1.0, number
+        assert tree.observer._binding.levels.fraction == 1.0, number
         assert shown(tree.observer).percent == 100.0, number
 
 
@@ -504,7 +505,7 @@ def test_invalid_weights_are_refused_or_equal(
     assert "Ignoring an invalid report from work (message m1): weights=" in caplog.text
     with second:
         assert lenient.percent == 50.0
-    lenient.release()
+    lenient._binding.release()
 
 
 def test_names_are_cut_and_may_be_lazy_translations(observer: ProgressObserver, lenient: ProgressObserver) -> None:
@@ -522,7 +523,7 @@ def test_names_are_cut_and_may_be_lazy_translations(observer: ProgressObserver, 
     [unnamed] = lenient.steps(broken)
     assert unnamed.name == ""
     assert observer.steps() == ()
-    lenient.release()
+    lenient._binding.release()
 
 
 def test_names_in_a_list_are_refused_or_taken_from_it(
@@ -537,7 +538,7 @@ def test_names_in_a_list_are_refused_or_taken_from_it(
     assert "steps=['Reading', 'Saving'] (pass each name on its own" in caplog.text
     with pytest.raises(InvalidReport, match=r"reported step=\['Reading', 'Saving'\]: it must be a text"):
         observer.steps("Copying", names)
-    lenient.release()
+    lenient._binding.release()
 
 
 def enter_in_two_threads(observer: ProgressObserver) -> tuple[Any, Any]:
@@ -563,7 +564,7 @@ def test_steps_in_two_threads_are_refused_or_the_later_one_is_current(
         enter_in_two_threads(observer)
     assert enter_in_two_threads(lenient) == ((75.0, 1, 2), (100.0, 3, 4))
     assert "another thread or task is in a step" in caplog.text
-    lenient.release()
+    lenient._binding.release()
 
 
 def test_a_step_of_another_thread_stays_when_the_outer_one_ends(lenient: ProgressObserver) -> None:
@@ -584,7 +585,7 @@ def test_a_step_of_another_thread_stays_when_the_outer_one_ends(lenient: Progres
         leave.set()
         other.result()
     assert lenient.percent == 100.0
-    lenient.release()
+    lenient._binding.release()
 
 
 # ---- In a job ----
@@ -608,9 +609,9 @@ def read(message_id: str = "m1") -> Progress:
 
 def flush(store: Store, attempt: Attempt, observer: ProgressObserver) -> dict[str, str]:
     """Write the changes of a detached observer, as the recorder does with others, and return them."""
-    fields = observer.take_changes()
+    fields = observer._binding.take_changes()
     store.report([(attempt, fields)])
-    observer.confirm(fields)
+    observer._binding.confirm(fields)
     return fields
 
 
@@ -633,11 +634,13 @@ def test_the_fields_are_written_once_steps_are_used(store: Store, attempt: Attem
 
 
 def test_a_retry_begins_at_0(store: Store, attempt: Attempt) -> None:
-    observer = ProgressObserver(attempt=attempt)
+    observer = ProgressObserver(Binding(attempt=attempt))
     with observer.steps("a", "b")[0]:
         observer.set_progress(1, 2)
-        observer.release()
-        store.finish(attempt, state=State.RETRYING, fields=observer.final_fields(with_result=False), retry_in=9)
+        observer._binding.release()
+        store.finish(
+            attempt, state=State.RETRYING, fields=observer._binding.final_fields(with_result=False), retry_in=9
+        )
     assert (read().percent, read().step) == (25.0, StepProgress(1, 2, "a", 50.0))
     store.start(Attempt("m1", "work", "default"))
     assert (read().percent, read().step, read().has_steps) == (None, None, False)
@@ -648,20 +651,20 @@ def test_a_store_that_lost_the_record_gets_all_of_it_again(store: Store, attempt
     with observer.steps("a", "b")[1]:
         observer.set_progress(1, 2)
         flush(store, attempt, observer)
-        observer.forget_stored()
-        assert {"overall": "0.75", "step": '[2, 2, "b", 0.5, 1.0]'}.items() <= observer.take_changes().items()
+        observer._binding.forget_stored()
+        assert {"overall": "0.75", "step": '[2, 2, "b", 0.5, 1.0]'}.items() <= observer._binding.take_changes().items()
 
 
 def test_a_start_that_was_late_is_followed_by_the_steps(store: Store) -> None:
     observer = ProgressObserver(
-        attempt=(late := Attempt("m1", "work", "default")), start=lambda store, age: store.start(late, age=age)
+        Binding(attempt=(late := Attempt("m1", "work", "default")), start=lambda store, age: store.start(late, age=age))
     )
     with observer.steps("a", "b")[1]:
-        get_recorder().open(observer)
+        get_recorder().open(observer._binding)
         observer.set_progress(1, 2)
         wait_until(lambda: get_progress("m1") is not None and read().percent == 75.0)
         assert read().step == StepProgress(2, 2, "b", 50.0)
-    get_recorder().close(observer)
+    get_recorder().close(observer._binding)
     get_recorder().stop()
 
 
@@ -672,11 +675,11 @@ def test_the_time_left_is_that_of_the_whole() -> None:
     with first:
         for number in range(1, 6):
             observer.set_progress(number, 5)
-            observer.levels.sample(began + number)
+            observer._binding.levels.sample(began + number)
     with second:
         for number in range(1, 6):
             observer.set_progress(number * 1000, 90_000)
-            observer.levels.sample(began + 5 + number)
+            observer._binding.levels.sample(began + 5 + number)
         progress = shown(observer)
     # Every second 2 % and later 1 % of the whole, which is at 15 %.
     assert progress.rate is None
@@ -698,7 +701,7 @@ def test_the_speed_is_measured_again_when_steps_begin() -> None:
     began = time.monotonic()
     for number in range(MIN_SAMPLES + int(MIN_SECONDS)):
         observer.set_progress(number, 100)
-        observer.levels.sample(began + number)
+        observer._binding.levels.sample(began + number)
     assert shown(observer).rate is not None
     observer.steps("a")
     assert (shown(observer).rate, shown(observer).overall_rate) == (None, None)
@@ -708,7 +711,7 @@ def test_a_cancel_interrupts_at_the_begin_of_a_step(lenient: ProgressObserver) -
     first, second = lenient.steps("a", "b")
     with first:
         pass
-    lenient.note_cancel_request()
+    lenient._binding.note_cancel_request()
     with pytest.raises(Cancelled), second:
         pytest.fail("the block is not entered")
     # Only once: the actor may clean up, in steps too.
@@ -716,7 +719,7 @@ def test_a_cancel_interrupts_at_the_begin_of_a_step(lenient: ProgressObserver) -
     with second:
         lenient.set_progress(1, 2)
     assert lenient.percent == 100.0
-    lenient.release()
+    lenient._binding.release()
 
 
 def test_a_cancel_inside_a_step_completes_nothing(lenient: ProgressObserver) -> None:
@@ -725,26 +728,26 @@ def test_a_cancel_inside_a_step_completes_nothing(lenient: ProgressObserver) -> 
         for number in lenient.track(range(4)):
             for _ in lenient.track(range(2)):
                 if number == 2:
-                    lenient.note_cancel_request()
+                    lenient._binding.note_cancel_request()
     assert lenient.percent == 31.2
-    lenient.release()
+    lenient._binding.release()
 
 
 def test_an_error_in_a_step_is_not_replaced_by_a_cancel(lenient: ProgressObserver) -> None:
     with pytest.raises(KeyError), lenient.steps("a")[0]:
-        lenient.note_cancel_request()
+        lenient._binding.note_cancel_request()
         raise KeyError
-    lenient.release()
+    lenient._binding.release()
 
 
 def test_a_forked_child_can_use_steps_and_changes_nothing(store: Store, attempt: Attempt) -> None:
-    observer = ProgressObserver(attempt=attempt)
-    get_recorder().open(observer)
+    observer = ProgressObserver(Binding(attempt=attempt))
+    get_recorder().open(observer._binding)
     first, second = observer.steps("a", "b")
     with first:
         observer.set_progress(1, 2)
         wait_until(lambda: read().percent == 25.0)
-        observer.levels.lock.acquire()
+        observer._binding.levels.lock.acquire()
         child = os.fork()
         if not child:
             status = 1
@@ -754,10 +757,10 @@ def test_a_forked_child_can_use_steps_and_changes_nothing(store: Store, attempt:
                         pass
                 status = 0 if observer.percent == 100.0 else 2
             os._exit(status)
-        observer.levels.lock.release()
+        observer._binding.levels.lock.release()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert (read().percent, read().version) == (25.0, read().version)
-    get_recorder().close(observer)
+    get_recorder().close(observer._binding)
 
 
 def test_another_process_gets_steps_that_report_nothing(lenient: ProgressObserver) -> None:
@@ -765,7 +768,7 @@ def test_another_process_gets_steps_that_report_nothing(lenient: ProgressObserve
     with step:
         pass
     assert (step.name, lenient.percent) == ("b", 0.0)
-    lenient.release()
+    lenient._binding.release()
 
 
 def test_an_observer_is_freed_without_the_garbage_collector() -> None:

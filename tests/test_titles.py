@@ -31,6 +31,7 @@ from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.memory import MemoryStore
+from dramatiq_progress.worker.binding import Binding
 from tests.people import People
 from tests.reading import read, when
 from tests.servers import ROOT
@@ -95,7 +96,7 @@ def test_a_long_title_is_cut(broker: StubBroker) -> None:
     actor = progress_actor(broker=broker, actor_name="work", title="a" * 201)(lambda: None)
     assert read(actor.send()).title == "a" * 200
     assert read(actor.send_with_options(title="b" * 201)).title == "b" * 200
-    observer = ProgressObserver(actor_name="work")
+    observer = ProgressObserver(Binding(actor_name="work"))
     observer.set_title("c" * 201)
     assert observer.title == "c" * 200
 
@@ -173,11 +174,11 @@ def test_what_an_actor_has_set_while_the_store_was_away_is_added_to_what_was_giv
     store.finish(given, state=State.RETRYING, retry_in=0.0)
 
     later = Attempt("m1", "work", "default", title=given.title, metadata=given.metadata)
-    observer = ProgressObserver(attempt=later, start=lambda store, age: store.start(later, age=age))
+    observer = ProgressObserver(Binding(attempt=later, start=lambda store, age: store.start(later, age=age)))
     observer.set_metadata(size=5)
-    observer.start_late(store)
+    observer._binding.start_late(store)
     assert (observer.title, observer.metadata) == ("rows.csv", {"file": "rows.csv", "size": 5})
-    assert observer.take_changes() == {"metadata": '{"file": "rows.csv", "size": 5}'}
+    assert observer._binding.take_changes() == {"metadata": '{"file": "rows.csv", "size": 5}'}
 
 
 def test_a_message_that_is_sent_again_has_its_title_again(store: Store) -> None:
@@ -216,7 +217,7 @@ def test_signals_have_the_title(broker: StubBroker) -> None:
 
 
 def test_an_actor_s_observer_in_a_test_has_a_title() -> None:
-    observer = ProgressObserver(actor_name="import_rows")
+    observer = ProgressObserver(Binding(actor_name="import_rows"))
     assert observer.title == "Import rows"
     observer.set_title("people.csv")
     assert observer.title == "people.csv"

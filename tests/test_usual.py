@@ -34,6 +34,7 @@ from dramatiq_progress.stores.encoding import Call, Leave
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.pace import MEMORY_SECONDS, after_departure
 from dramatiq_progress.stores.times import _about
+from dramatiq_progress.worker.binding import Binding
 from dramatiq_progress.worker.recorder import get_recorder
 from tests.faults import tasks
 from tests.faults.scene import Scene
@@ -232,12 +233,12 @@ def test_each_kind_of_run_has_its_own(store: Store) -> None:
 def test_a_record_that_was_lost_has_its_estimate_key_again(store: Store) -> None:
     count(*[100.0] * 5, key="large")
     attempt = start("m1", estimate_key="large")
-    observer = ProgressObserver(attempt=attempt)
+    observer = ProgressObserver(Binding(attempt=attempt))
     forget_everything(store, "m1")
     attempt.sends_all = True
     assert store.report([(attempt, {})]) == ["rebuilt"]
-    observer.forget_stored()
-    store.report([(attempt, observer.take_changes())])
+    observer._binding.forget_stored()
+    store.report([(attempt, observer._binding.take_changes())])
     assert usual() is not None
 
 

@@ -1,18 +1,16 @@
-"""The binding of an observer to one attempt: the recorder and the delivery use it to write the observer's values."""
+"""`Binding`: the values that one attempt reports, and which of them the store has."""
 
 from __future__ import annotations
 
-import json
+import logging
 import math
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
-from dramatiq_progress.errors import Interrupted
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.fields import KEPT_FIELDS
@@ -20,39 +18,50 @@ from dramatiq_progress.stores.outcomes import Start
 
 from .changes import Changes
 from .interruption import Interruption
+from .labels import Labels
 from .levels import Levels
+from .recorder import get_recorder
 from .reports import Checks
 from .resuming import Place, Resumption
-from .validation import merged
+
+logger = logging.getLogger(__name__)
 
 
 class Binding:
-    """The base of `ReportedValues`, which adds the reports: holds their values, and knows which the store has.
+    """The values that an observer reports for one attempt. The recorder and the delivery write it to the store.
+
+    It is apart from `ProgressObserver`, so that actors see nothing of it.
 
     Parameters:
       actor_name: The actor, for error messages; with an attempt, the attempt's.
       attempt: The attempt to bind to; None for a detached observer.
       start: Records the attempt's start, this many seconds late, in a store that was unavailable at the start.
       strict: Whether invalid reports raise.
+
+    Attributes:
+      attempt_number: The number of this attempt, from 1.
+      levels: The values that were reported, of the whole and of the steps and loops in it.
+      labels: The title, the metadata and the public result.
+      checks: The checks of what the actor reports.
+      interruption: The requests to cancel the actor, and to make it yield.
+      must_notify: Whether the next report calls `notify`. All others only set attributes.
+      delivery: A reference to the delivery that it is bound to, for code that runs in the actor's context.
+      yields_at: When it is to make room, by `time.monotonic`.
     """
 
     __slots__ = (
-        "__weakref__",
-        "_attempt_number",
         "_bound_attempt",
         "_changes",
-        "_estimate_key",
-        "_interruption",
         "_lock",
-        "_metadata",
         "_process",
-        "_result",
         "_resumption",
         "_start",
         "_starting",
-        "_title",
+        "attempt_number",
         "checks",
         "delivery",
+        "interruption",
+        "labels",
         "levels",
         "must_notify",
         "yields_at",
@@ -69,27 +78,21 @@ class Binding:
         self._process = os.getpid()
         self._bound_attempt = attempt
         # Dramatiq's count, until the store has counted.
-        self._attempt_number = attempt.min_attempt if attempt is not None else 1
+        self.attempt_number = attempt.min_attempt if attempt is not None else 1
         self._start = start
         self._lock = threading.RLock()
-        self._title, self._metadata = ("", "{}") if attempt is None else (attempt.title, attempt.metadata)
-        self._estimate_key = "" if attempt is None else attempt.estimate_key
-        self._result: str | None = None
         # Where this attempt goes on from, if an earlier one left a place, or the actor has asked for one.
         self._resumption: Resumption | None = None
         self._changes = Changes()
-        self._interruption = Interruption()
-        # Whether the next report has more to do than to set attributes: it notifies the recorder, or raises Cancelled.
+        self.interruption = Interruption()
         self.must_notify = attempt is not None
         if attempt is not None:
             self.checks = Checks(attempt.actor, attempt.message_id, strict=strict)
         else:
             self.checks = Checks(actor_name, None, strict=strict)
-        # The values that were reported, of the whole and of the steps and loops in it.
         self.levels = Levels()
-        # A reference to the delivery that it is bound to, for code that runs in the actor's context.
+        self.labels = Labels(attempt)
         self.delivery: weakref.ref[Any] | None = None
-        # When it is to make room, by `time.monotonic`.
         self.yields_at = math.inf
         # Held during a late start, so that the attempt doesn't finish at the same time.
         self._starting = threading.Lock()
@@ -107,7 +110,7 @@ class Binding:
 
     @property
     def bound_attempt(self) -> Attempt | None:
-        """The attempt whose record this observer writes to; None when detached, released or superseded."""
+        """The attempt whose record is written; None when detached, released or superseded."""
         return self._bound_attempt
 
     def apply_start(self, start: Start) -> None:
@@ -118,20 +121,10 @@ class Binding:
         if start.verdict != "run" or given is None:
             self.release()
             return
-        self._attempt_number = given.number
+        self.attempt_number = given.number
         self._changes.inherit(title=start.title, metadata=start.metadata, estimate_key=given.estimate_key, **start.kept)
         self._go_on(start.kept)
-        with self._lock:
-            if self._title == given.title:
-                self._title = start.title
-            if self._metadata == given.metadata:
-                self._metadata = start.metadata
-                return
-            # A late start: what this attempt has attached in the meantime is added.
-            before, now = json.loads(given.metadata), json.loads(self._metadata)
-            own = {name: value for name, value in now.items() if name not in before or before[name] != value}
-            with suppress(ValueError):  # If they are too large together, the newer stays.
-                self._metadata = merged(json.loads(start.metadata), own)
+        self.labels.inherit(given, start)
 
     def _go_on(self, kept: Mapping[str, str]) -> None:
         """Go on from what an earlier attempt left, unless this one has begun."""
@@ -159,7 +152,7 @@ class Binding:
                 self._go_on(brought)
                 if self._resumption is None:
                     self._resumption = self._resume(brought.get("cursor", ""))
-                if self._interruption.yields:
+                if self.interruption.yields:
                     self.must_notify = True
             return self._resumption
 
@@ -175,7 +168,7 @@ class Binding:
 
     def carried(self) -> dict[str, str]:
         """Return the fields that the message carries to its next attempt, the cursor first; empty without a place."""
-        if self._resumption is None or not (text := self._resumption.text(self._attempt_number)):
+        if self._resumption is None or not (text := self._resumption.text(self.attempt_number)):
             return {}
         values = self.levels.fields()
         return {"cursor": text, **{name: values[name] for name in KEPT_FIELDS if name in values}}
@@ -201,8 +194,8 @@ class Binding:
     def final_fields(self, *, with_result: bool) -> dict[str, str]:
         """Return every field that was ever reported, for the last write of an attempt."""
         fields = self._changes.ever_reported(self._values())
-        if with_result and self._result is not None:
-            fields["result"] = self._result
+        if with_result and self.labels.result is not None:
+            fields["result"] = self.labels.result
         return fields
 
     def confirm(self, fields: Mapping[str, str]) -> None:
@@ -231,47 +224,81 @@ class Binding:
         self._lock = threading.RLock()
         self._starting = threading.Lock()
         self.levels.renew_lock()
+        self.labels.renew_lock()
         self._update_must_notify()
 
     def note_cancel_request(self) -> None:
         """Raise `Cancelled` in reports from now on."""
-        self._interruption.cancel_requested = True
+        self.interruption.cancel_requested = True
         # In this order: a report that turns it off in between sees the request.
         self.must_notify = True
 
     def request_yield(self) -> None:
         """End a resumable loop between two items, so that the job continues in another worker or later."""
-        self._interruption.yields = True
+        self.interruption.yields = True
         # In this order: as above. A job without such loops reports as cheaply as before.
         self.must_notify = self.must_notify or self._resumption is not None
 
-    @property
-    def has_yielded(self) -> bool:
-        """Whether a loop has ended so: the message is to be sent again, whatever the actor makes of that."""
-        return self._interruption.has_yielded
+    def note_change(self, *, may_cancel: bool = True) -> None:
+        """Note that the values have changed without a report. Raises `Cancelled` as a report does, if it may."""
+        if self.must_notify and (may_cancel or not self.interruption.cancel_requested):
+            self.notify()
 
-    def check_yield(self) -> None:
-        """End a loop between two items, if it is to end.
+    def notify(self) -> None:
+        """Note that the values have changed. Called by reports, if `must_notify`.
 
         Raises:
-          Interrupted: It is.
+          Cancelled: See `ProgressObserver`.
         """
-        if self._interruption.yields:
-            self._interruption.has_yielded = True
-            raise Interrupted(f"Message {self.message_id} makes room, and goes on later.")
+        if self._process != os.getpid():
+            self._ignore_child()
+            return
+        if self.interruption.cancel_requested:
+            self.interruption.check_cancel(self.message_id)
+            get_recorder().notify(self)
+            return
+        if self.interruption.yields and self._resumption is not None:
+            # The next item of a loop must see it.
+            get_recorder().notify(self)
+            return
+        try:
+            self.must_notify = False
+            if not get_recorder().notify(self):
+                self.must_notify = True
+        except BaseException:
+            # Interrupted (by a time limit, for instance) before the recorder knows: the next report tries again.
+            self.must_notify = True
+            raise
 
-    def set_own_task(self) -> None:
-        """Note that the actor is the current asyncio task."""
-        self._interruption.set_own_task()
+    def _ignore_child(self) -> None:
+        # Each process has a copy of the values: their reports would overwrite each other.
+        self.must_notify = False
+        logger.warning(
+            "Ignoring progress that a child process reports for %s: only the process of the worker can. Report in the "
+            "parent instead, for instance: for result in observer.track(pool.imap_unordered(work, items)): ...",
+            self.checks.source,
+        )
 
     def _update_must_notify(self) -> None:
-        asked = self._interruption
+        asked = self.interruption
         yields = asked.yields and self._resumption is not None
         self.must_notify = self._bound_attempt is not None or asked.cancel_requested or yields
 
     def _values(self) -> dict[str, str]:
-        own = {"title": self._title, "metadata": self._metadata, "estimate_key": self._estimate_key}
         if self._resumption is None:
-            return {**self.levels.fields(), **own}
+            return {**self.levels.fields(), **self.labels.fields()}
         # First: report.lua looks for it there. Before the first item is done it is empty: the message can be paused.
-        return {"cursor": self._resumption.text(self._attempt_number), **self.levels.fields(), **own}
+        text = self._resumption.text(self.attempt_number)
+        return {"cursor": text, **self.levels.fields(), **self.labels.fields()}
+
+    def __reduce__(self) -> Any:
+        return _received, (self.checks.actor_name, self.message_id)
+
+
+def _received(actor_name: str, message_id: str | None) -> Binding:
+    """Return the binding that a process receives from another: it keeps values, and ignores reports with a warning."""
+    binding = Binding(actor_name=actor_name, strict=message_id is None)
+    if message_id is not None:
+        binding.checks.message_id = message_id
+        binding._process, binding.must_notify = 0, True
+    return binding

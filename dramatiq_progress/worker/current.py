@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from dramatiq.middleware import SkipMessage
 
+from .binding import Binding
 from .cursor import CURSOR_OPTION
 from .observer import ProgressObserver
 from .tracking import AnyMessage
@@ -56,9 +57,9 @@ def observing(observer: ProgressObserver) -> Iterator[ProgressObserver]:
 def current_delivery() -> Delivery | None:
     """Return the delivery that this thread, or this coroutine, works on."""
     delivery = this_thread.delivery
-    if delivery is None and (observer := current_observer()) is not None and observer.delivery is not None:
+    if delivery is None and (observer := current_observer()) is not None and observer._binding.delivery is not None:
         # The body of an async actor runs in the event loop's thread.
-        delivery = observer.delivery()
+        delivery = observer._binding.delivery()
     return delivery
 
 
@@ -78,16 +79,16 @@ def open_observer(actor_name: str) -> ProgressObserver:
       SkipMessage: The message was cancelled, or has exceeded ``MAX_DELIVERIES``.
     """
     delivery = this_thread.delivery
-    if delivery is not None and delivery.observer is None and delivery.message.actor_name == actor_name:
+    if delivery is not None and delivery.binding is None and delivery.message.actor_name == actor_name:
         return delivery.open()
     # Inside a job an invalid report must not fail it. (The body of an async actor has no delivery in its thread, but an
     # observer in its context.)
     outer = current_observer()
     is_in_job = delivery is not None or this_thread.is_worker or outer is not None
-    made = ProgressObserver(actor_name=actor_name, strict=settings.DEBUG or not is_in_job)
+    made = Binding(actor_name=actor_name, strict=settings.DEBUG or not is_in_job)
     # What an async actor sends in a call of another one is sent by its own message.
-    made.delivery = None if outer is None else outer.delivery
-    return made
+    made.delivery = None if outer is None else outer._binding.delivery
+    return ProgressObserver(made)
 
 
 def end_cancelled(observer: ProgressObserver) -> None:
@@ -109,11 +110,11 @@ def note_exception(observer: ProgressObserver) -> None:
 
     Here, before any middleware acts on the exception, so that their order doesn't matter.
     """
-    if (delivery := _delivery_to(observer)) is None or not (carried := observer.carried()):
+    if (delivery := _delivery_to(observer)) is None or not (carried := observer._binding.carried()):
         return
     options = delivery.message.options
     options[CURSOR_OPTION] = carried
-    if observer.resumption().has_moved and "retries" in options:
+    if observer._binding.resumption().has_moved and "retries" in options:
         # Only failures at the same place count.
         options["retries"] = 0
 
@@ -138,4 +139,4 @@ def note_return(observer: ProgressObserver) -> None:
 def _delivery_to(observer: ProgressObserver) -> Delivery | None:
     """Return the delivery that this thread works on, if the observer is bound to it."""
     delivery = this_thread.delivery
-    return delivery if delivery is not None and delivery.observer is observer else None
+    return delivery if delivery is not None and delivery.binding is observer._binding else None

@@ -23,6 +23,7 @@ from dramatiq_progress.stores.outcomes import Change, Start
 
 from .again import PAUSED_OPTION, ROUND_OPTION, Again
 from .best_effort import with_store
+from .binding import Binding
 from .children import Children
 from .current import this_thread
 from .cursor import Cursor, brought_by
@@ -49,7 +50,7 @@ class Delivery:
     Attributes:
       attempt: The attempt as the store knows it.
       outer: The delivery that this thread was working on before: some brokers process messages inside ``enqueue``.
-      observer: The observer bound to this delivery; None before the actor is called.
+      binding: The values that are bound to this delivery; None before the actor is called.
       is_ignored: Whether nothing is written, since the message was final when the actor started.
       is_given_up: Whether the message has exceeded ``MAX_DELIVERIES``.
       is_skipped: Whether the message was skipped.
@@ -97,7 +98,7 @@ class Delivery:
             least = 1 + Cursor.parse(self.attempt.brought["cursor"]).attempt
             self.attempt.min_attempt = max(self.attempt.min_attempt, least)
         self.outer = this_thread.delivery
-        self.observer: ProgressObserver | None = None
+        self.binding: Binding | None = None
         self.is_ignored = False
         self.is_given_up = False
         self.is_skipped = False
@@ -129,18 +130,18 @@ class Delivery:
                 self._send_running(start)
                 raise
             self.message.options.pop(PAUSED_OPTION, None)
-        self.observer = ProgressObserver(attempt=self.attempt, start=self._start, strict=settings.DEBUG)
-        self.observer.delivery = weakref.ref(self)
+        self.binding = Binding(attempt=self.attempt, start=self._start, strict=settings.DEBUG)
+        self.binding.delivery = weakref.ref(self)
         if start is not None:
-            self.observer.apply_start(start)
+            self.binding.apply_start(start)
         if not self.is_ignored:
-            self.observer.yields_at = self.attempt.started_at + self._yield_after
-            get_recorder().open(self.observer)
+            self.binding.yields_at = self.attempt.started_at + self._yield_after
+            get_recorder().open(self.binding)
         if start is not None:
             # Not before there are heartbeats: the message would be lost while a slow receiver works.
             self._send_running(start)
         self.is_running = True
-        return self.observer
+        return ProgressObserver(self.binding)
 
     def finish_acked(self, broker: Broker) -> None:
         """Record the outcome of a message that is acknowledged.
@@ -196,10 +197,10 @@ class Delivery:
         if self.is_ignored:
             return Change(written=False)
         fields: dict[str, str] = {}
-        if self.observer is not None:
-            self.observer.end()
-            get_recorder().close(self.observer)
-            fields = self.observer.final_fields(with_result=state is State.DONE)
+        if self.binding is not None:
+            self.binding.end()
+            get_recorder().close(self.binding)
+            fields = self.binding.final_fields(with_result=state is State.DONE)
             if state is State.DONE:
                 given = self.attempt
                 get_recorder().note_run(given.actor, given.estimate_key, time.monotonic() - given.started_at)
@@ -208,12 +209,12 @@ class Delivery:
             fields["cursor"] = ""
         if state is State.FAILED and (text := self._text_for_user()):
             fields["result"] = text
-        # A delivery without an observer may have been given up, which happens after its start.
-        has_started = self.observer is not None or self.is_given_up
+        # A delivery without a binding may have been given up, which happens after its start.
+        has_started = self.binding is not None or self.is_given_up
         # Not `self`: a deferred write must not keep the arguments and the exception of the job alive.
         attempt = self.attempt
         given_up = self.is_given_up
-        fraction = None if self.observer is None else self.observer.levels.fraction
+        fraction = None if self.binding is None else self.binding.levels.fraction
         end = MemberEnd(attempt, state, fraction, retry_in, self.children)
         companion = attempt.companion
         beside = {} if companion is None else companion.outcome(state)

@@ -19,7 +19,7 @@ class Interruption:
     Attributes:
       cancel_requested: Whether a cancel was requested, as far as this process knows.
       yields: Whether the next loop that can be resumed is to end between two items.
-      has_yielded: Whether one has.
+      has_yielded: Whether one has: the message is to be sent again, whatever the actor makes of that.
     """
 
     __slots__ = ("_has_cancelled_actor", "_own_task", "_own_thread", "cancel_requested", "has_yielded", "yields")
@@ -48,6 +48,16 @@ class Interruption:
                 return
             self._has_cancelled_actor = True
         raise Cancelled(f"A cancel of message {message_id} was requested.")
+
+    def check_yield(self, message_id: str | None) -> None:
+        """End a loop between two items, if it is to end.
+
+        Raises:
+          Interrupted: It is.
+        """
+        if self.yields:
+            self.has_yielded = True
+            raise Interrupted(f"Message {message_id} makes room, and goes on later.")
 
     def _is_actor(self) -> bool:
         if self._own_task is None:

@@ -11,7 +11,7 @@ from dramatiq_progress.event_loop import in_event_loop
 from dramatiq_progress.progress_values import Number
 
 from .querysets import Order, is_queryset
-from .reports import KEEP, Keep
+from .reports import KEEP, Checks, Keep
 from .resuming import Place
 from .sources import Entry, async_batches, async_entries, batches, entries, is_asynchronous, is_function, items_from
 from .spans import Level, Loop
@@ -19,6 +19,7 @@ from .starting import wait_for_start, wait_for_start_in_loop
 from .validation import MAX_NAME_CHARACTERS, is_name, length_of
 
 if TYPE_CHECKING:
+    from .binding import Binding
     from .observer import ProgressObserver
 
 
@@ -44,7 +45,7 @@ class Request(NamedTuple):
     @classmethod
     def of(
         cls,
-        observer: ProgressObserver,
+        checks: Checks,
         source: Any,
         total: Number | Decimal | Keep | None,
         description: str | Keep,
@@ -56,15 +57,15 @@ class Request(NamedTuple):
         Raises:
           InvalidReport: See `ProgressObserver` for when. Otherwise the loop can't be resumed, or has batches of 1.
         """
-        name, order = name_of(resume, observer), None
+        name, order = name_of(resume, checks), None
         if name is not None and is_queryset(source):
             try:
                 order = Order.of(source)
             except ValueError as error:
-                observer.checks.ignore("resume", resume, f"this queryset can't be resumed, since {error}")
+                checks.ignore("resume", resume, f"this queryset can't be resumed, since {error}")
                 name = None
         if batch is not None and (type(batch) is not int or batch < 1):
-            observer.checks.ignore("batch", batch, "it must be a whole number of at least 1")
+            checks.ignore("batch", batch, "it must be a whole number of at least 1")
             batch = 1
         if total is KEEP and order is None:
             total = length_of(source)
@@ -95,14 +96,15 @@ def begin(observer: ProgressObserver, request: Request, loop: Loop) -> Any:
 
 
 def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generator[Any]:
+    binding = observer._binding
     if request.name is not None:
         # Before a late start is recorded, which would drop a pause otherwise.
-        observer.note_resumable()
-        wait_for_start(observer)
-    place = _place(observer, request)
+        binding.note_resumable()
+        wait_for_start(binding)
+    place = _place(binding, request)
     if place is None:
         return
-    level = observer.levels.begin_loop(loop)
+    level = binding.levels.begin_loop(loop)
     try:
         count, value = _position(request, place)
         rest = request.rest(value)
@@ -113,21 +115,21 @@ def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generato
             for done, item in enumerate(items_from(request.source, count), count + 1):
                 yield item
                 place.reached = level.current = done
-                if observer.must_notify:
-                    _note_item(observer, place)
+                if binding.must_notify:
+                    _note_item(binding, place)
         else:
-            found = entries(request.source, request.order, count, value, _keep_of(observer, request))
+            found = entries(request.source, request.order, count, value, _keep_of(binding, request))
             for item, count, reached in found if request.batch is None else batches(found, request.batch):
                 yield item
                 # As `_pass` does, without a call for each item.
                 level.current = count
                 if reached is not None:
                     place.reached = reached
-                if observer.must_notify:
-                    _note_item(observer, place)
-        _end(observer, request, place)
+                if binding.must_notify:
+                    _note_item(binding, place)
+        _end(binding, request, place)
     finally:
-        _close(observer, loop, level, place)
+        _close(binding, loop, level, place)
 
 
 class AsyncItems(AsyncIterator[Any]):
@@ -148,31 +150,32 @@ class AsyncItems(AsyncIterator[Any]):
 
     async def __anext__(self) -> Any:
         observer, request = self._observer, self._request
+        binding = observer._binding
         self.is_in_body = False
         try:
             if self._found is None:
                 if request.name is not None:
-                    observer.note_resumable()
-                    await wait_for_start_in_loop(observer)
-                self._place = _place(observer, request)
+                    binding.note_resumable()
+                    await wait_for_start_in_loop(binding)
+                self._place = _place(binding, request)
                 if self._place is None:
                     raise StopAsyncIteration
-                self._level = observer.levels.begin_loop(self._loop)
+                self._level = binding.levels.begin_loop(self._loop)
                 count, value = _position(request, self._place)
                 rest = request.rest(value)
                 total = request.total if rest is None else count + await rest.acount()
                 observer.set_progress(count, total, request.description)
-                found = async_entries(request.source, request.order, count, value, _keep_of(observer, request))
+                found = async_entries(request.source, request.order, count, value, _keep_of(binding, request))
                 self._found = found if request.batch is None else async_batches(found, request.batch)
             elif self._last is not None and self._level is not None and self._place is not None:
                 last, self._last = self._last, None
-                _pass(observer, self._level, self._place, *last)
+                _pass(binding, self._level, self._place, *last)
             try:
                 item, count, reached = await anext(self._found)
                 self._last = count, reached
             except StopAsyncIteration:
                 if self._place is not None:
-                    _end(observer, request, self._place)
+                    _end(binding, request, self._place)
                 raise
             self.is_in_body = True
             return item
@@ -187,22 +190,22 @@ class AsyncItems(AsyncIterator[Any]):
     def _close(self) -> None:
         if self._level is not None and self._place is not None:
             level, self._level = self._level, None
-            _close(self._observer, self._loop, level, self._place)
+            _close(self._observer._binding, self._loop, level, self._place)
 
 
-def _place(observer: ProgressObserver, request: Request) -> Place | None:
+def _place(binding: Binding, request: Request) -> Place | None:
     """Return the place that a loop begins at; None if an earlier attempt has done all of it."""
     if request.name is None:
         return Place("", 0)
-    if observer.has_yielded:
+    if binding.interruption.has_yielded:
         # The actor has swallowed the exception, and begins its next loop.
-        observer.check_yield()
-    return observer.resumption().begin_loop(request.name)
+        binding.interruption.check_yield(binding.message_id)
+    return binding.resumption().begin_loop(request.name)
 
 
-def _keep_of(observer: ProgressObserver, request: Request) -> Callable[[Any], Any]:
+def _keep_of(binding: Binding, request: Request) -> Callable[[Any], Any]:
     """Return what keeps the values that find the next item. Only those of a loop with a name are ever stored."""
-    return (lambda value: value) if request.name is None else observer.resumption().keep_value
+    return (lambda value: value) if request.name is None else binding.resumption().keep_value
 
 
 def _position(request: Request, place: Place) -> tuple[int, Any]:
@@ -213,38 +216,38 @@ def _position(request: Request, place: Place) -> tuple[int, Any]:
     return place.count_and_value
 
 
-def _pass(observer: ProgressObserver, level: Level, place: Place, count: int, reached: Any) -> None:
+def _pass(binding: Binding, level: Level, place: Place, count: int, reached: Any) -> None:
     """Note that an item, or a batch, is done."""
     level.current = count
     if reached is not None:
         place.reached = reached
-    if observer.must_notify:
-        _note_item(observer, place)
+    if binding.must_notify:
+        _note_item(binding, place)
 
 
-def _note_item(observer: ProgressObserver, place: Place) -> None:
+def _note_item(binding: Binding, place: Place) -> None:
     """Note that an item is done, and end the loop here if it is to make room and can be resumed."""
-    observer.note_change()
-    if observer.is_current(place):
-        observer.check_yield()
+    binding.note_change()
+    if binding.is_current(place):
+        binding.interruption.check_yield(binding.message_id)
 
 
-def _end(observer: ProgressObserver, request: Request, place: Place) -> None:
+def _end(binding: Binding, request: Request, place: Place) -> None:
     """Note that all items are done."""
     if request.name is not None:
-        observer.resumption().end_loop(place)
+        binding.resumption().end_loop(place)
 
 
-def _close(observer: ProgressObserver, loop: Loop, level: Level, place: Place) -> None:
+def _close(binding: Binding, loop: Loop, level: Level, place: Place) -> None:
     place.is_running = False
-    if observer.levels.is_used:
-        observer.levels.end_loop(loop, level)
+    if binding.levels.is_used:
+        binding.levels.end_loop(loop, level)
     elif level.loop is loop:
         level.loop = None
-    observer.note_change(may_cancel=False)
+    binding.note_change(may_cancel=False)
 
 
-def name_of(resume: object, observer: ProgressObserver) -> str | None:
+def name_of(resume: object, checks: Checks) -> str | None:
     """Return the name of a loop: that of ``resume=True`` is empty. None if it can't be resumed."""
     if resume is False or resume is None:
         return None
@@ -252,5 +255,5 @@ def name_of(resume: object, observer: ProgressObserver) -> str | None:
         return ""
     if is_name(resume):
         return resume
-    observer.checks.ignore("resume", resume, f"it must be True, or a name of 1 to {MAX_NAME_CHARACTERS} characters")
+    checks.ignore("resume", resume, f"it must be True, or a name of 1 to {MAX_NAME_CHARACTERS} characters")
     return None

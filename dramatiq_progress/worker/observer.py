@@ -54,8 +54,8 @@ class ProgressObserver(ReportedValues):
     @property
     def resumed(self) -> bool:
         """Whether an earlier attempt has done a part of what can be resumed."""
-        wait_for_start(self)
-        return self.resumption().is_resumed
+        wait_for_start(self._binding)
+        return self._binding.resumption().is_resumed
 
     @overload
     def track(
@@ -134,7 +134,7 @@ class ProgressObserver(ReportedValues):
         # A function of a cursor and an asynchronous iterable have no `__iter__`.
         if resume is not False or batch is not None or not hasattr(type(iterable), "__iter__"):
             loop = self._new_loop()
-            return begin(self, Request.of(self, iterable, total, description, resume, batch), loop)
+            return begin(self, Request.of(self._binding.checks, iterable, total, description, resume, batch), loop)
         if total is KEEP:
             total = length_of(iterable)
         loop = self._new_loop()
@@ -146,8 +146,8 @@ class ProgressObserver(ReportedValues):
 
     def _new_loop(self) -> Loop:
         loop = Loop()
-        if self.levels.top.loop is not None:
-            loop.is_nested = self.levels.is_in_body()
+        if self._binding.levels.top.loop is not None:
+            loop.is_nested = self._binding.levels.is_in_body()
         return loop
 
     @overload
@@ -172,24 +172,25 @@ class ProgressObserver(ReportedValues):
             raise TypeError(f"once({name!r}, …) takes a function, and calls it: pass f, not f(). Got {show(fn)}.")
         if inspect.iscoroutinefunction(fn):
             return self._await_once(name, fn)
-        wait_for_start(self)
-        if self.resumption().begin_call(name):
+        wait_for_start(self._binding)
+        if self._binding.resumption().begin_call(name):
             fn()
-            self.resumption().end_call(name)
-            self.note_change()
+            self._binding.resumption().end_call(name)
+            self._binding.note_change()
         return None
 
     async def _await_once(self, name: str, fn: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        await wait_for_start_in_loop(self)
-        if self.resumption().begin_call(name):
+        await wait_for_start_in_loop(self._binding)
+        if self._binding.resumption().begin_call(name):
             await fn()
-            self.resumption().end_call(name)
-            self.note_change()
+            self._binding.resumption().end_call(name)
+            self._binding.note_change()
 
     def _count(
         self, iterable: Iterable[T], loop: Loop, total: Number | Decimal | None, description: str | Keep
     ) -> Generator[T]:
-        level = self.levels.begin_loop(loop)
+        binding = self._binding
+        level = binding.levels.begin_loop(loop)
         try:
             if loop.is_nested:
                 self.set_progress(0, total, description)
@@ -197,12 +198,12 @@ class ProgressObserver(ReportedValues):
             for count, item in enumerate(iterable, 1):
                 yield item
                 level.current = count
-                if self.must_notify:
-                    self._notify()
+                if binding.must_notify:
+                    binding.notify()
         finally:
-            if self.levels.is_used:
-                self.levels.end_loop(loop, level)
-                self.note_change(may_cancel=False)
+            if binding.levels.is_used:
+                binding.levels.end_loop(loop, level)
+                binding.note_change(may_cancel=False)
             elif level.loop is loop:
                 level.loop = None
 
@@ -223,22 +224,10 @@ class ProgressObserver(ReportedValues):
             names; or all of the work is done already. See the class for when; otherwise all steps get the same weight,
             the list's items are the names, or the percentage stays.
         """
-        plan = make_plan(names, weights, self.checks)
-        if self.levels.is_over:
+        plan = make_plan(names, weights, self._binding.checks)
+        if self._binding.levels.is_over:
             reason = "all of the work is done already; name all steps in one call, or call steps() inside a step"
-            self.checks.ignore("steps", names, reason)
-        self.levels.split()
-        self.note_change()
-        return tuple(Step(self, plan, index) for index in range(len(plan.names)))
-
-    def __reduce__(self) -> Any:
-        return _unpickled, (self.checks.actor_name, self.message_id)
-
-
-def _unpickled(actor_name: str, message_id: str | None) -> ProgressObserver:
-    """Return the observer that a process receives from another: it keeps values, and ignores reports with a warning."""
-    observer = ProgressObserver(actor_name=actor_name, strict=message_id is None)
-    if message_id is not None:
-        observer.checks.message_id, observer._process = message_id, 0
-        observer.must_notify = True
-    return observer
+            self._binding.checks.ignore("steps", names, reason)
+        self._binding.levels.split()
+        self._binding.note_change()
+        return tuple(Step(self._binding, plan, index) for index in range(len(plan.names)))

@@ -97,7 +97,7 @@ class Parts:
 
     # ---- In the recorder's thread ----
 
-    def collect(self, observers: Iterable[tuple[Binding, Attempt]], *, beating: bool) -> list[Contribution]:
+    def collect(self, bindings: Iterable[tuple[Binding, Attempt]], *, beating: bool) -> list[Contribution]:
         """Return the contributions of running members, one for each composite.
 
         Parameters:
@@ -106,11 +106,11 @@ class Parts:
         found: dict[str, Contribution] = {}
         self._flushed = {}
         self._must_check = self._must_check or beating
-        for observer, attempt in observers:
+        for binding, attempt in bindings:
             # One that isn't shown waits for an earlier attempt, whose slot it still is.
             if not attempt.is_shown or self._is_refused(attempt.path):
                 continue
-            fraction = observer.levels.fraction
+            fraction = binding.levels.fraction
             text = attempt.path[0].slot(State.RUNNING, attempt.number, thousandths(fraction), renews=attempt.renews)
             if beating or text != attempt.slot:
                 known = found.get(attempt.path[0].id, Contribution(attempt.path, attempt.owner, {}))

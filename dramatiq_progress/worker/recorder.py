@@ -1,4 +1,4 @@
-"""The recorder: one background thread per process that writes all observers' values to the store in batches.
+"""The recorder: one background thread per process that writes what all running messages report, in batches.
 
 The first report after an idle period wakes it; it then flushes at most once per ``FLUSH_INTERVAL``. It also sends a
 heartbeat every ``HEARTBEAT_INTERVAL`` for each running message.
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Writes the latest values of many observers to the store, in a thread of its own.
+    """Writes the latest values of all running messages to the store, in a thread of its own.
 
     No caller waits for the thread but `stop`. Nothing of the project's runs in it: its flush must not be held up.
     """
@@ -61,20 +61,20 @@ class Recorder:
         self._has_logged_error = False
         self._makes_room = False
 
-    def open(self, observer: Binding) -> None:
-        """Send heartbeats for this observer's message from now on."""
-        self._running.add(observer)
+    def open(self, binding: Binding) -> None:
+        """Send heartbeats for this binding's message from now on."""
+        self._running.add(binding)
         # In this order: one of the two sees the other.
         if self._makes_room:
-            observer.request_yield()
-        if observer.bound_attempt is not None and observer.bound_attempt.path:
+            binding.request_yield()
+        if binding.bound_attempt is not None and binding.bound_attempt.path:
             # The start of a member is contributed by the next flush.
-            self.notify(observer)
+            self.notify(binding)
         self.start()
 
-    def close(self, observer: Binding) -> None:
-        """Stop the heartbeats of this observer's message. The caller writes what it still holds."""
-        self._running.remove(observer)
+    def close(self, binding: Binding) -> None:
+        """Stop the heartbeats of this binding's message. The caller writes what it still holds."""
+        self._running.remove(binding)
 
     def begin_work(self) -> None:
         """Note that a worker starts in this process, which may have had another one before."""
@@ -83,11 +83,11 @@ class Recorder:
     def request_yield(self) -> None:
         """Let all resumable messages yield, also those that start later: the worker is shutting down."""
         self._makes_room = True
-        for observer in self.observers():
-            observer.request_yield()
+        for binding in self.bindings():
+            binding.request_yield()
 
-    def notify(self, observer: Binding) -> bool:
-        """Note that an observer has new values. Costs at most one wake-up of the thread per flush interval.
+    def notify(self, binding: Binding) -> bool:
+        """Note that a binding has new values. Costs at most one wake-up of the thread per flush interval.
 
         Returns:
           Whether the thread runs. Otherwise it is started, which may fail: the next report must notify again.
@@ -95,7 +95,7 @@ class Recorder:
         if not self._thread.is_running:
             self.start()
             return False
-        self._running.note_change(observer)
+        self._running.note_change(binding)
         if self._is_idle:
             self._wake.set()
         return True
@@ -114,9 +114,9 @@ class Recorder:
         self.start()
         self._wake.set()
 
-    def observers(self) -> list[Binding]:
-        """Return the observers of running messages."""
-        return self._running.observers()
+    def bindings(self) -> list[Binding]:
+        """Return the bindings of running messages."""
+        return self._running.bindings()
 
     def start(self) -> None:
         """Start the thread, unless it is running. Workers start it before their first message."""
@@ -269,8 +269,8 @@ def get_recorder() -> Recorder:
 def replace_recorder() -> None:
     """Start over, as a forked child does: it sends no heartbeats, since the parent still processes the messages."""
     global _recorder
-    for observer in _recorder.observers():
-        observer.renew_locks()
+    for binding in _recorder.bindings():
+        binding.renew_locks()
     _recorder = Recorder()
 
 

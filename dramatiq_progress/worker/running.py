@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunningMessages:
-    """The observers of running messages.
+    """The bindings of running messages.
 
     `write` and `rewrite_lost` are called by the recorder's thread, everything else by any. No report waits for a lock:
     what several threads change is only used through operations that are atomic in CPython.
@@ -41,7 +41,7 @@ class RunningMessages:
         self._refusals = refusals
         self._parts = parts
         self._wake = wake
-        self._observers: dict[Binding, None] = {}
+        self._bindings: dict[Binding, None] = {}
         self._changed: deque[Binding] = deque()
         # Those whose record can't be written now, with a function that returns when to try again, by `time.monotonic`.
         self._held: dict[Binding, Callable[[], float]] = {}
@@ -50,30 +50,30 @@ class RunningMessages:
         self._written_to: tuple[Health, int] | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._observers or self._changed)
+        return bool(self._bindings or self._changed)
 
     @property
     def has_changes(self) -> bool:
         """Whether there are reports to write."""
         return bool(self._changed)
 
-    def observers(self) -> list[Binding]:
-        """Return the observers."""
-        return list(self._observers)
+    def bindings(self) -> list[Binding]:
+        """Return the bindings."""
+        return list(self._bindings)
 
-    def add(self, observer: Binding) -> None:
-        """Send heartbeats for this observer's message from now on."""
-        self._observers[observer] = None
+    def add(self, binding: Binding) -> None:
+        """Send heartbeats for this binding's message from now on."""
+        self._bindings[binding] = None
 
-    def remove(self, observer: Binding) -> None:
-        """Stop the heartbeats of this observer's message. The caller writes what it still holds."""
-        self._observers.pop(observer, None)
-        self._held.pop(observer, None)
-        observer.release()
+    def remove(self, binding: Binding) -> None:
+        """Stop the heartbeats of this binding's message. The caller writes what it still holds."""
+        self._bindings.pop(binding, None)
+        self._held.pop(binding, None)
+        binding.release()
 
-    def note_change(self, observer: Binding) -> None:
-        """Note that an observer has new values."""
-        self._changed.append(observer)
+    def note_change(self, binding: Binding) -> None:
+        """Note that a binding has new values."""
+        self._changed.append(binding)
 
     def make_due(self) -> None:
         """Send all heartbeats at the next flush, with the values of which nothing was noted."""
@@ -99,8 +99,8 @@ class RunningMessages:
         written_to = (health, health.generation)
         if always or self._written_to not in (None, written_to):
             # The store may have come back empty, or as it was some time ago; or its master was replaced.
-            for observer in self.observers():
-                self._rewrite(observer)
+            for binding in self.bindings():
+                self._rewrite(binding)
             self._parts.doubt()
         self._written_to = written_to
 
@@ -119,45 +119,45 @@ class RunningMessages:
     def _make_room(self) -> None:
         """Interrupt the messages that have run for as long as they may at once."""
         now = time.monotonic()
-        for observer in self.observers():
-            if observer.yields_at <= now:
-                observer.request_yield()
+        for binding in self.bindings():
+            if binding.yields_at <= now:
+                binding.request_yield()
 
     def _start_late(self, store: Store) -> None:
-        for observer in self.observers():
-            # Read once, here and below: the worker's thread may release the observer at any moment.
-            attempt = observer.bound_attempt
-            if attempt is None or attempt.number or not self._is_writable(observer, attempt):
+        for binding in self.bindings():
+            # Read once, here and below: the worker's thread may release the binding at any moment.
+            attempt = binding.bound_attempt
+            if attempt is None or attempt.number or not self._is_writable(binding, attempt):
                 continue
             try:
-                observer.start_late(store)
+                binding.start_late(store)
             except NodeUnreachable as error:
-                self._hold_for_node(observer, error)
+                self._hold_for_node(binding, error)
             except StoreRefused as error:
-                self._hold_refused(observer, attempt, error)
+                self._hold_refused(binding, attempt, error)
             else:
                 self._refusals.clear(attempt.message_id)
-                self._changed.append(observer)
+                self._changed.append(binding)
 
     def _report(self, store: Store, heartbeat_interval: float) -> None:
         changed = self._take_changed()
         reports: dict[Binding, tuple[Attempt, Mapping[str, str]]] = {}
-        for observer in changed:
-            attempt = observer.bound_attempt
+        for binding in changed:
+            attempt = binding.bound_attempt
             # A late start collects the changes of an attempt without a number.
-            if attempt is None or not attempt.number or not self._is_writable(observer, attempt):
+            if attempt is None or not attempt.number or not self._is_writable(binding, attempt):
                 continue
-            if fields := observer.take_changes():
-                reports[observer] = (attempt, fields)
+            if fields := binding.take_changes():
+                reports[binding] = (attempt, fields)
         is_beating = self._take_heartbeat(heartbeat_interval)
-        beating = self.observers() if is_beating else []
-        for observer in beating:
-            attempt = observer.bound_attempt
-            if observer in reports or attempt is None or not attempt.number:
+        beating = self.bindings() if is_beating else []
+        for binding in beating:
+            attempt = binding.bound_attempt
+            if binding in reports or attempt is None or not attempt.number:
                 continue
-            if self._is_writable(observer, attempt):
-                # Also the fields of an observer that was interrupted before it could notify us.
-                reports[observer] = (attempt, observer.take_changes())
+            if self._is_writable(binding, attempt):
+                # Also the fields of a binding that was interrupted before it could notify us.
+                reports[binding] = (attempt, binding.take_changes())
         contributions = self._parts.collect(self._members((*changed, *beating)), beating=is_beating)
         if not reports and not contributions:
             return
@@ -167,36 +167,36 @@ class RunningMessages:
             self._changed.extend(changed)
             raise
         unreachable: StoreUnreachable | None = None
-        for (observer, (attempt, written)), outcome in zip(reports.items(), outcomes, strict=True):
+        for (binding, (attempt, written)), outcome in zip(reports.items(), outcomes, strict=True):
             if isinstance(outcome, NodeUnreachable):
-                self._hold_for_node(observer, outcome)
+                self._hold_for_node(binding, outcome)
             elif isinstance(outcome, StoreUnreachable):
                 unreachable = outcome
-                self._changed.append(observer)
+                self._changed.append(binding)
             elif isinstance(outcome, StoreRefused):
-                self._hold_refused(observer, attempt, outcome)
+                self._hold_refused(binding, attempt, outcome)
             else:
-                self._settle(observer, attempt, written, outcome)
+                self._settle(binding, attempt, written, outcome)
         if unreachable is not None:
             raise unreachable
         self._cancel_members(self._parts.settle_reports(store, contributions, told))
 
     def _cancel_members(self, cancelled: Mapping[str, bool]) -> None:
         """Interrupt the members of composites that are to be cancelled: see `Parts.settle_reports`."""
-        for observer in self.observers() if cancelled else []:
-            attempt = observer.bound_attempt
+        for binding in self.bindings() if cancelled else []:
+            attempt = binding.bound_attempt
             if attempt is None:
                 continue
             forced = [cancelled[place.id] for place in attempt.path if place.id in cancelled]
             if any(forced) or (forced and attempt.cancellable):
-                observer.note_cancel_request()
+                binding.note_cancel_request()
 
-    def _members(self, observers: Iterable[Binding]) -> Iterator[tuple[Binding, Attempt]]:
-        """Yield the observers of members of composites, and their attempts."""
-        for observer in dict.fromkeys(observers):
-            attempt = observer.bound_attempt
-            if attempt is not None and attempt.path and attempt.number and self._is_writable(observer, attempt):
-                yield observer, attempt
+    def _members(self, bindings: Iterable[Binding]) -> Iterator[tuple[Binding, Attempt]]:
+        """Yield the bindings of members of composites, and their attempts."""
+        for binding in dict.fromkeys(bindings):
+            attempt = binding.bound_attempt
+            if attempt is not None and attempt.path and attempt.number and self._is_writable(binding, attempt):
+                yield binding, attempt
 
     def _take_changed(self) -> list[Binding]:
         taken: dict[Binding, None] = {}
@@ -212,66 +212,66 @@ class RunningMessages:
         self._next_heartbeat = now + interval
         return True
 
-    def _settle(self, observer: Binding, attempt: Attempt, fields: Mapping[str, str], outcome: ReportOutcome) -> None:
+    def _settle(self, binding: Binding, attempt: Attempt, fields: Mapping[str, str], outcome: ReportOutcome) -> None:
         self._refusals.clear(attempt.message_id)
         if attempt.cancel_requested:
-            observer.note_cancel_request()
+            binding.note_cancel_request()
         if attempt.pause_requested:
-            observer.request_yield()
+            binding.request_yield()
         if outcome == "waiting":
             # Not confirmed: sent with each heartbeat until this attempt is the one that is shown.
             return
         if outcome == "superseded":
             # Another attempt does the work now.
-            observer.request_yield()
-            if observer.bound_attempt is not None:
+            binding.request_yield()
+            if binding.bound_attempt is not None:
                 logger.info(
                     "Message %s was redelivered to another worker; this worker's progress reports for it are ignored "
                     "from now on.",
                     attempt.message_id,
                 )
-            self.remove(observer)
+            self.remove(binding)
             return
         if outcome == "incomplete":
-            self._rewrite(observer)
+            self._rewrite(binding)
             return
         if outcome == "rebuilt":
             # Its composites may have to be told again.
             attempt.slot = ""
-            self._changed.append(observer)
-        observer.confirm(fields)
+            self._changed.append(binding)
+        binding.confirm(fields)
 
-    def _rewrite(self, observer: Binding) -> None:
-        observer.forget_stored()
-        if (attempt := observer.bound_attempt) is not None:
+    def _rewrite(self, binding: Binding) -> None:
+        binding.forget_stored()
+        if (attempt := binding.bound_attempt) is not None:
             attempt.slot = ""
             attempt.sends_all = True
-        self._changed.append(observer)
+        self._changed.append(binding)
 
-    def _is_writable(self, observer: Binding, attempt: Attempt) -> bool:
+    def _is_writable(self, binding: Binding, attempt: Attempt) -> bool:
         """Return whether a record can be reached, and wasn't refused lately."""
         # Another write to the same record may have been refused.
-        return observer not in self._held and self._refusals.due_at(attempt.message_id) <= time.monotonic()
+        return binding not in self._held and self._refusals.due_at(attempt.message_id) <= time.monotonic()
 
-    def _hold_for_node(self, observer: Binding, error: NodeUnreachable) -> None:
-        self._hold(observer, lambda: 0.0 if error.health.is_available else math.inf)
+    def _hold_for_node(self, binding: Binding, error: NodeUnreachable) -> None:
+        self._hold(binding, lambda: 0.0 if error.health.is_available else math.inf)
         error.health.call_when_available(self._wake)
 
-    def _hold_refused(self, observer: Binding, attempt: Attempt, error: StoreRefused) -> None:
+    def _hold_refused(self, binding: Binding, attempt: Attempt, error: StoreRefused) -> None:
         if self._refusals.add(attempt.message_id, error):
-            self._hold(observer, partial(self._refusals.due_at, attempt.message_id))
+            self._hold(binding, partial(self._refusals.due_at, attempt.message_id))
         else:
-            self.remove(observer)
+            self.remove(binding)
 
-    def _hold(self, observer: Binding, due_at: Callable[[], float]) -> None:
-        self._held[observer] = due_at
-        if observer not in self._observers:
+    def _hold(self, binding: Binding, due_at: Callable[[], float]) -> None:
+        self._held[binding] = due_at
+        if binding not in self._bindings:
             # Removed in the meantime, in the worker's thread.
-            self._held.pop(observer, None)
+            self._held.pop(binding, None)
 
     def _retry_held(self) -> None:
         now = time.monotonic()
-        for observer in [each for each, due_at in list(self._held.items()) if due_at() <= now]:
-            self._held.pop(observer, None)
+        for binding in [each for each, due_at in list(self._held.items()) if due_at() <= now]:
+            self._held.pop(binding, None)
             # The node may have lost the record.
-            self._rewrite(observer)
+            self._rewrite(binding)

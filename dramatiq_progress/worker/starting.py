@@ -25,8 +25,8 @@ from .best_effort import with_store
 from .tracking import keep_result
 
 if TYPE_CHECKING:
+    from .binding import Binding
     from .delivery import Delivery
-    from .observer import ProgressObserver
 
 #: Pause between two looks at whether a late start was recorded.
 LOOK_SECONDS = 0.05
@@ -89,19 +89,19 @@ def hold(delivery: Delivery, kept: Mapping[str, str] = MappingProxyType({})) -> 
     raise SkipMessage(f"Message {delivery.attempt.message_id} is paused.")
 
 
-def wait_for_start(observer: ProgressObserver) -> None:
+def wait_for_start(binding: Binding) -> None:
     """Wait for a store that gave no answer at the start: it may know where an earlier attempt got to."""
     # In an event loop this would stop all other tasks.
-    if observer.awaits_place and not in_event_loop():
+    if binding.awaits_place and not in_event_loop():
         until = time.monotonic() + _patience()
-        while observer.awaits_place and time.monotonic() < until:
+        while binding.awaits_place and time.monotonic() < until:
             time.sleep(LOOK_SECONDS)
 
 
-async def wait_for_start_in_loop(observer: ProgressObserver) -> None:
+async def wait_for_start_in_loop(binding: Binding) -> None:
     """Wait as `wait_for_start` does, in an event loop."""
-    until = time.monotonic() + (_patience() if observer.awaits_place else 0.0)
-    while observer.awaits_place and time.monotonic() < until:
+    until = time.monotonic() + (_patience() if binding.awaits_place else 0.0)
+    while binding.awaits_place and time.monotonic() < until:
         await asyncio.sleep(LOOK_SECONDS)
 
 

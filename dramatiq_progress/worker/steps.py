@@ -20,7 +20,7 @@ from .starting import wait_for_start
 from .validation import MAX_NAME_CHARACTERS, printable, to_number
 
 if TYPE_CHECKING:
-    from .observer import ProgressObserver
+    from .binding import Binding
 
 
 class Step:
@@ -30,10 +30,10 @@ class Step:
     a later one begins.
     """
 
-    __slots__ = ("_index", "_observer", "_plan")
+    __slots__ = ("_binding", "_index", "_plan")
 
-    def __init__(self, observer: ProgressObserver, plan: Plan, index: int) -> None:
-        self._observer = observer
+    def __init__(self, binding: Binding, plan: Plan, index: int) -> None:
+        self._binding = binding
         self._plan = plan
         self._index = index
 
@@ -53,8 +53,8 @@ class Step:
           InvalidReport: In the body of a loop, whose item an attempt does again from its beginning; or another step of
             this attempt has the same name, in the same step. See `ProgressObserver` for when; otherwise it is False.
         """
-        wait_for_start(self._observer)
-        resumption, path = self._observer.resumption(), self._observer.levels.path()
+        wait_for_start(self._binding)
+        resumption, path = self._binding.resumption(), self._binding.levels.path()
         resumption.keeps_steps = True
         if path is None:
             reason = "it is in the body of a loop, and the next attempt does an item from its beginning: leave it out"
@@ -62,7 +62,7 @@ class Step:
             reason = "another step of this attempt has that name; give each step its own"
         else:
             return resumption.is_step_over((*path, self.name))
-        self._observer.checks.ignore("done", self.name, reason)
+        self._binding.checks.ignore("done", self.name, reason)
         return False
 
     def __enter__(self) -> Step:
@@ -73,12 +73,12 @@ class Step:
             when; otherwise the step that began last is the current one.
           Cancelled: See `ProgressObserver`.
         """
-        observer, levels = self._observer, self._observer.levels
+        binding, levels = self._binding, self._binding.levels
         if levels.is_entered_elsewhere(self._plan):
-            observer.checks.ignore("step", self.name, "another thread or task is in a step of the same steps()")
+            binding.checks.ignore("step", self.name, "another thread or task is in a step of the same steps()")
         levels.enter_step(self._plan, self._index)
         try:
-            observer.note_change()
+            binding.note_change()
         except BaseException:
             levels.leave_step(self._plan, self._index, completed=False)
             raise
@@ -87,11 +87,11 @@ class Step:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._observer.levels.leave_step(self._plan, self._index, completed=kind is None)
+        self._binding.levels.leave_step(self._plan, self._index, completed=kind is None)
         if kind is None:
-            self._observer.note_step(self.name, self)
+            self._binding.note_step(self.name, self)
         # An exception that is on its way must not be replaced by Cancelled.
-        self._observer.note_change(may_cancel=kind is None)
+        self._binding.note_change(may_cancel=kind is None)
 
 
 def make_plan(names: Sequence[object], weights: Iterable[Number | Decimal] | None, checks: Checks) -> Plan:

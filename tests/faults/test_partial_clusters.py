@@ -138,7 +138,7 @@ def test_jobs_are_right_on_living_nodes_and_on_the_lost_one_when_it_is_back(
     before = node.ask("HGET", store.key(here_id), "heartbeat")
     wait_until(lambda: node.ask("HGET", store.key(here_id), "heartbeat") != before)
     lasting = send(ids[2])
-    wait_until(lambda: len(get_recorder().observers()) == 2)
+    wait_until(lambda: len(get_recorder().bindings()) == 2)
     # It comes back empty.
     lost.start()
     for each in (gone, late):

@@ -34,7 +34,7 @@ def main() -> None:
 
     with store():
         from benchmarks.running import running
-        from dramatiq_progress.worker.recorder import get_recorder
+        from dramatiq_progress.worker.recording.recorder import get_recorder
 
         def idle() -> None:
             with running() as observer:

@@ -104,7 +104,7 @@ def store() -> Iterator[str]:
         django.setup()
         yield url
         from dramatiq_progress.stores import get_store
-        from dramatiq_progress.worker.recorder import get_recorder
+        from dramatiq_progress.worker.recording.recorder import get_recorder
 
         get_recorder().stop()
         get_store().close()

@@ -13,7 +13,7 @@ def main() -> None:
 
         from benchmarks.running import running
         from dramatiq_progress.stores import get_store
-        from dramatiq_progress.worker.recorder import get_recorder
+        from dramatiq_progress.worker.recording.recorder import get_recorder
 
         def memory(description: str) -> int:
             with redis.Redis.from_url(url) as client:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dramatiq_progress import ProgressObserver
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.worker.binding import Binding
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.observing.binding import Binding
+from dramatiq_progress.worker.recording.recorder import get_recorder
 
 
 @contextmanager

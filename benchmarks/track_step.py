@@ -35,7 +35,7 @@ def loaded_rows() -> Any:
     """Return a queryset whose pieces are in memory."""
     from django.db import models
 
-    from dramatiq_progress.worker.querysets import PIECE_ROWS
+    from dramatiq_progress.worker.resuming.querysets import PIECE_ROWS
 
     class Thing(models.Model):  # noqa: DJ008 - is never shown
         class Meta:

@@ -33,7 +33,7 @@ def main() -> None:
         from dramatiq_progress.progress import State
         from dramatiq_progress.stores import get_store
         from dramatiq_progress.stores.attempt import Attempt
-        from dramatiq_progress.worker.rate import RateEstimator
+        from dramatiq_progress.worker.observing.rate import RateEstimator
 
         client = stack.enter_context(redis.Redis.from_url(url))
         server = stack.enter_context(serving(WSGI_SERVERS["gunicorn"]))

@@ -11,7 +11,7 @@ from .progress import Progress, State
 from .schedules import get_schedules, scheduled
 from .stores import aget_progress, get_progress
 from .worker.current import current_observer
-from .worker.observer import ProgressObserver
+from .worker.observing.observer import ProgressObserver
 
 __all__ = [
     "CancelOutcome",

@@ -29,10 +29,10 @@ from .worker.current import (
     observing,
     open_observer,
 )
-from .worker.injection import ObserverParameter, called_function, is_coroutine_function
-from .worker.interruption import is_cancel, is_yield, user_facing
-from .worker.observer import ProgressObserver
-from .worker.options import ESTIMATE_KEY_OPTION, check_options, checked_cancellable, checked_estimate_key
+from .worker.observing.injection import ObserverParameter, called_function, is_coroutine_function
+from .worker.observing.interruption import is_cancel, is_yield, user_facing
+from .worker.observing.observer import ProgressObserver
+from .worker.sending.options import ESTIMATE_KEY_OPTION, check_options, checked_cancellable, checked_estimate_key
 from .worker.tracking import CANCELLABLE_OPTION, TRACKED_OPTION, YIELD_OPTION
 
 P = ParamSpec("P")

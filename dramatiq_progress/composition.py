@@ -14,8 +14,8 @@ from dramatiq import Broker, Message
 from .message_ids import MessageLike, message_id_of
 from .progress_values import Number
 from .stores.composites import IS_FAIL_FAST, IS_OPEN, IS_PIPELINE, WITH_CHILDREN
-from .worker.composition import AnyMember, Composition, members_of, milliseconds_of, shares_of, texts_of
-from .worker.sending import close, find, send_more, send_recorded
+from .worker.sending.composites import close, find, send_more, send_recorded
+from .worker.sending.composition import AnyMember, Composition, members_of, milliseconds_of, shares_of, texts_of
 
 __all__ = ["progress_group", "progress_pipeline"]
 

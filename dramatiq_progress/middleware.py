@@ -17,14 +17,14 @@ from dramatiq.worker import ConsumerThread, Worker, WorkerThread
 from .owners import begin_job, end_job, note_owner
 from .progress import State
 from .stores.composites import Contribution
-from .worker.again import ROUND_OPTION, SendAgainFailed, stop_fetching
 from .worker.current import current_delivery, delivery_of, this_thread
-from .worker.cursor import CURSOR_OPTION
 from .worker.delivery import Delivery
-from .worker.enqueueing import Send, forget_send, is_recorded, log_invalid_id, watch_sends
-from .worker.membership import path_of
-from .worker.options import ESTIMATE_KEY_OPTION, estimate_key_of, metadata_of, title_of
-from .worker.recorder import get_recorder
+from .worker.recording.recorder import get_recorder
+from .worker.resuming.cursor import CURSOR_OPTION
+from .worker.sending.again import ROUND_OPTION, SendAgainFailed, stop_fetching
+from .worker.sending.enqueueing import Send, forget_send, is_recorded, log_invalid_id, watch_sends
+from .worker.sending.membership import path_of
+from .worker.sending.options import ESTIMATE_KEY_OPTION, estimate_key_of, metadata_of, title_of
 from .worker.tracking import (
     CANCELLABLE_OPTION,
     COMPANION_OPTION,

@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from dramatiq_progress.stores import Store, get_store, schedules
-from dramatiq_progress.worker import recorder
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.recording import recorder
+from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests import servers, topologies
 from tests.store_server import Server, eternal_keys
 from tests.waiting import wait_until

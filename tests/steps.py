@@ -12,7 +12,7 @@ from dramatiq.middleware import Retries
 
 from dramatiq_progress import ProgressObserver, progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests.waiting import wait_until
 
 

@@ -176,7 +176,7 @@ def test_a_task_has_the_progress_of_a_message(site: Site) -> None:
 def test_a_paused_task_is_ready_and_goes_on_where_it_was(
     site: Site, signals: list[Any], settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dramatiq_progress.worker.again.PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("dramatiq_progress.worker.sending.again.PAUSE_SECONDS", 0.05)
     settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.05}
     waiting, running = tasks.add.enqueue(1, 2), tasks.go_through.enqueue(3)
     assert pause(waiting.id).outcome is PauseOutcome.PAUSED

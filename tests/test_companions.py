@@ -19,7 +19,7 @@ from dramatiq_progress.stores.companion import Companion
 from dramatiq_progress.stores.composites import Contribution, Place, waiting_slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
-from dramatiq_progress.worker.deferred import DEFERRED_BYTES, DeferredChanges, Refusals
+from dramatiq_progress.worker.recording.deferred import DEFERRED_BYTES, DeferredChanges, Refusals
 from tests.waiting import wait_until
 
 ID = "m1"

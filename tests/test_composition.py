@@ -35,7 +35,7 @@ from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.composites import MAX_LEVELS
 from dramatiq_progress.stores.encoding import Call
 from dramatiq_progress.stores.memory import MemoryStore
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests.reading import read, when
 from tests.waiting import wait_until
 

@@ -24,9 +24,9 @@ from dramatiq_progress import ProgressObserver, State, cancel, current_observer,
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.worker.binding import Binding
 from dramatiq_progress.worker.current import this_thread
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.observing.binding import Binding
+from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests.reading import read, when
 from tests.servers import ROOT
 from tests.waiting import wait_until
@@ -265,7 +265,7 @@ import os, sys
 from multiprocessing import get_context
 
 from dramatiq_progress import ProgressObserver
-from dramatiq_progress.worker.binding import Binding
+from dramatiq_progress.worker.observing.binding import Binding
 from dramatiq_progress.stores.attempt import Attempt
 
 

@@ -88,8 +88,8 @@ def test_worker_and_web_do_not_import_each_other(path: Path) -> None:
         ("from ..sessions import refreshed", {"web"}),
         ("from ... import polling", {"polling"}),
         ("from ...stores.base import Store", {"stores"}),
-        ("from dramatiq_progress.worker.recorder import get_recorder", {"worker"}),
-        ("def act():\n    import dramatiq_progress.worker.recorder as recorder", {"worker"}),
+        ("from dramatiq_progress.worker.recording.recorder import get_recorder", {"worker"}),
+        ("def act():\n    import dramatiq_progress.worker.recording.recorder as recorder", {"worker"}),
         ("import json\nfrom django.http import HttpRequest", set()),
     ],
 )

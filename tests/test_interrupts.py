@@ -30,7 +30,7 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.health import Health
 from dramatiq_progress.stores.redis import RedisStore, batching
 from dramatiq_progress.worker.delivery import Delivery
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests.waiting import wait_until
 
 #: This package, and redis-py.

@@ -31,7 +31,7 @@ from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.web.elements import bar
-from dramatiq_progress.worker.binding import Binding
+from dramatiq_progress.worker.observing.binding import Binding
 
 Sent = dramatiq.Message[Any]
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from dramatiq_progress import InvalidReport, ProgressObserver
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.decoding import decode
-from dramatiq_progress.worker.binding import Binding
+from dramatiq_progress.worker.observing.binding import Binding
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.composites import Contribution, Place, Told, slot
 from dramatiq_progress.stores.outcomes import Peek
-from dramatiq_progress.worker.binding import Binding
+from dramatiq_progress.worker.observing.binding import Binding
 
 ANYONE = "dramatiq_progress.permissions.anyone_with_link"
 GOOD = {"state": "running", "actor": "work", "queue": "default", "version": "1", "attempt": "1", "token": "t"}

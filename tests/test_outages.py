@@ -32,7 +32,7 @@ from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests.conftest import PATIENT
 from tests.reading import found, when
 from tests.steps import Steps

@@ -22,10 +22,10 @@ from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.composites import PATH_OPTION, Contribution, Place, Told, slot
 from dramatiq_progress.stores.memory import MemoryStore
-from dramatiq_progress.worker import deferred
-from dramatiq_progress.worker.deferred import Refusals
-from dramatiq_progress.worker.ledger import COMPOSITES_LIMIT, Ledger
-from dramatiq_progress.worker.parts import Parts as ContributedParts
+from dramatiq_progress.worker.recording import deferred
+from dramatiq_progress.worker.recording.deferred import Refusals
+from dramatiq_progress.worker.recording.ledger import COMPOSITES_LIMIT, Ledger
+from dramatiq_progress.worker.recording.parts import Parts as ContributedParts
 from tests.conftest import PATIENT
 from tests.reading import when
 from tests.store_server import Server

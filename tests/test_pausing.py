@@ -37,7 +37,7 @@ from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.outcomes import Start
 from dramatiq_progress.stores.redis import RedisStore
-from dramatiq_progress.worker.again import PAUSED_OPTION
+from dramatiq_progress.worker.sending.again import PAUSED_OPTION
 from tests.reading import read, when
 from tests.steps import until_asked
 from tests.waiting import wait_until
@@ -267,7 +267,7 @@ def test_a_paused_message_is_in_no_line(store: Store) -> None:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dramatiq_progress.worker.again.PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("dramatiq_progress.worker.sending.again.PAUSE_SECONDS", 0.05)
 
 
 class Delays(Middleware):
@@ -391,7 +391,7 @@ def test_a_plain_actor_is_paused_while_it_waits(site: Site) -> None:
 
 def test_the_age_of_a_paused_message_counts_from_its_next_turn(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """`AgeLimit` would reject one whose limit is shorter than it stays in the delay queue."""
-    monkeypatch.setattr("dramatiq_progress.worker.again.PAUSE_SECONDS", 60)
+    monkeypatch.setattr("dramatiq_progress.worker.sending.again.PAUSE_SECONDS", 60)
     message = site.actor.send()
     pause(message)
     sent: list[Message[Any]] = []

@@ -12,7 +12,7 @@ from dramatiq_progress import Progress, State
 from dramatiq_progress.polling import LONGEST_SECONDS, SHORTEST_SECONDS, poll_after, retry_after
 from dramatiq_progress.stores.decoding import decode
 from dramatiq_progress.stores.pace import QueuePlace
-from dramatiq_progress.worker.rate import RateEstimator
+from dramatiq_progress.worker.observing.rate import RateEstimator
 
 REPORT_SECONDS = 0.1
 

@@ -8,7 +8,7 @@ import pytest
 
 from dramatiq_progress import Progress, State
 from dramatiq_progress.stores.decoding import decode
-from dramatiq_progress.worker.rate import RateEstimator
+from dramatiq_progress.worker.observing.rate import RateEstimator
 
 
 def after(samples: Iterable[tuple[float, float]]) -> RateEstimator:

@@ -18,9 +18,10 @@ from dramatiq_progress import Progress, ProgressObserver, State, threads
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.memory import MemoryStore
-from dramatiq_progress.worker import binding, observer, recorder, running, values
-from dramatiq_progress.worker.binding import Binding
-from dramatiq_progress.worker.recorder import Recorder, get_recorder
+from dramatiq_progress.worker.observing import binding, observer, values
+from dramatiq_progress.worker.observing.binding import Binding
+from dramatiq_progress.worker.recording import recorder, running
+from dramatiq_progress.worker.recording.recorder import Recorder, get_recorder
 from tests.waiting import wait_until
 
 

@@ -17,8 +17,8 @@ from dramatiq_progress import State, StoreUnavailable, get_progress
 from dramatiq_progress.errors import StoreRefused, StoreUnreachable
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.worker import deferred
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.recording import deferred
+from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests import topologies
 from tests.conftest import PATIENT
 from tests.reading import found, when

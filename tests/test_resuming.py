@@ -41,9 +41,9 @@ from dramatiq_progress import (
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.worker.binding import Binding
 from dramatiq_progress.worker.current import this_thread
-from dramatiq_progress.worker.cursor import CURSOR_OPTION, MAX_CURSOR_BYTES
+from dramatiq_progress.worker.observing.binding import Binding
+from dramatiq_progress.worker.resuming.cursor import CURSOR_OPTION, MAX_CURSOR_BYTES
 from tests.conftest import PATIENT
 from tests.reading import when
 from tests.store_server import Server

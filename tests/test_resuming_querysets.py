@@ -21,8 +21,8 @@ from django.db.models.functions import RowNumber
 from dramatiq_progress import InvalidReport, ProgressObserver
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.worker.binding import Binding
-from dramatiq_progress.worker.querysets import Order
+from dramatiq_progress.worker.observing.binding import Binding
+from dramatiq_progress.worker.resuming.querysets import Order
 from tests import databases
 
 ROWS, PIECE_ROWS = 100, 20
@@ -245,7 +245,7 @@ def in_order(name: str, queryset: Any) -> list[Any]:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dramatiq_progress.worker.querysets.PIECE_ROWS", PIECE_ROWS)
+    monkeypatch.setattr("dramatiq_progress.worker.resuming.querysets.PIECE_ROWS", PIECE_ROWS)
 
 
 @pytest.mark.django_db(transaction=True)

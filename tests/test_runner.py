@@ -22,7 +22,7 @@ from dramatiq_progress.schedules.options import Schedule, build_schedule
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores import schedules as schedules_in_store
 from dramatiq_progress.stores.schedules import Declared, Schedules
-from dramatiq_progress.worker.recorder import Recorder
+from dramatiq_progress.worker.recording.recorder import Recorder
 from tests.triggers import BrokenTrigger
 from tests.waiting import wait_until
 

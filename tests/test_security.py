@@ -23,7 +23,7 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq_progress import ProgressObserver, State, StoreUnavailable, UserFacingError, get_progress, progress_actor
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.worker.binding import Binding
+from dramatiq_progress.worker.observing.binding import Binding
 from tests.people import People
 from tests.servers import ROOT
 from tests.waiting import wait_until

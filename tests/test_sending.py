@@ -160,7 +160,7 @@ def test_an_id_that_no_url_can_carry_is_reported_at_the_send(
 
 
 def test_the_store_keeps_no_deferred_change_of_an_untracked_message(broker: BrokenBroker) -> None:
-    from dramatiq_progress.worker.recorder import get_recorder
+    from dramatiq_progress.worker.recording.recorder import get_recorder
 
     actor = progress_actor(broker=broker, actor_name="work")(lambda: None)
     broker.enqueue(actor.message().copy(message_id="\ud800"))

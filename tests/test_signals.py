@@ -43,7 +43,7 @@ from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import carried_by
 from dramatiq_progress.signals import send_state_changed, state_changed
 from dramatiq_progress.stores import Store
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests.conftest import PATIENT
 from tests.reading import read
 from tests.store_server import Server

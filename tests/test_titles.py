@@ -31,7 +31,7 @@ from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.memory import MemoryStore
-from dramatiq_progress.worker.binding import Binding
+from dramatiq_progress.worker.observing.binding import Binding
 from tests.people import People
 from tests.reading import read, when
 from tests.servers import ROOT

@@ -34,8 +34,8 @@ from dramatiq_progress.stores.encoding import Call, Leave
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.pace import MEMORY_SECONDS, after_departure
 from dramatiq_progress.stores.times import _about
-from dramatiq_progress.worker.binding import Binding
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.observing.binding import Binding
+from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests.faults import tasks
 from tests.faults.scene import Scene
 from tests.reading import read, when

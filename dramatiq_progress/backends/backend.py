@@ -27,7 +27,7 @@ from dramatiq_progress.error_texts import show
 from dramatiq_progress.message_ids import MESSAGE_ID, message_id_of
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import carried_by, note_owner, owned_by
-from dramatiq_progress.worker.options import TITLE_OPTION
+from dramatiq_progress.worker.sending.options import TITLE_OPTION
 from dramatiq_progress.worker.tracking import CANCELLABLE_OPTION
 
 from .dispatch import Band, declare_actors, declare_queues, get_broker, known_queues, max_priority, priority_options

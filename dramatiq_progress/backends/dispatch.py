@@ -24,10 +24,10 @@ from dramatiq.middleware import Middleware, SkipMessage
 from dramatiq.worker import Worker
 
 from dramatiq_progress.actors import progress_actor, synchronous
-from dramatiq_progress.worker.again import is_sent_again
 from dramatiq_progress.worker.current import this_thread
-from dramatiq_progress.worker.interruption import is_cancel, is_yield
-from dramatiq_progress.worker.observer import ProgressObserver
+from dramatiq_progress.worker.observing.interruption import is_cancel, is_yield
+from dramatiq_progress.worker.observing.observer import ProgressObserver
+from dramatiq_progress.worker.sending.again import is_sent_again
 from dramatiq_progress.worker.tracking import COMPANION_OPTION, count_retries, keep_result
 
 from .run import TASK_OPTION, TaskRun, is_sending, make_run, send_enqueued

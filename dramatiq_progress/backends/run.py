@@ -26,7 +26,7 @@ from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.companion import Companion
 from dramatiq_progress.stores.outcomes import Change
-from dramatiq_progress.worker.best_effort import with_store
+from dramatiq_progress.worker.recording.best_effort import with_store
 from dramatiq_progress.worker.tracking import AnyMessage, count_retries
 
 from .results import DERIVED_ERRORS, last_attempt, make_result, path_of, update_result

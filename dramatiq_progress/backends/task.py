@@ -12,7 +12,7 @@ from django.tasks.exceptions import InvalidTask
 from django.utils.functional import Promise
 from dramatiq import Message
 
-from dramatiq_progress.worker.observer import ProgressObserver
+from dramatiq_progress.worker.observing.observer import ProgressObserver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

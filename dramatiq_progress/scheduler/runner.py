@@ -16,7 +16,7 @@ from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.schedules import Schedule, TimesError
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.schedules import EARLY_SECONDS, HOLD_SECONDS, ScheduleRecord, Schedules
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.recording.recorder import get_recorder
 
 from .serving import Serving
 from .triggers import make_timekeeper

@@ -21,7 +21,7 @@ from .times import elapsed, heartbeat_age, is_another_alive, seconds_until, sile
 #: Number of unreadable records that are remembered, so that each is logged once and not at every poll.
 REMEMBERED_RECORDS = 1_000
 
-#: A composite has no rate before this many contributions, and this many seconds: see worker/rate.py.
+#: A composite has no rate before this many contributions, and this many seconds: see worker/observing/rate.py.
 MIN_SAMPLES = 3
 MIN_SECONDS = 2.0
 
@@ -124,7 +124,7 @@ def decode(
         overall_rate=rate if has_steps else None,
         step=step_of(record.get("step"), overall, total) if counters is None else _stage(state, counters),
         attempt=attempt,
-        # A cursor is where the next attempt begins: see worker/cursor.py.
+        # A cursor is where the next attempt begins: see worker/resuming/cursor.py.
         continues=state.is_pending and attempt > 0 and (bool(record.get("cursor")) or _awaits_retry(state, record)),
         retries_left=0 if state.is_final else whole_number_of(record, "retries_left"),
         retry_in=seconds_until(record.get("retry_at"), now) if state is State.RETRYING else None,

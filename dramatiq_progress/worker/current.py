@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from dramatiq.middleware import SkipMessage
 
-from .binding import Binding
-from .cursor import CURSOR_OPTION
-from .observer import ProgressObserver
+from .observing.binding import Binding
+from .observing.observer import ProgressObserver
+from .resuming.cursor import CURSOR_OPTION
 from .tracking import AnyMessage
 
 if TYPE_CHECKING:

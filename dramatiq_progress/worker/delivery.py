@@ -21,16 +21,16 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.companion import Companion
 from dramatiq_progress.stores.outcomes import Change, Start
 
-from .again import PAUSED_OPTION, ROUND_OPTION, Again
-from .best_effort import with_store
-from .binding import Binding
-from .children import Children
 from .current import this_thread
-from .cursor import Cursor, brought_by
-from .membership import MemberEnd, path_of
-from .observer import ProgressObserver
-from .options import metadata_of, title_of
-from .recorder import get_recorder
+from .observing.binding import Binding
+from .observing.observer import ProgressObserver
+from .recording.best_effort import with_store
+from .recording.recorder import get_recorder
+from .resuming.cursor import Cursor, brought_by
+from .sending.again import PAUSED_OPTION, ROUND_OPTION, Again
+from .sending.children import Children
+from .sending.membership import MemberEnd, path_of
+from .sending.options import metadata_of, title_of
 from .starting import check_start, hold, is_paused
 from .tracking import AnyMessage, count_retries
 from .validation import shown_text

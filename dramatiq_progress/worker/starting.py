@@ -20,13 +20,13 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.composites import is_child
 from dramatiq_progress.stores.outcomes import Change, Start
 
-from .again import Again
-from .best_effort import with_store
+from .recording.best_effort import with_store
+from .sending.again import Again
 from .tracking import keep_result
 
 if TYPE_CHECKING:
-    from .binding import Binding
     from .delivery import Delivery
+    from .observing.binding import Binding
 
 #: Pause between two looks at whether a late start was recorded.
 LOOK_SECONDS = 0.05

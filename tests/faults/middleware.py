@@ -14,9 +14,9 @@ from dramatiq.middleware import GroupCallbacks, Middleware
 from dramatiq.rate_limits.backends import RedisBackend
 
 from dramatiq_progress.stores import get_store
-from dramatiq_progress.worker.membership import MemberEnd
-from dramatiq_progress.worker.parts import Parts
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.recording.parts import Parts
+from dramatiq_progress.worker.recording.recorder import get_recorder
+from dramatiq_progress.worker.sending.membership import MemberEnd
 from tests.faults.dying import kill_own_process
 
 

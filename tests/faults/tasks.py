@@ -17,7 +17,7 @@ import dramatiq
 from dramatiq.middleware import CurrentMessage
 
 from dramatiq_progress import ProgressObserver, get_progress, progress_actor
-from dramatiq_progress.worker import again
+from dramatiq_progress.worker.sending import again
 from tests.faults.dying import kill_own_process
 
 #: Duration of a step of `report_for` and of its twin.

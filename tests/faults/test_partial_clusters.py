@@ -20,7 +20,7 @@ from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.web.streams.hub import Hub
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests import topologies
 from tests.event_streams import run_within
 from tests.reading import found, when

@@ -12,7 +12,7 @@ import dramatiq
 import pytest
 
 from dramatiq_progress import PauseOutcome, State, pause, progress_group, resume
-from dramatiq_progress.worker import again
+from dramatiq_progress.worker.sending import again
 from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
 from tests.faults.test_deploys import stop

@@ -16,7 +16,7 @@ import dramatiq
 import pytest
 
 from dramatiq_progress import progress_group, progress_pipeline
-from dramatiq_progress.worker.recorder import get_recorder
+from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests.faults import tasks
 from tests.faults.middleware import stored_file
 from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory

@@ -61,7 +61,7 @@ end
 -- Where an attempt goes on from: the cursor of an earlier one, and the values that belong to it.
 local KEPT = {'cursor', 'current', 'total', 'description', 'overall', 'step'}
 
--- The number of the attempt that a cursor is of; see worker/cursor.py.
+-- The number of the attempt that a cursor is of; see worker/resuming/cursor.py.
 local function cursor_attempt(cursor)
   return cursor and tonumber(string.match(cursor, '^%[(%d+)') or 0) or 0
 end

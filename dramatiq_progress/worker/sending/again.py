@@ -19,8 +19,8 @@ from dramatiq.common import q_name
 from dramatiq.errors import BrokerConnectionError
 from dramatiq.middleware import MiddlewareError
 
-from .cursor import CURSOR_OPTION
-from .tracking import AnyMessage, keep_result
+from dramatiq_progress.worker.resuming.cursor import CURSOR_OPTION
+from dramatiq_progress.worker.tracking import AnyMessage, keep_result
 
 #: How long a paused message stays in the delay queue each time: the longest delay of all brokers (SQS).
 PAUSE_SECONDS = 15

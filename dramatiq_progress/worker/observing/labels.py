@@ -9,8 +9,7 @@ from typing import Any
 
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.outcomes import Start
-
-from .validation import merged
+from dramatiq_progress.worker.validation import merged
 
 
 class Labels:

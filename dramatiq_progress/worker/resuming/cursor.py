@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dramatiq_progress.stores.fields import KEPT_FIELDS
-
-from .tracking import AnyMessage
+from dramatiq_progress.worker.tracking import AnyMessage
 
 #: The message option with the fields that an attempt goes on from: `KEPT_FIELDS` as they are stored.
 CURSOR_OPTION = "progress_cursor"

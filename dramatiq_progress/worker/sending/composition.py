@@ -17,9 +17,8 @@ from dramatiq import Message
 from dramatiq_progress.error_texts import reason_of, show
 from dramatiq_progress.progress_values import Number
 from dramatiq_progress.stores.composites import IS_PIPELINE
-
-from .tracking import tracked_actor
-from .validation import printable, to_number
+from dramatiq_progress.worker.tracking import tracked_actor
+from dramatiq_progress.worker.validation import printable, to_number
 
 #: Weights are kept as whole numbers up to this one.
 LARGEST_SHARE = 1_000

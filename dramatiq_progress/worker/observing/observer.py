@@ -10,13 +10,13 @@ from typing import Any, Protocol, TypeVar, overload
 
 from dramatiq_progress.error_texts import show
 from dramatiq_progress.progress_values import Number
+from dramatiq_progress.worker.resuming.loops import Request, begin
+from dramatiq_progress.worker.starting import wait_for_start, wait_for_start_in_loop
+from dramatiq_progress.worker.validation import length_of
 
-from .loops import Request, begin
 from .reports import KEEP, Keep
 from .spans import Loop
-from .starting import wait_for_start, wait_for_start_in_loop
 from .steps import Step, make_plan
-from .validation import length_of
 from .values import ReportedValues
 
 T = TypeVar("T")

@@ -20,12 +20,12 @@ from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.companion import Companion
 from dramatiq_progress.stores.composites import UNSENT, Contribution, Told
 from dramatiq_progress.stores.outcomes import Change
+from dramatiq_progress.worker.recording.best_effort import with_store
+from dramatiq_progress.worker.recording.recorder import get_recorder
+from dramatiq_progress.worker.tracking import AnyMessage
 
 from .again import is_sent_again
-from .best_effort import with_store
 from .children import Children
-from .recorder import get_recorder
-from .tracking import AnyMessage
 
 logger = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ from dramatiq_progress.stores.composites import (
     Place,
     waiting_slot,
 )
+from dramatiq_progress.worker.tracking import companion_of, count_retries_left, is_cancellable, name_of, tracked_actor
 
 from .composition import AnyMember, Composition, Job, all_callbacks, callbacks_of, composition_of, is_empty, messages_of
 from .options import estimate_key_of, metadata_of, title_of
-from .tracking import companion_of, count_retries_left, is_cancellable, name_of, tracked_actor
 
 
 class Plan:

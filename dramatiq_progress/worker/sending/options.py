@@ -17,9 +17,8 @@ from dramatiq import Actor, Message
 
 from dramatiq_progress.error_texts import reason_of, show
 from dramatiq_progress.titles import MAX_TITLE_CHARACTERS, declared_title
-
-from .tracking import CANCELLABLE_OPTION, AnyMessage
-from .validation import MAX_METADATA_BYTES, encode, printable
+from dramatiq_progress.worker.tracking import CANCELLABLE_OPTION, AnyMessage
+from dramatiq_progress.worker.validation import MAX_METADATA_BYTES, encode, printable
 
 TITLE_OPTION = "title"
 METADATA_OPTION = "metadata"

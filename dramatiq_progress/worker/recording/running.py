@@ -20,7 +20,7 @@ from .deferred import Refusals
 from .parts import Parts
 
 if TYPE_CHECKING:
-    from .binding import Binding
+    from dramatiq_progress.worker.observing.binding import Binding
 
 logger = logging.getLogger(__name__)
 

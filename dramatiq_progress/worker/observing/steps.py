@@ -13,11 +13,11 @@ from django.utils.functional import Promise
 
 from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.progress_values import Number
+from dramatiq_progress.worker.starting import wait_for_start
+from dramatiq_progress.worker.validation import MAX_NAME_CHARACTERS, printable, to_number
 
 from .reports import KEEP, Checks
 from .spans import Plan
-from .starting import wait_for_start
-from .validation import MAX_NAME_CHARACTERS, printable, to_number
 
 if TYPE_CHECKING:
     from .binding import Binding

@@ -23,14 +23,14 @@ from dramatiq_progress.stores.composites import (
 )
 from dramatiq_progress.stores.gathering import pieces_of
 from dramatiq_progress.stores.outcomes import Change
+from dramatiq_progress.worker.current import current_delivery
+from dramatiq_progress.worker.recording.best_effort import with_store
+from dramatiq_progress.worker.recording.recorder import get_recorder
 
-from .best_effort import with_store
 from .children import Children
 from .composition import Composition, Job, Sent, is_empty
-from .current import current_delivery
 from .enqueueing import BulkSend
 from .planning import Plan
-from .recorder import get_recorder
 
 #: About the bytes in memory of a message whose record waits for the store, without its texts, and of a slot.
 MEMBER_BYTES = 300

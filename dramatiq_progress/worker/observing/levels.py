@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 
 from dramatiq_progress.progress_values import Number, StepProgress
 from dramatiq_progress.stores.encoding import number_text
+from dramatiq_progress.worker.validation import printable
 
 from .rate import RateEstimator
 from .spans import Level, Loop, Plan, Span
-from .validation import printable
 
 #: Fractions are stored with six decimals, rounded down: 1 is only reached at the end.
 FRACTION_UNITS = 1_000_000

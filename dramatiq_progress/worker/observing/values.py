@@ -11,11 +11,11 @@ from typing import Any
 from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.progress_values import Number, StepProgress, percent_of, percent_of_whole
 from dramatiq_progress.titles import shown_title
+from dramatiq_progress.worker.sending.options import shown_title_text
+from dramatiq_progress.worker.validation import EXACT_WHOLE_NUMBERS, MAX_METADATA_BYTES, encode, is_finite
 
 from .binding import Binding
-from .options import shown_title_text
 from .reports import KEEP, Keep
-from .validation import EXACT_WHOLE_NUMBERS, MAX_METADATA_BYTES, encode, is_finite
 
 MAX_RESULT_BYTES = 64 * 1024
 

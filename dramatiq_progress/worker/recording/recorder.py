@@ -28,7 +28,7 @@ from .parts import Parts
 from .running import RunningMessages
 
 if TYPE_CHECKING:
-    from .binding import Binding
+    from dramatiq_progress.worker.observing.binding import Binding
 
 #: How long `Recorder.stop` waits for the last write, and for the signals that it causes.
 STOP_TIMEOUT_SECONDS = 5.0

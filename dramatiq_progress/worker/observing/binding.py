@@ -15,14 +15,14 @@ from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.fields import KEPT_FIELDS
 from dramatiq_progress.stores.outcomes import Start
+from dramatiq_progress.worker.recording.recorder import get_recorder
+from dramatiq_progress.worker.resuming.resumption import Place, Resumption
 
 from .changes import Changes
 from .interruption import Interruption
 from .labels import Labels
 from .levels import Levels
-from .recorder import get_recorder
 from .reports import Checks
-from .resuming import Place, Resumption
 
 logger = logging.getLogger(__name__)
 

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dramatiq_progress.event_loop import in_event_loop
 from dramatiq_progress.progress_values import Number
+from dramatiq_progress.worker.observing.reports import KEEP, Checks, Keep
+from dramatiq_progress.worker.observing.spans import Level, Loop
+from dramatiq_progress.worker.starting import wait_for_start, wait_for_start_in_loop
+from dramatiq_progress.worker.validation import MAX_NAME_CHARACTERS, is_name, length_of
 
 from .querysets import Order, is_queryset
-from .reports import KEEP, Checks, Keep
-from .resuming import Place
+from .resumption import Place
 from .sources import Entry, async_batches, async_entries, batches, entries, is_asynchronous, is_function, items_from
-from .spans import Level, Loop
-from .starting import wait_for_start, wait_for_start_in_loop
-from .validation import MAX_NAME_CHARACTERS, is_name, length_of
 
 if TYPE_CHECKING:
-    from .binding import Binding
-    from .observer import ProgressObserver
+    from dramatiq_progress.worker.observing.binding import Binding
+    from dramatiq_progress.worker.observing.observer import ProgressObserver
 
 
 class Request(NamedTuple):

@@ -15,13 +15,13 @@ from dramatiq_progress.stores.composites import Contribution, Path, Told
 from dramatiq_progress.stores.gathering import pieces_of
 from dramatiq_progress.stores.health import NodeUnreachable
 from dramatiq_progress.stores.outcomes import CancelOutcome, Change
+from dramatiq_progress.worker.sending.membership import MemberEnd, thousandths
 
 from .deferred import Refusals
 from .ledger import Ledger
-from .membership import MemberEnd, thousandths
 
 if TYPE_CHECKING:
-    from .binding import Binding
+    from dramatiq_progress.worker.observing.binding import Binding
 
 #: Number of calls with remembered ends in a round trip.
 PIECES_AT_ONCE = 4

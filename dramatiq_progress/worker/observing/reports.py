@@ -9,8 +9,7 @@ from typing import Final, Literal, TypeVar
 from dramatiq_progress.error_texts import reason_of, show
 from dramatiq_progress.errors import InvalidReport
 from dramatiq_progress.progress_values import Number
-
-from .validation import MAX_DESCRIPTION_CHARACTERS, to_number
+from dramatiq_progress.worker.validation import MAX_DESCRIPTION_CHARACTERS, to_number
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -16,8 +16,7 @@ from dramatiq_progress.stores.composites import (
     path_of_children,
 )
 from dramatiq_progress.stores.gathering import pieces_of
-
-from .tracking import AnyMessage
+from dramatiq_progress.worker.tracking import AnyMessage
 
 
 class Children:

@@ -8,9 +8,10 @@ from typing import Any
 
 from django.db import connections
 
+from dramatiq_progress.worker.observing.reports import Checks
+from dramatiq_progress.worker.validation import MAX_NAME_CHARACTERS, check_size, is_name
+
 from .cursor import MAX_CURSOR_BYTES, Cursor
-from .reports import Checks
-from .validation import MAX_NAME_CHARACTERS, check_size, is_name
 
 #: Types of values that may change, also by what they contain.
 CHANGING = (dict, list, tuple)

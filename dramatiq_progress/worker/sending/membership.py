@@ -13,9 +13,9 @@ from dramatiq_progress.progress import State
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.composites import PATH_OPTION, WHOLE, Contribution, Path, read_path
 from dramatiq_progress.stores.outcomes import Change
+from dramatiq_progress.worker.tracking import AnyMessage
 
 from .children import Children
-from .tracking import AnyMessage
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Loops that go on where an earlier attempt was: their sources, and the cursor that the next attempt gets."""

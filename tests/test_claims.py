@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.scheduler.serving import Serving
 from dramatiq_progress.schedules.options import build_schedule
 from dramatiq_progress.stores import Store, schedules
+from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.schedules import Declared, ScheduleRecord, Schedules
 from tests.waiting import wait_until
 
@@ -41,8 +43,22 @@ class Scheduler:
     def __init__(self, in_store: Schedules) -> None:
         self.in_store = in_store
 
-    def declare(self, *, times: str = "daily", known: datetime | None = None) -> None:
-        assert self.in_store.declare([Declared(NAME, times, 60.0, known)]) == [None]
+    def declare(
+        self,
+        *,
+        times: str = "daily",
+        known: datetime | None = None,
+        unsent: Mapping[datetime, str] = MappingProxyType({}),
+    ) -> None:
+        assert self.in_store.declare([Declared(NAME, times, 60.0, known, unsent)]) == [None]
+
+    def set(self, field: str, value: str) -> None:
+        """Set a field of the record."""
+        key = self.in_store._key(NAME)
+        if isinstance(self.in_store.store, MemoryStore):
+            self.in_store.store._records[key][field] = value
+        else:
+            self.in_store.store._servers.send([("HSET", key, field, value)])
 
     def claim(self, tick: datetime, message_id: str) -> tuple[str, str]:
         claim = self.in_store.claim(NAME, tick, message_id, ttl=60.0)
@@ -198,6 +214,32 @@ def test_a_schedule_that_the_store_has_lost_is_not_claimed_before_all_schedulers
     wait_until(lambda: not scheduler.read().is_held)
     assert scheduler.claim(sent, "m1") == ("taken", "")
     assert scheduler.claim(sent + SECOND, "m2") == ("claimed", "m2")
+
+
+def test_a_store_whose_clock_is_set_back_holds_no_schedule_until_it_has_caught_up(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a host that starts with an empty store and a wrong clock, before it synchronises that."""
+    now = scheduler.read().now.replace(microsecond=0)
+    scheduler.declare(known=now - SECOND)
+    assert scheduler.claim(now, "m1")[0] == "held"
+    # As if the clock had been an hour ahead then.
+    scheduler.set("lost_at", str(now.timestamp() + 3600))
+    assert not scheduler.read().is_held
+    assert scheduler.claim(now, "m1") == ("claimed", "m1")
+
+
+def test_a_tick_that_a_scheduler_could_not_send_is_open_again_in_a_store_that_lost_it(scheduler: Scheduler) -> None:
+    tick = scheduler.read().now.replace(microsecond=0) - SECOND
+    scheduler.declare(known=tick - SECOND)
+    scheduler.declare(known=tick, unsent={tick: "m1"})
+    scheduler.declare(known=tick, unsent={tick: "m2"})
+    assert [(each.tick, each.message_id) for each in scheduler.read().open] == [(tick, "m1")]
+    scheduler.set("lost_at", "0")
+    scheduler.confirm(tick, "m1")
+    # Nothing is lost: it was sent by another scheduler.
+    scheduler.declare(known=tick, unsent={tick: "m1"})
+    assert scheduler.read().open == ()
 
 
 def test_the_outcome_of_the_last_message_outlives_its_record(scheduler: Scheduler, due: datetime) -> None:

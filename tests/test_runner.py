@@ -6,6 +6,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,8 +16,8 @@ from dramatiq.brokers.stub import StubBroker
 
 from dramatiq_progress import progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
+from dramatiq_progress.scheduler import claiming, serving, triggers
 from dramatiq_progress.scheduler import runner as runner_module
-from dramatiq_progress.scheduler import serving, triggers
 from dramatiq_progress.scheduler.runner import Runner
 from dramatiq_progress.schedules.options import Schedule, build_schedule
 from dramatiq_progress.stores import Store
@@ -144,7 +145,7 @@ def test_a_store_that_loses_what_one_scheduler_has_just_sent_gives_it_to_no_othe
         record.clear()
         second.look()
         first.look()
-        assert "The progress store has lost what was sent last." in caplog.text
+        assert caplog.text.count("The progress store has lost the latest times of a. They continue in up to 15 s") == 1
     else:
         record["last"] = str(before.last.timestamp() - 1)
         first.look()
@@ -152,6 +153,40 @@ def test_a_store_that_loses_what_one_scheduler_has_just_sent_gives_it_to_no_othe
     wait_until(lambda: second.look() or first.look() or len(schedulers.sent()) >= 4)
     ticks = re.findall(r"Sent a for (\S+ \S+)", caplog.text)
     assert len(ticks) >= 4 and len(set(ticks)) == len(ticks)
+
+
+def test_a_record_that_has_expired_is_no_warning(schedulers: Schedulers, caplog: pytest.LogCaptureFixture) -> None:
+    runner = schedulers.runner(replace(schedulers.schedule("off", every=1), enabled=False), schedulers.missed("over"))
+    runner.look()
+    wait_until(lambda: schedulers.sent() == ["over"] and not schedulers.in_store.read(["over"])[0].open)
+    caplog.clear()
+    for name in ("off", "over"):
+        schedulers.store._records[schedulers.in_store._key(name)].clear()
+    runner.look()
+    assert all(record.last for record in schedulers.in_store.read(["off", "over"])) and caplog.text == ""
+
+
+@pytest.mark.parametrize("looks_first", [True, False])
+def test_a_store_that_loses_a_tick_that_could_not_be_sent_is_told_of_it(
+    schedulers: Schedulers, broker: StubBroker, monkeypatch: pytest.MonkeyPatch, looks_first: bool
+) -> None:
+    made = schedulers.missed("a")
+    monkeypatch.setattr(schedules_in_store, "HOLD_SECONDS", 1.0)
+    first, second = schedulers.runner(made), schedulers.runner(made)
+    with monkeypatch.context() as failing:
+        failing.setattr(broker, "enqueue", lambda *args, **options: 1 / 0)
+        wait_until(lambda: second.look() or schedulers.in_store.read(["a"])[0].open)
+        [opened] = schedulers.in_store.read(["a"])[0].open
+        wait_until(lambda: first.look() or first._all["a"].claiming.known == opened.tick)
+        schedulers.store._records[schedulers.in_store._key("a")].clear()
+        for runner in (second, first) if looks_first else (first, second):
+            runner.look()
+    assert [(each.tick, each.message_id) for each in schedulers.in_store.read(["a"])[0].open] == [opened[:2]]
+    monkeypatch.setattr(schedules_in_store, "LEASE_SECONDS", 0.0)
+    monkeypatch.setattr(claiming, "LEASE_SECONDS", 0.0)
+    wait_until(lambda: first.look() or schedulers.sent())
+    queue = broker.queues["default"].queue
+    assert [dramatiq.Message.decode(each).message_id for each in list(queue)] == [opened.message_id]
 
 
 def test_what_is_due_while_a_scheduler_stops_is_neither_sent_nor_an_error(

@@ -171,14 +171,15 @@ def test_a_claim_whose_answer_was_lost_is_sent_at_the_next_look_with_its_id(
     served: Served, punctual: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduler = served.scheduler()
+    claim = served.in_store.claim
 
     def lose_answer(*args: Any, **kwargs: Any) -> Any:
-        monkeypatch.undo()
-        served.in_store.claim(*args, **kwargs)
+        claim(*args, **kwargs)
         raise StoreUnavailable("no answer")
 
-    monkeypatch.setattr(served.in_store, "claim", lose_answer)
-    scheduler.serve(served.tick)
+    with monkeypatch.context() as losing:
+        losing.setattr(served.in_store, "claim", lose_answer)
+        scheduler.serve(served.tick)
     [open_tick] = served.record().open
     assert served.sent() == [] and scheduler.needs_attention(served.record())
     scheduler.serve(None)

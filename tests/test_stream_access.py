@@ -153,7 +153,7 @@ def test_a_stream_ends_with_the_session_of_its_visitor(people: People) -> None:
 
 def test_a_stream_ends_with_its_link(people: People) -> None:
     message_id = people.send("owner")
-    query = progress_url(message_id, signed_for=1).partition("?")[2]
+    query = progress_url(message_id, signed_for=3).partition("?")[2]
 
     async def scenario() -> None:
         started_at = time.monotonic()

@@ -46,15 +46,26 @@ class Claiming:
         # Message ids by tick: claims whose answer was lost, and messages that were sent and not confirmed.
         self._claimed: dict[datetime, str] = {}
         self._unconfirmed: dict[datetime, str] = {}
+        # Those that are claimed and not sent, which the store may lose.
+        self._unsent: dict[datetime, str] = {}
 
     def note(self, last: datetime | None) -> None:
         """Note the latest tick that a scheduler has claimed."""
         if last is not None and (self.known is None or last > self.known):
             self.known = last
 
+    @property
+    def unsent(self) -> dict[datetime, str]:
+        """The ticks that this scheduler has claimed and not sent, with their message ids."""
+        return dict(self._unsent)
+
     def is_incomplete(self, opened: Sequence[Open]) -> bool:
         """Return whether something is to be confirmed, or a claim may have come to nothing."""
-        return bool(self._unconfirmed) or any(self._may_take(each) for each in opened)
+        return bool(self._unconfirmed) or any(self._may_take(each) for each in opened) or self.has_lost(opened)
+
+    def has_lost(self, opened: Sequence[Open]) -> bool:
+        """Return whether a tick that this scheduler has claimed and not sent is no longer open in the store."""
+        return not self._unsent.keys() <= {each.tick for each in opened}
 
     def confirm_sent(self) -> None:
         """Confirm the messages whose confirmation has failed."""
@@ -67,6 +78,7 @@ class Claiming:
             if self._may_take(each):
                 self._take_over(each, now)
         still_open = {each.message_id for each in opened}
+        self._unsent = {tick: message_id for tick, message_id in self._unsent.items() if message_id in still_open}
         self._claimed = {
             tick: message_id
             for tick, message_id in self._claimed.items()
@@ -129,8 +141,10 @@ class Claiming:
 
     def _send(self, tick: datetime, message_id: str, *, late: timedelta, began: float) -> None:
         schedule = self._schedule
+        self._unsent[tick] = message_id
         if time.monotonic() - began > LEASE_SECONDS / 2 and not self._is_still_claimed(tick, message_id):
-            # This process was suspended. Another scheduler has sent it, or it is given up at the next look.
+            # This process was suspended. Another scheduler has sent it, it is given up at the next look, or the store
+            # has lost it, and is told then.
             return
         try:
             sent_id = send(schedule.target, schedule.args, schedule.kwargs, message_id)
@@ -151,6 +165,7 @@ class Claiming:
         lateness = f", {late.total_seconds():.0f} s late" if late >= LATE else ""
         logger.info("Sent %s for %s%s: message %s.", schedule.name, schedule.local(tick), lateness, sent_id)
         self._unconfirmed[tick] = sent_id
+        self._unsent.pop(tick, None)
         self._confirm(tick, sent_id)
 
     def _is_still_claimed(self, tick: datetime, message_id: str) -> bool:

@@ -104,17 +104,12 @@ class Runner:
 
     def _read(self) -> dict[str, ScheduleRecord]:
         """Return the records of the schedules, but for those on a node of a cluster that can't be reached."""
-        known = [each for each in self._all.values() if each.is_declared]
-        records = self._read_each([each.schedule.name for each in known])
-        new = [each for each in self._all.values() if not each.is_declared]
-        behind = [each for each in known if (found := records.get(each.schedule.name)) and each.is_ahead_of(found)]
-        if any(records[each.schedule.name].last is None for each in behind):
-            logger.warning(
-                "The progress store has lost what was sent last. Nothing is sent for up to %.0f s, until each running "
-                "scheduler has told the store what it knows.",
-                HOLD_SECONDS + LOOK_INTERVAL_SECONDS,
-            )
-        missing = [*new, *behind]
+        # Their latest ticks from before the store is read: later ones needn't be in what is read.
+        known = {name: each.claiming.known for name, each in self._all.items() if each.is_declared}
+        records = self._read_each(list(known))
+        behind = [self._all[name] for name, each in records.items() if self._all[name].is_ahead_of(each, known[name])]
+        self._log_lost([each for each in behind if records[each.schedule.name].last is None])
+        missing = [*(each for each in self._all.values() if not each.is_declared), *behind]
         if not missing:
             return records
         declared = self._declare(missing)
@@ -206,6 +201,19 @@ class Runner:
         if self._is_interrupted:
             self._is_interrupted = False
             logger.info("The progress store answers again; sending what is due.")
+
+    def _log_lost(self, lost: Sequence[Serving]) -> None:
+        # Others are only lost since their record has expired.
+        names = [each.schedule.name for each in lost if each.is_due_again]
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            logger.warning(
+                "The progress store has lost the latest times of %s%s. They continue in up to %.0f s, when all running "
+                "schedulers have told the store what they know. Check that the store keeps its data.",
+                ", ".join(names[:3]),
+                more,
+                HOLD_SECONDS + LOOK_INTERVAL_SECONDS,
+            )
 
     def _look_now(self) -> None:
         self._orders.put(False)

@@ -60,7 +60,8 @@ class Serving:
             # It must outlive the pause between two ticks of a schedule that is seldom due.
             pause = max(first - now, (second or first) - first)
             self.claiming.ttl = max(RECORD_SECONDS, 2 * pause.total_seconds())
-        return Declared(self.schedule.name, self.schedule.fingerprint, self.claiming.ttl, self.claiming.known)
+        claiming = self.claiming
+        return Declared(self.schedule.name, self.schedule.fingerprint, claiming.ttl, claiming.known, claiming.unsent)
 
     def note(self, record: ScheduleRecord) -> None:
         """Note the latest tick that any scheduler has claimed."""
@@ -76,10 +77,25 @@ class Serving:
                 self.schedule.local(record.last),
             )
 
-    def is_ahead_of(self, record: ScheduleRecord) -> bool:
-        """Return whether this scheduler knows of a later tick than the store, which has lost it."""
+    def is_ahead_of(self, record: ScheduleRecord, known: datetime | None) -> bool:
+        """Return whether the store has lost what this scheduler knows.
+
+        Parameters:
+          record: The record.
+          known: The latest tick that was known to be claimed before it was read.
+        """
+        if record.last is None or (known is not None and known > record.last):
+            return True
+        return record.is_held and self.claiming.has_lost(record.open)
+
+    @property
+    def is_due_again(self) -> bool:
+        """Whether it is enabled, and has a tick after the latest one that is known to be claimed."""
         known = self.claiming.known
-        return record.last is None or (known is not None and known > record.last)
+        try:
+            return self.schedule.enabled and known is not None and self.schedule.after(known) is not None
+        except TimesError:
+            return False
 
     def needs_attention(self, record: ScheduleRecord) -> bool:
         """Return whether a tick is due, or one that was claimed may have come to nothing.

@@ -205,7 +205,7 @@ class Tally(NamedTuple):
 
 
 class Declare(NamedTuple):
-    """Arguments of ``declare``."""
+    """Arguments of ``declare``; ticks and message ids follow."""
 
     fingerprint: str
     known: str
@@ -220,6 +220,7 @@ class Claim(NamedTuple):
     message_id: str
     lease: str
     early: str
+    hold: str
     late: str
     skipped: str
     ttl: str

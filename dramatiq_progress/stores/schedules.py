@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from dramatiq_progress.errors import StoreUnavailable
@@ -22,8 +23,8 @@ LEASE_SECONDS = 10.0
 #: How much earlier than by the store's clock a tick may be claimed: a host's clock may be a little ahead.
 EARLY_SECONDS = 2.0
 
-#: How long nothing of a schedule is claimed whose record the store has lost. Each running scheduler looks twice in this
-#: time, and declares what it knows.
+#: How long claims of a schedule are held after the store has lost its record: two looks of each scheduler (`Runner`),
+#: which declares what it knows.
 HOLD_SECONDS = 10.0
 
 #: How long a scheduler counts as running after its last heartbeat.
@@ -87,8 +88,8 @@ class ScheduleRecord(NamedTuple):
       outcome: The final state of that message, once it is known.
       sent: Number of messages that were sent.
       skipped: Number of ticks that were skipped because the last message hadn't finished.
-      is_held: Whether the store has lost the record, and schedulers still declare what they know of it. Nothing is
-        claimed until all of them have.
+      is_held: Whether the store has lost the record less than `HOLD_SECONDS` ago. Nothing is claimed, while schedulers
+        declare what they know.
     """
 
     now: datetime
@@ -110,12 +111,14 @@ class Declared(NamedTuple):
       fingerprint: A text that changes with its times.
       ttl: Seconds to keep its record.
       known: The latest tick that this scheduler knows to be claimed: the store may have lost it.
+      unsent: The ticks that this scheduler has claimed and not sent, with their message ids.
     """
 
     name: str
     fingerprint: str
     ttl: float
     known: datetime | None
+    unsent: Mapping[datetime, str] = MappingProxyType({})
 
 
 class Schedules:
@@ -138,17 +141,7 @@ class Schedules:
         Returns:
           The error of each that could not be declared.
         """
-        hold = seconds(HOLD_SECONDS)
-        answers = self.store._call(
-            [
-                self._call(
-                    "declare",
-                    each.name,
-                    encoding.Declare(each.fingerprint, _text(each.known), hold, _ttl(each.ttl)),
-                )
-                for each in schedules
-            ]
-        )
+        answers = self.store._call([self._declaration(each) for each in schedules])
         return [answer if isinstance(answer, StoreUnavailable) else None for answer in answers]
 
     def read(self, names: Sequence[str]) -> list[ScheduleRecord]:
@@ -181,11 +174,7 @@ class Schedules:
           ttl: Seconds to keep the record.
           late: Seconds after which the tick isn't given to anybody. None: it may be late.
         """
-        limit = "" if late is None else seconds(late)
-        arguments = encoding.Claim(
-            _text(tick), message_id, seconds(LEASE_SECONDS), seconds(EARLY_SECONDS), limit, flag(False), _ttl(ttl)
-        )
-        return self._claim(name, arguments)
+        return self._claim(name, tick, message_id, "" if late is None else seconds(late), count=False, ttl=ttl)
 
     def skip(self, name: str, tick: datetime, *, count: bool, ttl: float) -> Claim:
         """Claim a tick, and all before it, in order not to send them.
@@ -194,10 +183,7 @@ class Schedules:
           count: Whether it counts as skipped.
           ttl: Seconds to keep the record.
         """
-        arguments = encoding.Claim(
-            _text(tick), "", seconds(LEASE_SECONDS), seconds(EARLY_SECONDS), "", flag(count), _ttl(ttl)
-        )
-        return self._claim(name, arguments)
+        return self._claim(name, tick, "", "", count=count, ttl=ttl)
 
     def confirm(self, name: str, tick: datetime | None, message_id: str, *, ttl: float) -> None:
         """Record that the message of a tick was sent.
@@ -249,7 +235,22 @@ class Schedules:
     def _key(self, name: str) -> str:
         return f"{self.store.prefix}schedule:{name}"
 
-    def _claim(self, name: str, arguments: encoding.Claim) -> Claim:
+    def _declaration(self, given: Declared) -> Call:
+        arguments = encoding.Declare(given.fingerprint, _text(given.known), seconds(HOLD_SECONDS), _ttl(given.ttl))
+        unsent = {_text(tick): message_id for tick, message_id in given.unsent.items()}
+        return self._call("declare", given.name, (*arguments, *encoding.flat(unsent)))
+
+    def _claim(self, name: str, tick: datetime, message_id: str, late: str, *, count: bool, ttl: float) -> Claim:
+        arguments = encoding.Claim(
+            _text(tick),
+            message_id,
+            seconds(LEASE_SECONDS),
+            seconds(EARLY_SECONDS),
+            seconds(HOLD_SECONDS),
+            late,
+            flag(count),
+            _ttl(ttl),
+        )
         [answer] = self._run([self._call("claim", name, arguments)])
         verdict, message_id, last, clock = answer
         return Claim(verdict, message_id, _moment(last), datetime.fromtimestamp(float(clock), UTC))
@@ -278,7 +279,7 @@ def _record(clock: float, stored: Mapping[str, str]) -> ScheduleRecord:
         outcome=STATES.get(stored.get("outcome", "")),
         sent=int(stored.get("sent", 0)),
         skipped=int(stored.get("skipped", 0)),
-        is_held=clock < float(stored.get("held_until", 0)),
+        is_held=abs(clock - float(stored.get("lost_at", 0))) < HOLD_SECONDS,
     )
 
 

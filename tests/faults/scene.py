@@ -26,6 +26,7 @@ from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.redis import RedisStore
 from tests import proxy, servers
+from tests.conftest import PATIENT
 from tests.faults import tasks
 from tests.faults.history import Deed, History, Resources, Sample, judge
 from tests.store_server import Server, eternal_keys
@@ -337,7 +338,8 @@ def holding(group: int) -> dict[str, int]:
 
 
 #: Creates a scene. `broker` is ``redis``, or a fixture of tests/rabbitmq.py without its ``_url``. `progress` are
-#: settings, `store` is a server (which the test starts) or a running `Topology`.
+#: settings, `store` is a server (which the test starts) or a running `Topology`. The test's own process has the timeouts
+#: of `PATIENT`, unless `is_patient` is False: otherwise a busy machine is an outage for it.
 SceneFactory = Callable[..., Scene]
 
 
@@ -356,7 +358,7 @@ def patient_scene(make_scene: SceneFactory, tmp_path: Path) -> Scene:
     With the default timeout of 0.25 s, a machine that is busy for a moment is one too.
     """
     server = Server(tmp_path, "--save", "")
-    patient = {"OPTIONS": {"url": server.url, "socket_timeout": 10, "socket_connect_timeout": 10}}
+    patient = {"OPTIONS": {"url": server.url, **PATIENT}}
     made = make_scene(store=server, progress=QUICK_PROGRESS | patient)
     server.start()
     return made
@@ -371,13 +373,14 @@ def make_scene(request: pytest.FixtureRequest, valkey: str, settings: Any, tmp_p
             broker: str = "redis",
             progress: Mapping[str, Any] = QUICK_PROGRESS,
             store: Server | Topology | None = None,
+            is_patient: bool = True,
         ) -> Scene:
             chosen = Server(tmp_path, "--save", "") if store is None else store
             if isinstance(chosen, Server):
                 opened.callback(chosen.stop)
             options = chosen.options if isinstance(chosen, Topology) else {"url": chosen.url}
             wanted = {"OPTIONS": options, **progress}
-            settings.DRAMATIQ_PROGRESS = wanted
+            settings.DRAMATIQ_PROGRESS = {**wanted, "OPTIONS": {**wanted["OPTIONS"], **(PATIENT if is_patient else {})}}
             broker_options: dict[str, Any] = {}
             if broker == "redis":
                 url, kind = f"{valkey}/4", RedisBroker

@@ -23,6 +23,14 @@ from tests.waiting import BUSY_SECONDS, wait_until
 TWINS_DIFFER_BY = 0.2
 
 
+@pytest.fixture
+def scene(make_scene: SceneFactory) -> Scene:
+    """A scene whose sender has the default timeouts, as all of its processes."""
+    made = make_scene(is_patient=False)
+    made.store.start()
+    return made
+
+
 def takes_as_long(scene: Scene, tracked: dramatiq.Message[Any], untracked: dramatiq.Message[Any]) -> bool:
     """Return whether a job took as long as its untracked twin, except for one timeout."""
     return scene.lasted(tracked) < (1 + TWINS_DIFFER_BY) * scene.lasted(untracked) + 0.5
@@ -50,7 +58,7 @@ def test_a_store_that_is_killed_during_a_job_and_is_back_empty_after_ten_seconds
 
 @pytest.mark.slow(13)
 def test_a_store_that_is_down_from_before_the_first_message(make_scene: SceneFactory, client: Client) -> None:
-    scene = make_scene(broker="rabbitmq")
+    scene = make_scene(broker="rabbitmq", is_patient=False)
     began = time.monotonic()
     for _ in range(100):
         scene.outsider.enqueue(tasks.untracked_for.message(0.0))
@@ -99,7 +107,7 @@ def test_a_store_that_is_frozen_before_a_job_starts(scene: Scene) -> None:
 
 @pytest.mark.slow(37)
 def test_a_store_that_is_frozen_for_thirty_seconds_at_the_default_settings(make_scene: SceneFactory) -> None:
-    scene = make_scene(progress={})
+    scene = make_scene(progress={}, is_patient=False)
     scene.store.start()
     with scene.worker("-p", "1", "-t", "4"):
         twins = scene.send(tasks.report_for, 30.0), scene.send(tasks.untracked_for, 30.0)
@@ -235,7 +243,7 @@ def test_a_worker_that_is_cut_off_from_the_store_only(scene: Scene, tmp_path: Pa
 
 def test_reading_and_sending_continue_while_the_store_is_mute(make_scene: SceneFactory, client: Client) -> None:
     """A web process waits for one timeout in an outage, not for one per request or message."""
-    scene = make_scene()
+    scene = make_scene(is_patient=False)
     scene.store.start()
     with scene.store.frozen():
         began = time.monotonic()

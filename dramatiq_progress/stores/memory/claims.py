@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dramatiq_progress.stores import encoding
 from dramatiq_progress.stores.encoding import seconds
 
 from .prelude import Outcome, Record
 
 
-def declare(record: Record, now: float, given: encoding.Declare) -> Outcome:
+def declare(record: Record, now: float, given: encoding.Declare, unsent: Mapping[str, str]) -> Outcome:
     """See declare.lua."""
     before, last = record.get("fingerprint"), float(record.get("last", 0))
     start = float(given.known or 0)
     if before is None and start:
-        record["held_until"] = seconds(now + float(given.hold))
+        record["lost_at"] = seconds(now)
     elif before != given.fingerprint:
         start = now
+    if _is_held(record, now, given.hold):
+        for tick, message_id in unsent.items():
+            record.setdefault(f"open:{tick}", f"{seconds(now)} {message_id}")
     if before == given.fingerprint and last >= start:
         return Outcome("refused")
     record |= {"fingerprint": given.fingerprint, "last": seconds(max(last, start))}
@@ -27,7 +32,7 @@ def claim(record: Record, now: float, given: encoding.Claim) -> Outcome:
     clock = seconds(now)
     if "last" not in record:
         return Outcome(("unknown", "", "", clock))
-    if now < float(record.get("held_until", 0)):
+    if _is_held(record, now, given.hold):
         return Outcome(("held", "", record["last"], clock))
     message_id, name, tick = given.message_id, f"open:{given.tick}", float(given.tick)
     if given.late and now - tick > float(given.late):
@@ -71,3 +76,7 @@ def conclude(record: Record, given: encoding.Conclude) -> Outcome:
         return Outcome("refused")
     record["outcome"] = given.state
     return Outcome("written")
+
+
+def _is_held(record: Record, now: float, hold: str) -> bool:
+    return abs(now - float(record.get("lost_at", 0))) < float(hold)

@@ -34,6 +34,7 @@ _JOIN = len(encoding.Join._fields)
 _TALLY = len(Tally._fields)
 _KEEP = len(Keep._fields)
 _START = len(encoding.Start._fields)
+_DECLARE = len(encoding.Declare._fields)
 
 
 class _MemorySubscription(Subscription):
@@ -169,7 +170,7 @@ class MemoryStore(Store):
             case "withdraw":
                 return transitions.withdraw(record, encoding.Withdraw(*given), beside[0])
             case "declare":
-                return claims.declare(record, now, encoding.Declare(*given))
+                return claims.declare(record, now, encoding.Declare(*given[:_DECLARE]), _pairs(given[_DECLARE:]))
             case "claim":
                 return claims.claim(record, now, encoding.Claim(*given))
             case "confirm":

@@ -10,12 +10,13 @@
 -- claimed; the clock}.
 local schedule = KEYS[1]
 
-local last, open, held_until = unpack(redis.call('HMGET', schedule, 'last', 'open:' .. tick, 'held_until'))
+local last, open, lost_at = unpack(redis.call('HMGET', schedule, 'last', 'open:' .. tick, 'lost_at'))
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local clock = string.format('%.6f', now)
 if not last then return {'unknown', '', '', clock} end
-if now < tonumber(held_until or 0) then return {'held', '', last, clock} end
+-- Not for longer if the clock is set back: therefore in both directions.
+if math.abs(now - (lost_at or 0)) < tonumber(hold) then return {'held', '', last, clock} end
 if late ~= '' and now - tick > tonumber(late) then return {'late', '', last, clock} end
 if open then
   local claimed_at, first_id = string.match(open, '^(%S+) (%S+)$')

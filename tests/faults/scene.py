@@ -338,8 +338,8 @@ def holding(group: int) -> dict[str, int]:
 
 
 #: Creates a scene. `broker` is ``redis``, or a fixture of tests/rabbitmq.py without its ``_url``. `progress` are
-#: settings, `store` is a server (which the test starts) or a running `Topology`. The test's own process has the timeouts
-#: of `PATIENT`, unless `is_patient` is False: otherwise a busy machine is an outage for it.
+#: settings, `store` is a server (which the test starts) or a running `Topology`. The test's own process has the
+#: timeouts of `PATIENT`, unless `is_patient` is False: otherwise a busy machine is an outage for it.
 SceneFactory = Callable[..., Scene]
 
 

@@ -56,7 +56,7 @@ class Configuration:
       pause_permission: The permission to pause and to resume a message, in the same form, for views of a project.
         None: see `dramatiq_progress.permissions.may_pause`.
       cancellable: Whether messages of actors that don't say so themselves can be cancelled.
-      estimates: Whether the durations of runs are kept, and pages are told how long a message usually takes and waits.
+      estimates: Whether the durations of runs are kept, and pages show how long a message usually takes and waits.
       schedules: Options of schedules by name (see docs/schedules.md). `schedules.declaring` validates them.
     """
 

@@ -1,7 +1,7 @@
 """The owner of a message: a keyed hash of a user or of a visitor, made when it is sent and compared when it is read.
 
 The hash is stored in the message's options, so that retries, pipelines, groups and messages sent by the job inherit it
-without a query. ``middleware.py`` writes it there and into the record. Responses, signals and logs never contain it.
+without a query, and in its record. Responses, signals and logs never contain it.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def send_states_changed(
             error,
         )
         return
-    # Its thread moves all messages of a queue that are due, and no middleware of Django's looks after its connections.
+    # Its thread moves all messages of a queue that are due, and Django doesn't close its database connections.
     late = late or isinstance(threading.current_thread(), ConsumerThread)
     changes = [
         (progress, before)

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 def start_thread(run: Callable[[], None], name: str) -> None:
     """Start a daemon thread, without waiting for it.
 
-    The thread may never run: a container may allow no further one, which is logged. Callers find out by what it does,
-    and try again.
+    The thread may never run: a container may allow no further one, which is logged. Callers notice
+    that its work isn't done, and try again.
 
     `threading.Thread.start` isn't called in the caller's thread, since it waits for the new one. If an asynchronous
     exception is raised in the caller at that moment, as by Dramatiq's time limits, Python 3.11 may deliver it to the

@@ -184,7 +184,7 @@ def run_task(observer: ProgressObserver, path: str, args: Sequence[Any], kwargs:
         value = run.note_value(_call(task.func, [*args, *piped], kwargs))
         if getattr(task, "publish_result", False):
             observer.set_result(value)
-        # Otherwise it is nobody's but the result's: other middleware may log or store what actors return.
+        # Otherwise None, since other middleware may log or store what actors return.
         return value if delivery.message.options.get("pipe_target") else None
     except BaseException as error:
         if not is_cancel(error) and not is_yield(error) and not isinstance(error, SkipMessage):

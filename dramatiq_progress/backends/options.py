@@ -11,7 +11,7 @@ from django.tasks.exceptions import InvalidTaskBackend
 from dramatiq_progress.conf import LONGEST_SECONDS, SHORTEST_SECONDS
 from dramatiq_progress.error_texts import show
 
-#: How long a finished task's result and its bar are kept, as tasks that nobody watches need: their results are read.
+#: How long a finished task's result and its bar are kept: longer than `FINISHED_TTL`, since results are read later.
 RESULT_TTL_SECONDS = 24 * 3600.0
 
 

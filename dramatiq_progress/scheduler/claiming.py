@@ -60,7 +60,7 @@ class Claiming:
         return dict(self._unsent)
 
     def is_incomplete(self, opened: Sequence[Open]) -> bool:
-        """Return whether something is to be confirmed, or a claim may have come to nothing."""
+        """Return whether a message is to be confirmed, or a claim may be taken over."""
         return bool(self._unconfirmed) or any(self._may_take(each) for each in opened) or self.has_lost(opened)
 
     def has_lost(self, opened: Sequence[Open]) -> bool:
@@ -73,7 +73,7 @@ class Claiming:
             self._confirm(tick, message_id)
 
     def resume(self, opened: Sequence[Open], now: datetime) -> None:
-        """Send what was claimed and came to nothing, and forget own claims that another scheduler got."""
+        """Take over claims that were never confirmed, and drop own claims that another scheduler has."""
         for each in opened:
             if self._may_take(each):
                 self._take_over(each, now)

@@ -81,7 +81,7 @@ class Runner:
         self._orders.put(True)
 
     def look(self) -> None:
-        """Serve each schedule with a tick that is due by the store's clock, or one that came to nothing."""
+        """Serve each schedule with a tick that is due by the store's clock, or a claim that was never confirmed."""
         try:
             records = self._read()
         except StoreUnavailable as error:

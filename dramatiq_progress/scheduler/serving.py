@@ -98,7 +98,7 @@ class Serving:
             return False
 
     def needs_attention(self, record: ScheduleRecord) -> bool:
-        """Return whether a tick is due, or one that was claimed may have come to nothing.
+        """Return whether a tick is due, or a claim may be taken over.
 
         Raises:
           TimesError: Its trigger has raised an error.
@@ -117,8 +117,8 @@ class Serving:
                 return
             self._may_log_error_at = now + LOG_INTERVAL_SECONDS
         logger.error(
-            "Can't compute the times of %s: %s. It isn't sent until that works, which is tried every few seconds; "
-            "other schedules aren't affected. Check its trigger.",
+            "Can't compute the times of %s: %s. It isn't sent meanwhile, and is tried again every few seconds; other "
+            "schedules aren't affected. Check its trigger.",
             self.schedule.name,
             reason_of(error),
             exc_info=error.__cause__,
@@ -160,7 +160,7 @@ class Serving:
         return self.schedule.after(known) == tick
 
     def _catch_up(self) -> None:
-        """Send what is due by the store's clock, and what was claimed and came to nothing."""
+        """Send what is due by the store's clock, and take over claims that were never confirmed."""
         [record] = self._schedules.read([self.schedule.name])
         self.note(record)
         if record.is_held:

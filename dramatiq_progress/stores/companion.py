@@ -1,7 +1,7 @@
 """`Companion`: the private data of one message, in a second key beside its record. Pages never read it.
 
 The key is in the record's cluster slot, and lives as long as the record. It is written by keep.lua and finish.lua,
-behind the same fencing token: the values of a worker that was declared dead are refused with its reports.
+behind the record's fencing token: the values of a worker that was declared dead are refused, as its reports are.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from .encoding import Leave, seconds
 
-#: How long a departure from a queue counts; in a slow queue, as long as the last few take.
+#: How long a departure from a queue counts; in a slow queue, `MEMORY_DEPARTURES` times its interval.
 MEMORY_SECONDS = 60.0
-#: How many departures that is.
+#: See above.
 MEMORY_DEPARTURES = 6
 
 #: Number of departures, and their age in their usual intervals, up to which a wait is estimated.

@@ -32,8 +32,7 @@ ALIVE_SECONDS = 30.0
 #: Number of schedulers that are listed.
 SCHEDULERS_LIMIT = 100
 
-#: How long the record of a schedule is kept that isn't due; longer for one that is due less often than twice in this
-#: time.
+#: How long the record of a schedule is kept after its last tick, if that is longer than two of its intervals.
 RECORD_SECONDS = 40 * 24 * 3600.0
 
 #: Prefix of the fields of open ticks.
@@ -48,7 +47,7 @@ class Claim(NamedTuple):
     Attributes:
       verdict: ``claimed`` (its message is to be sent by this scheduler), ``taken`` (another one has it, or it was
         skipped), ``early`` (it isn't due by the store's clock), ``late`` (it is later than the claim allows),
-        ``held`` (nothing is given to anybody now, see `ScheduleRecord.is_held`) or ``unknown`` (the store has no record
+        ``held`` (no claim is granted now, see `ScheduleRecord.is_held`) or ``unknown`` (the store has no record
         of the schedule).
       message_id: The id with which to send it: that of the first claim, if that came to nothing.
       last: The latest tick that was claimed. None if it is unknown.
@@ -172,7 +171,7 @@ class Schedules:
         Parameters:
           message_id: The id with which to send it, if it is this scheduler's.
           ttl: Seconds to keep the record.
-          late: Seconds after which the tick isn't given to anybody. None: it may be late.
+          late: Seconds after which the claim is refused. None: it may be late.
         """
         return self._claim(name, tick, message_id, "" if late is None else seconds(late), count=False, ttl=ttl)
 

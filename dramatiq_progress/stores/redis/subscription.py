@@ -82,7 +82,7 @@ class RedisSubscription(Subscription):
             if waited_at - checked_at >= WAIT_SECONDS:
                 checked_at = waited_at
                 if not self._servers.is_current(pubsub):
-                    # Its server was replaced. It may stay connected for as long as it likes, and receive nothing.
+                    # Its server was replaced. The old one may keep the connection open, and send nothing.
                     return
             message = pubsub.get_message(timeout=WAIT_SECONDS)
             now = time.monotonic()

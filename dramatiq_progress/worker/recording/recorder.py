@@ -130,7 +130,7 @@ class Recorder:
         self._wake.set()
         runs = self._thread.is_running
         if not runs and self._has_more():
-            # Not if it ran: it may have ended by now, and another one would run on, since nobody asks it to stop.
+            # Not if it ran: it may have ended by now, and a new thread would never get the request to stop.
             self.start()
             runs = True
         if runs:

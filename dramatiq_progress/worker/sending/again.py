@@ -1,7 +1,7 @@
 """Messages that are sent again without a failure: they made room for others, are paused, or begin another round.
 
-A paused message is in the delay queue. It comes from there again and again, and is skipped each time: its record alone
-says that it is paused, and after a loss of the record it goes on.
+A paused message waits in the delay queue. Each time it is delivered, it is skipped and sent there again. Only its
+record says that it is paused: if the record is lost, the message runs.
 """
 
 from __future__ import annotations
@@ -103,11 +103,11 @@ def is_sent_again(message: AnyMessage) -> bool:
 
 
 def stop_fetching(worker: Worker) -> None:
-    """Let a worker that shuts down fetch no more messages: it would hold those sent again until its last job ends.
+    """Let a worker that shuts down fetch no more messages: those sent again would wait in it until its last job ends.
 
     On Redis: after 1.2 s instead of 10.7 s another worker goes on, beside a job of 14 s (Dramatiq 2.2). The attribute
-    isn't documented; the consumer of the delay queue goes on, and gives the heartbeats. RabbitMQ has no such way that
-    is right for all queues: quorum queues refuse consumers with a global prefetch and close the connection (3.10).
+    isn't documented; the consumer of the delay queue goes on, and gives the heartbeats. RabbitMQ has nothing like
+    it that works for all queues: quorum queues refuse consumers with a global prefetch and close the connection (3.10).
     """
     for thread in worker.consumers.values():
         consumer = thread.consumer

@@ -1,7 +1,7 @@
 """The title, metadata and estimate key that a sender gives with a message: its options, which retries carry too.
 
-Whoever makes a message gets an error for a value that can't be shown. Later, in the hooks of a send or a delivery, an
-error would cost the message: there it is ignored, and logged.
+A value that can't be shown raises an error where the message is made. In the hooks of a send or a delivery it is
+ignored and logged, since an error there would lose the message.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ elseif is_shown then
     return refused
   end
 else
-  -- It waits no longer, whatever its end is worth.
+  -- It no longer waits, even if its end is refused.
   if later_token == token then note_later(record, later_number, undecided, token, 0) end
   if is_over then return refused end
   local known_doubted, left = unpack(redis.call('HMGET', record, 'doubted', 'retries_left'))

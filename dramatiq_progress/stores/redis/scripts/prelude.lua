@@ -44,8 +44,8 @@ local function is_silent(heartbeat, later, now, lost_after)
   return not is_alive(heartbeat, now, lost_after) and not is_alive(later_heartbeat, now, lost_after)
 end
 
--- Stores what a record says of its message whoever writes it. Absent means not cancellable. An owner
--- is never replaced: a message that is sent again by another user must not show its first owner's data to them.
+-- Stores the fields that every writer sets. Absent means not cancellable. An owner is never replaced: a message that is
+-- sent again by another user must not show its first owner's data to them.
 local function describe(record, cancellable, owner)
   if cancellable == '1' then redis.call('HSET', record, 'cancellable', '1') end
   if owner ~= '' then redis.call('HSETNX', record, 'owner', owner) end

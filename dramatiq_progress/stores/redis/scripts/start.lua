@@ -4,11 +4,11 @@
 -- Unless the attempt that is shown is alive, by its heartbeat. Then nothing shows yet whether it has died (RabbitMQ
 -- redelivers within a second) or was only not acknowledged in time. It stays the one that is shown, since it is further
 -- on, and the new attempt waits: report.lua shows it as soon as the other one is silent for too long or ends without
--- success. The new delivery counts as a death of the other until that one's next heartbeat takes the count back.
+-- success. The new delivery counts as a death of the other (MAX_DELIVERIES) until the other's next heartbeat.
 --
 -- If the one that is shown can be resumed, the later one takes over at once instead, and the other stops at its next
--- item: otherwise both would do all the items that are left. But not while that one works on an item for longer than a
--- worker is silent: with items longer than the broker waits for them, none would ever be done.
+-- item: otherwise both would do all the items that are left. It doesn't if the other has worked on one item for longer
+-- than LOST_AFTER: with items longer than the broker waits for an answer, none would ever be done.
 --
 -- Where an earlier attempt got to (its cursor) stays, with its values. The message may bring a cursor too, as the first of
 -- its fields: a store that has lost some writes has an older one.

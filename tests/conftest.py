@@ -171,6 +171,13 @@ def store(request: pytest.FixtureRequest) -> Store:
     return made
 
 
+@pytest.fixture(params=["redis_store", "old_redis_store", "sentinel_store", "cluster_store", "memory_store"])
+def any_store(request: pytest.FixtureRequest) -> Store:
+    """Each kind of store in turn, with the oldest server and each kind of topology."""
+    made: Store = request.getfixturevalue(request.param)
+    return made
+
+
 @pytest.fixture
 def not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """A schedule that is declared as known by a scheduler can be claimed at once, as if its record weren't lost."""

@@ -25,11 +25,9 @@ NAME = "nightly"
 SECOND = timedelta(seconds=1)
 
 
-@pytest.fixture(params=["redis_store", "old_redis_store", "sentinel_store", "cluster_store", "memory_store"])
-def store(request: pytest.FixtureRequest) -> Store:
-    """Each kind of store in turn, with the oldest server and each kind of topology."""
-    made: Store = request.getfixturevalue(request.param)
-    return made
+@pytest.fixture
+def store(any_store: Store) -> Store:
+    return any_store
 
 
 @pytest.fixture

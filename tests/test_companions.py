@@ -25,11 +25,9 @@ from tests.waiting import wait_until
 ID = "m1"
 
 
-@pytest.fixture(params=["redis_store", "old_redis_store", "cluster_store", "memory_store"])
-def store(request: pytest.FixtureRequest) -> Store:
-    """Each kind of store in turn, with the oldest server."""
-    made: Store = request.getfixturevalue(request.param)
-    return made
+@pytest.fixture
+def store(any_store: Store) -> Store:
+    return any_store
 
 
 def send(store: Store, **options: Any) -> Companion:

@@ -26,11 +26,9 @@ from tests.waiting import wait_until
 ENDS = [State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED]
 
 
-@pytest.fixture(params=["redis_store", "old_redis_store", "sentinel_store", "cluster_store", "memory_store"])
-def store(request: pytest.FixtureRequest) -> Store:
-    """Each kind of store in turn, with the oldest server and each kind of topology."""
-    made: Store = request.getfixturevalue(request.param)
-    return made
+@pytest.fixture
+def store(any_store: Store) -> Store:
+    return any_store
 
 
 class Group:

@@ -51,12 +51,6 @@ def subscribed(store: Store) -> Iterator[Recording]:
         made.close()
 
 
-@pytest.fixture(params=["redis_store", "memory_store", "old_redis_store", "sentinel_store", "cluster_store"])
-def any_store(request: pytest.FixtureRequest) -> Store:
-    made: Store = request.getfixturevalue(request.param)
-    return made
-
-
 def test_exactly_the_visible_changes_are_notified(any_store: Store) -> None:
     with subscribed(any_store) as recording:
         attempt = Attempt("m1", "work", "default", 3)

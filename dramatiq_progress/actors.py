@@ -22,10 +22,10 @@ from .middleware import ProgressMiddleware
 from .titles import declare_title
 from .worker.current import (
     current_observer,
+    delivery_to,
     end_cancelled,
     end_yielded,
     note_exception,
-    note_return,
     observing,
     open_observer,
 )
@@ -196,7 +196,10 @@ def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any
             observer = open_observer(observed.actor_name)  # type: ignore[attr-defined]
             if parameter is not None:
                 args, kwargs = parameter.put(observer, args, kwargs)
+        delivery = delivery_to(observer)
         try:
+            if delivery is not None:
+                delivery.is_running = True
             with observing(observer):
                 result = call(*args, **kwargs)
         except BaseException as error:
@@ -210,7 +213,11 @@ def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any
                 raise for_user from error
             raise
         finally:
-            note_return(observer)
+            # Without a call, in which a time limit could raise: its retry would count as a further round.
+            if delivery is not None:
+                delivery.is_running = False
+                # The exception keeps this frame alive, and the delivery keeps the exception.
+                delivery = None
         if observer._binding.interruption.has_yielded:
             # The actor has swallowed the exception, and its work isn't done all the same.
             note_exception(observer)

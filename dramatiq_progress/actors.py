@@ -18,6 +18,7 @@ from dramatiq.asyncio import get_event_loop_thread
 
 from .error_texts import show
 from .errors import UserFacingError
+from .event_loop import in_event_loop
 from .middleware import ProgressMiddleware
 from .titles import declare_title
 from .worker.current import (
@@ -93,7 +94,7 @@ def progress_actor(
     ``progress_observer``. A function with neither is tracked too. The observer is never an argument of the message.
     Called as a function, outside a worker or inside another actor, the actor gets a detached observer; tests may pass
     one, by position or by name. Called with the observer of another actor, it is a part of that actor's work, and its
-    return value isn't published.
+    return value isn't published. An async actor can't be called as a function in an event loop: `RuntimeError`.
 
     Parameters:
       fn: The function; may be ``async def``, with Dramatiq's AsyncIO middleware.
@@ -183,10 +184,17 @@ def _thrown(declared: Any) -> tuple[Any, ...]:
 def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any]:
     """Wrap a function so that each call has an observer."""
     parameter = ObserverParameter.of(fn)
-    call = synchronous(fn) if is_coroutine_function(called_function(fn)) else fn
+    is_async = is_coroutine_function(called_function(fn))
+    call = synchronous(fn) if is_async else fn
 
     @functools.wraps(fn)
     def observed(*args: Any, **kwargs: Any) -> Any:
+        if is_async and in_event_loop():
+            # The loop would wait for work that it is to run itself: in a worker for ever, with all other async actors.
+            raise RuntimeError(
+                f"{observed.actor_name} is an async actor, and can't be called as a function "  # type: ignore[attr-defined]
+                "in an event loop. Put its work into an `async def` function, and await that."
+            )
         observer = parameter.given(args, kwargs) if parameter else None
         if observer is not None and observer.message_id is not None:
             # A part of the actor that the observer was made for: it doesn't end that one's attempt.

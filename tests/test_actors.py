@@ -332,6 +332,56 @@ def test_an_async_actor_may_be_called_outside_a_worker() -> None:
     assert progress_actor(broker=idle)(work)() == 3
 
 
+IN_EVENT_LOOP = "inner is an async actor, and can't be called as a function in an event loop. Put its work into an"
+
+
+@pytest.mark.parametrize("is_part", [False, True])
+def test_an_async_actor_refuses_to_be_called_inside_another_one(broker: StubBroker, is_part: bool) -> None:
+    """It would wait for ever for the event loop that it blocks."""
+
+    @progress_actor(broker=broker)
+    async def inner(progress_observer: ProgressObserver) -> None:
+        progress_observer.set_progress(1)
+
+    @progress_actor(broker=broker)
+    async def outer(progress_observer: ProgressObserver) -> None:
+        called: Any = inner
+        with pytest.raises(RuntimeError, match=IN_EVENT_LOOP):
+            called(*[progress_observer] * is_part)
+
+    run(broker, outer)
+
+
+@pytest.mark.parametrize("has_worker", [False, True])
+def test_an_async_actor_refuses_to_be_called_in_an_async_test(request: Any, has_worker: bool) -> None:
+    used = request.getfixturevalue("broker") if has_worker else StubBroker(middleware=[ProgressMiddleware()])
+
+    @progress_actor(broker=used)
+    async def inner(progress_observer: ProgressObserver) -> None: ...
+
+    async def check() -> None:
+        with pytest.raises(RuntimeError, match=IN_EVENT_LOOP):
+            inner()
+
+    asyncio.run(check())
+
+
+def test_a_class_based_actor_that_is_called_as_a_function_gets_its_observer_from_the_caller(broker: StubBroker) -> None:
+    class Import(dramatiq.GenericActor):
+        class Meta:
+            actor = functools.partial(progress_actor, broker=broker)
+
+        def perform(self, observer: ProgressObserver, path: str) -> str:
+            observer.set_progress(1)
+            return path
+
+    called: Any = Import
+    observer = ProgressObserver()
+    assert (called(observer, "people.csv"), observer.current) == ("people.csv", 1)
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        called("people.csv")
+
+
 def test_an_async_actor_without_asyncio_middleware_fails_with_the_error_of_dramatiq() -> None:
     async def work() -> None: ...
 

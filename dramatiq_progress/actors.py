@@ -31,7 +31,7 @@ from .worker.current import (
     open_observer,
 )
 from .worker.observing.injection import ObserverParameter, called_function, is_coroutine_function
-from .worker.observing.interruption import is_cancel, is_yield, user_facing
+from .worker.observing.interruption import Interruption, is_cancel, is_yield, user_facing
 from .worker.observing.observer import ProgressObserver
 from .worker.sending.options import ESTIMATE_KEY_OPTION, check_options, checked_cancellable, checked_estimate_key
 from .worker.tracking import CANCELLABLE_OPTION, TRACKED_OPTION, YIELD_OPTION
@@ -246,23 +246,27 @@ def synchronous(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:
     # loop's thread, which doesn't have the worker's delivery. (It has the context of the worker's thread:
     # run_coroutine_threadsafe copies it, so current_observer() works.)
     @functools.wraps(fn)
-    async def as_task(*args: Any, **kwargs: Any) -> R:
-        observer = current_observer()
-        if observer is not None:
-            observer._binding.interruption.set_own_task()
+    async def as_task(interruption: Interruption | None, /, *args: Any, **kwargs: Any) -> R:
+        if interruption is not None:
+            interruption.set_own_task()
         return await fn(*args, **kwargs)
 
     on_worker = run_on_event_loop_thread(as_task)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> R:
-        if get_event_loop_thread() is None and _is_detached():
-            return async_to_sync(as_task)(*args, **kwargs)
-        return on_worker(*args, **kwargs)
+        observer = current_observer()
+        if observer is None or delivery_to(observer) is None:
+            # Outside a worker, or in a thread that an actor has started: that isn't the actor.
+            is_detached = observer is None or observer.message_id is None
+            run = async_to_sync(as_task) if is_detached and get_event_loop_thread() is None else on_worker
+            return run(None, *args, **kwargs)
+        # The task is the actor while this thread waits for it, also in a part of an actor that isn't async.
+        interruption = observer._binding.interruption
+        before = interruption._own_task
+        try:
+            return on_worker(interruption, *args, **kwargs)
+        finally:
+            interruption._own_task = before
 
     return call
-
-
-def _is_detached() -> bool:
-    observer = current_observer()
-    return observer is None or observer.message_id is None

@@ -365,6 +365,44 @@ def test_each_report_of_another_thread_raises_and_then_the_actors_own(broker: St
     assert interrupted == ["thread"] * 3
 
 
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_a_part_that_is_async_leaves_the_cancel_to_its_caller(broker: StubBroker, in_thread: bool) -> None:
+    """The caller is interrupted once, and can clean up."""
+
+    @progress_actor(broker=broker)
+    async def part(progress_observer: ProgressObserver) -> None:
+        progress_observer.set_progress(2, 9)
+
+    def work(observer: ProgressObserver) -> None:
+        called: Any = part
+        if in_thread:
+            with ThreadPoolExecutor() as pool:
+                pool.submit(called, observer).result()
+        else:
+            called(observer)
+        with pytest.raises(Cancelled):
+            report_on(observer)
+        observer.set_progress(7, 9)
+
+    done = Job(broker, work).cancelled()
+    assert (done.state, done.current) == (State.DONE, 7)
+
+
+def test_a_cancel_that_interrupts_an_async_part_has_interrupted_its_caller(broker: StubBroker) -> None:
+    @progress_actor(broker=broker)
+    async def part(progress_observer: ProgressObserver) -> None:
+        await report_in_coroutine(progress_observer)
+
+    def work(observer: ProgressObserver) -> None:
+        called: Any = part
+        with pytest.raises(Cancelled):
+            called(observer)
+        observer.set_progress(7, 9)
+
+    done = Job(broker, work).cancelled()
+    assert (done.state, done.current) == (State.DONE, 7)
+
+
 async def report_in_coroutine(progress_observer: ProgressObserver) -> None:
     progress_observer.set_progress(1, 9)
     while True:

@@ -121,7 +121,7 @@ def progress_actor(
     Raises:
       ImproperlyConfigured: The broker has no `ProgressMiddleware`.
       TypeError: More than one parameter is annotated `ProgressObserver`, the title or the estimate key isn't a text,
-        ``cancellable`` isn't a bool, or the function is a generator.
+        ``cancellable`` or ``publish_result`` isn't a bool, or the function is a generator.
       ValueError: The estimate key is empty or too long, or `yield_after` isn't a number above 0.
     """
 
@@ -139,6 +139,9 @@ def progress_actor(
         settled[CANCELLABLE_OPTION] = None if cancellable is None else checked_cancellable(cancellable)
         if yield_after is not None:
             settled[YIELD_OPTION] = _checked_yield(yield_after)
+        if not isinstance(publish_result, bool):
+            # "no" would be true, and show users what isn't for them.
+            raise TypeError(f"publish_result={show(publish_result)} isn't True or False.")
         settled[ESTIMATE_KEY_OPTION] = None if estimate_key is None else checked_estimate_key(estimate_key)
         # Known to Dramatiq only with its `Retries`. Without that, every exception is final.
         if "throws" in chosen.actor_options:

@@ -405,6 +405,12 @@ def test_a_return_value_is_public_only_if_the_actor_publishes_it(broker: StubBro
     assert run(broker, actor, 1).result == ([1, 2] if publish else None)
 
 
+@pytest.mark.parametrize("publish", ["no", 1, None])
+def test_whether_a_return_value_is_public_is_true_or_false(broker: StubBroker, publish: Any) -> None:
+    with pytest.raises(TypeError, match=rf"publish_result={publish!r} isn't True or False\."):
+        progress_actor(broker=broker, publish_result=publish)(first)
+
+
 def test_a_return_value_that_cannot_be_encoded_is_ignored(broker: StubBroker, caplog: Any) -> None:
     actor = progress_actor(broker=broker, publish_result=True, actor_name="work")(lambda: object())
     assert run(broker, actor).result is None

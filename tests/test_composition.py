@@ -471,6 +471,23 @@ def test_a_group_to_which_another_process_adds_an_actor_that_is_not_cancellable_
     assert not read(job).cancellable
 
 
+@pytest.mark.parametrize("state", [State.CANCELLED, State.FAILED])
+def test_an_open_group_that_is_cancelled_ends_before_it_is_closed_and_skips_what_is_added(
+    site: Site, state: State
+) -> None:
+    first = site.fail.message() if state is State.FAILED else site.wait.message()
+    job = progress_group([first], open=True, fail_fast=True, broker=site.broker).run()
+    if state is State.CANCELLED:
+        assert cancel(job)
+    site.start()
+    when(job, state)
+    added = site.work.message()
+    job.add([added])
+    when(added, State.CANCELLED)
+    wait_until(lambda: read(job).total == 2)
+    assert (read(job).state, site.calls) == (state, [])
+
+
 def test_a_message_may_be_in_each_run_of_an_open_group(site: Site) -> None:
     job = progress_group([site.work.message()], open=True, broker=site.broker).run()
     job.run().close()

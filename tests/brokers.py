@@ -1,4 +1,4 @@
-"""Brokers in a test's own process, and workers for them."""
+"""Workers for a broker in a test's own process, and the broker that Dramatiq uses if none is named."""
 
 from __future__ import annotations
 
@@ -10,11 +10,22 @@ from dramatiq import Broker
 
 
 @contextmanager
-def working(broker: Broker, *, threads: int = 1) -> Iterator[None]:
-    """Run a worker in a ``with`` block, also if an assertion in it fails."""
-    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=threads)
+def working(broker: Broker, *, threads: int = 2, queues: set[str] | None = None) -> Iterator[None]:
+    """Run a worker in a ``with`` block, which stops also if an assertion there fails."""
+    worker = dramatiq.Worker(broker, queues=queues, worker_timeout=10, worker_threads=threads)
     worker.start()
     try:
         yield
     finally:
         worker.stop()
+
+
+@contextmanager
+def as_global_broker(broker: Broker) -> Iterator[None]:
+    """Set the global broker in a ``with`` block."""
+    before = dramatiq.broker.global_broker
+    dramatiq.set_broker(broker)
+    try:
+        yield
+    finally:
+        dramatiq.broker.global_broker = before

@@ -27,6 +27,7 @@ from dramatiq_progress import (
 from dramatiq_progress import ProgressObserver as Renamed
 from dramatiq_progress.actors import is_asynchronous
 from dramatiq_progress.middleware import ProgressMiddleware
+from tests.brokers import as_global_broker, working
 
 if TYPE_CHECKING:
     from nowhere import OnlyForTypeCheckers  # type: ignore[import-not-found]
@@ -38,10 +39,8 @@ pytestmark = pytest.mark.usefixtures("memory_store")
 def broker() -> Iterator[StubBroker]:
     """A broker with a worker of two threads."""
     made = StubBroker(middleware=[Pipelines(), Retries(max_retries=0), AsyncIO(), ProgressMiddleware()])
-    worker = dramatiq.Worker(made, worker_timeout=10, worker_threads=2)
-    worker.start()
-    yield made
-    worker.stop()
+    with working(made):
+        yield made
     made.close()
 
 
@@ -159,12 +158,8 @@ def test_it_accepts_every_option_of_dramatiq_and_none(broker: StubBroker) -> Non
     assert (actor.actor_name, actor.queue_name, actor.priority) == ("other", "slow", 5)
     assert actor.options["max_retries"] == 7
 
-    before = dramatiq.get_broker()
-    dramatiq.set_broker(broker)
-    try:
+    with as_global_broker(broker):
         assert isinstance(progress_actor(last), dramatiq.Actor)
-    finally:
-        dramatiq.set_broker(before)
 
 
 def test_an_unknown_option_is_refused_as_dramatiq_does(broker: StubBroker) -> None:
@@ -387,11 +382,8 @@ def test_an_async_actor_without_asyncio_middleware_fails_with_the_error_of_drama
 
     lacking = StubBroker(middleware=[Retries(max_retries=0), ProgressMiddleware()])
     message = progress_actor(broker=lacking)(work).send()
-    worker = dramatiq.Worker(lacking, worker_timeout=10, worker_threads=1)
-    worker.start()
-    with pytest.raises(RuntimeError, match="AsyncIO middleware"):
+    with working(lacking), pytest.raises(RuntimeError, match="AsyncIO middleware"):
         lacking.join("default")
-    worker.stop()
     progress = get_progress(message.message_id)
     assert progress is not None and progress.state is State.FAILED
 

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
+from tests.brokers import working
 from tests.faults import tasks
 from tests.faults.scene import Scene
 from tests.reading import read, when
@@ -70,14 +71,6 @@ def broker() -> Iterator[StubBroker]:
     made.emit_after("process_boot")
     yield made
     made.close()
-
-
-@contextmanager
-def working(broker: StubBroker) -> Iterator[None]:
-    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=2)
-    worker.start()
-    yield
-    worker.stop()
 
 
 def work_off(broker: StubBroker) -> None:

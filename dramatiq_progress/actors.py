@@ -18,19 +18,20 @@ from dramatiq.asyncio import get_event_loop_thread
 
 from .error_texts import show
 from .errors import UserFacingError
+from .event_loop import in_event_loop
 from .middleware import ProgressMiddleware
 from .titles import declare_title
 from .worker.current import (
     current_observer,
+    delivery_to,
     end_cancelled,
     end_yielded,
     note_exception,
-    note_return,
     observing,
     open_observer,
 )
 from .worker.observing.injection import ObserverParameter, called_function, is_coroutine_function
-from .worker.observing.interruption import is_cancel, is_yield, user_facing
+from .worker.observing.interruption import Interruption, is_cancel, is_yield, user_facing
 from .worker.observing.observer import ProgressObserver
 from .worker.sending.options import ESTIMATE_KEY_OPTION, check_options, checked_cancellable, checked_estimate_key
 from .worker.tracking import CANCELLABLE_OPTION, TRACKED_OPTION, YIELD_OPTION
@@ -93,7 +94,7 @@ def progress_actor(
     ``progress_observer``. A function with neither is tracked too. The observer is never an argument of the message.
     Called as a function, outside a worker or inside another actor, the actor gets a detached observer; tests may pass
     one, by position or by name. Called with the observer of another actor, it is a part of that actor's work, and its
-    return value isn't published.
+    return value isn't published. An async actor can't be called as a function in an event loop: `RuntimeError`.
 
     Parameters:
       fn: The function; may be ``async def``, with Dramatiq's AsyncIO middleware.
@@ -120,7 +121,7 @@ def progress_actor(
     Raises:
       ImproperlyConfigured: The broker has no `ProgressMiddleware`.
       TypeError: More than one parameter is annotated `ProgressObserver`, the title or the estimate key isn't a text,
-        ``cancellable`` isn't a bool, or the function is a generator.
+        ``cancellable`` or ``publish_result`` isn't a bool, or the function is a generator.
       ValueError: The estimate key is empty or too long, or `yield_after` isn't a number above 0.
     """
 
@@ -138,6 +139,9 @@ def progress_actor(
         settled[CANCELLABLE_OPTION] = None if cancellable is None else checked_cancellable(cancellable)
         if yield_after is not None:
             settled[YIELD_OPTION] = _checked_yield(yield_after)
+        if not isinstance(publish_result, bool):
+            # "no" would be true, and show users what isn't for them.
+            raise TypeError(f"publish_result={show(publish_result)} isn't True or False.")
         settled[ESTIMATE_KEY_OPTION] = None if estimate_key is None else checked_estimate_key(estimate_key)
         # Known to Dramatiq only with its `Retries`. Without that, every exception is final.
         if "throws" in chosen.actor_options:
@@ -183,10 +187,17 @@ def _thrown(declared: Any) -> tuple[Any, ...]:
 def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any]:
     """Wrap a function so that each call has an observer."""
     parameter = ObserverParameter.of(fn)
-    call = synchronous(fn) if is_coroutine_function(called_function(fn)) else fn
+    is_async = is_coroutine_function(called_function(fn))
+    call = synchronous(fn) if is_async else fn
 
     @functools.wraps(fn)
     def observed(*args: Any, **kwargs: Any) -> Any:
+        if is_async and in_event_loop():
+            # The loop would wait for work that it is to run itself: in a worker for ever, with all other async actors.
+            raise RuntimeError(
+                f"{observed.actor_name} is an async actor, and can't be called as a function "  # type: ignore[attr-defined]
+                "in an event loop. Put its work into an `async def` function, and await that."
+            )
         observer = parameter.given(args, kwargs) if parameter else None
         if observer is not None and observer.message_id is not None:
             # A part of the actor that the observer was made for: it doesn't end that one's attempt.
@@ -196,7 +207,10 @@ def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any
             observer = open_observer(observed.actor_name)  # type: ignore[attr-defined]
             if parameter is not None:
                 args, kwargs = parameter.put(observer, args, kwargs)
+        delivery = delivery_to(observer)
         try:
+            if delivery is not None:
+                delivery.is_running = True
             with observing(observer):
                 result = call(*args, **kwargs)
         except BaseException as error:
@@ -210,7 +224,11 @@ def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any
                 raise for_user from error
             raise
         finally:
-            note_return(observer)
+            # Without a call, in which a time limit could raise: its retry would count as a further round.
+            if delivery is not None:
+                delivery.is_running = False
+                # The exception keeps this frame alive, and the delivery keeps the exception.
+                delivery = None
         if observer._binding.interruption.has_yielded:
             # The actor has swallowed the exception, and its work isn't done all the same.
             note_exception(observer)
@@ -231,23 +249,27 @@ def synchronous(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:
     # loop's thread, which doesn't have the worker's delivery. (It has the context of the worker's thread:
     # run_coroutine_threadsafe copies it, so current_observer() works.)
     @functools.wraps(fn)
-    async def as_task(*args: Any, **kwargs: Any) -> R:
-        observer = current_observer()
-        if observer is not None:
-            observer._binding.interruption.set_own_task()
+    async def as_task(interruption: Interruption | None, /, *args: Any, **kwargs: Any) -> R:
+        if interruption is not None:
+            interruption.set_own_task()
         return await fn(*args, **kwargs)
 
     on_worker = run_on_event_loop_thread(as_task)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> R:
-        if get_event_loop_thread() is None and _is_detached():
-            return async_to_sync(as_task)(*args, **kwargs)
-        return on_worker(*args, **kwargs)
+        observer = current_observer()
+        if observer is None or delivery_to(observer) is None:
+            # Outside a worker, or in a thread that an actor has started: that isn't the actor.
+            is_detached = observer is None or observer.message_id is None
+            run = async_to_sync(as_task) if is_detached and get_event_loop_thread() is None else on_worker
+            return run(None, *args, **kwargs)
+        # The task is the actor while this thread waits for it, also in a part of an actor that isn't async.
+        interruption = observer._binding.interruption
+        before = interruption._own_task
+        try:
+            return on_worker(interruption, *args, **kwargs)
+        finally:
+            interruption._own_task = before
 
     return call
-
-
-def _is_detached() -> bool:
-    observer = current_observer()
-    return observer is None or observer.message_id is None

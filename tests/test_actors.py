@@ -27,6 +27,7 @@ from dramatiq_progress import (
 from dramatiq_progress import ProgressObserver as Renamed
 from dramatiq_progress.actors import is_asynchronous
 from dramatiq_progress.middleware import ProgressMiddleware
+from tests.brokers import as_global_broker, working
 
 if TYPE_CHECKING:
     from nowhere import OnlyForTypeCheckers  # type: ignore[import-not-found]
@@ -38,10 +39,8 @@ pytestmark = pytest.mark.usefixtures("memory_store")
 def broker() -> Iterator[StubBroker]:
     """A broker with a worker of two threads."""
     made = StubBroker(middleware=[Pipelines(), Retries(max_retries=0), AsyncIO(), ProgressMiddleware()])
-    worker = dramatiq.Worker(made, worker_timeout=10, worker_threads=2)
-    worker.start()
-    yield made
-    worker.stop()
+    with working(made):
+        yield made
     made.close()
 
 
@@ -159,12 +158,8 @@ def test_it_accepts_every_option_of_dramatiq_and_none(broker: StubBroker) -> Non
     assert (actor.actor_name, actor.queue_name, actor.priority) == ("other", "slow", 5)
     assert actor.options["max_retries"] == 7
 
-    before = dramatiq.get_broker()
-    dramatiq.set_broker(broker)
-    try:
+    with as_global_broker(broker):
         assert isinstance(progress_actor(last), dramatiq.Actor)
-    finally:
-        dramatiq.set_broker(before)
 
 
 def test_an_unknown_option_is_refused_as_dramatiq_does(broker: StubBroker) -> None:
@@ -332,16 +327,63 @@ def test_an_async_actor_may_be_called_outside_a_worker() -> None:
     assert progress_actor(broker=idle)(work)() == 3
 
 
+IN_EVENT_LOOP = "inner is an async actor, and can't be called as a function in an event loop. Put its work into an"
+
+
+@pytest.mark.parametrize("is_part", [False, True])
+def test_an_async_actor_refuses_to_be_called_inside_another_one(broker: StubBroker, is_part: bool) -> None:
+    """It would wait for ever for the event loop that it blocks."""
+
+    @progress_actor(broker=broker)
+    async def inner(progress_observer: ProgressObserver) -> None:
+        progress_observer.set_progress(1)
+
+    @progress_actor(broker=broker)
+    async def outer(progress_observer: ProgressObserver) -> None:
+        called: Any = inner
+        with pytest.raises(RuntimeError, match=IN_EVENT_LOOP):
+            called(*[progress_observer] * is_part)
+
+    run(broker, outer)
+
+
+@pytest.mark.parametrize("has_worker", [False, True])
+def test_an_async_actor_refuses_to_be_called_in_an_async_test(request: Any, has_worker: bool) -> None:
+    used = request.getfixturevalue("broker") if has_worker else StubBroker(middleware=[ProgressMiddleware()])
+
+    @progress_actor(broker=used)
+    async def inner(progress_observer: ProgressObserver) -> None: ...
+
+    async def check() -> None:
+        with pytest.raises(RuntimeError, match=IN_EVENT_LOOP):
+            inner()
+
+    asyncio.run(check())
+
+
+def test_a_class_based_actor_that_is_called_as_a_function_gets_its_observer_from_the_caller(broker: StubBroker) -> None:
+    class Import(dramatiq.GenericActor):
+        class Meta:
+            actor = functools.partial(progress_actor, broker=broker)
+
+        def perform(self, observer: ProgressObserver, path: str) -> str:
+            observer.set_progress(1)
+            return path
+
+    called: Any = Import
+    observer = ProgressObserver()
+    assert (called(observer, "people.csv"), observer.current) == ("people.csv", 1)
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        called("people.csv")
+
+
 def test_an_async_actor_without_asyncio_middleware_fails_with_the_error_of_dramatiq() -> None:
     async def work() -> None: ...
 
     lacking = StubBroker(middleware=[Retries(max_retries=0), ProgressMiddleware()])
     message = progress_actor(broker=lacking)(work).send()
-    worker = dramatiq.Worker(lacking, worker_timeout=10, worker_threads=1)
-    worker.start()
-    with pytest.raises(RuntimeError, match="AsyncIO middleware"):
+    with working(lacking), pytest.raises(RuntimeError, match="AsyncIO middleware"):
         lacking.join("default")
-    worker.stop()
     progress = get_progress(message.message_id)
     assert progress is not None and progress.state is State.FAILED
 
@@ -353,6 +395,12 @@ def test_an_async_actor_without_asyncio_middleware_fails_with_the_error_of_drama
 def test_a_return_value_is_public_only_if_the_actor_publishes_it(broker: StubBroker, publish: bool) -> None:
     actor = progress_actor(broker=broker, publish_result=publish)(first)
     assert run(broker, actor, 1).result == ([1, 2] if publish else None)
+
+
+@pytest.mark.parametrize("publish", ["no", 1, None])
+def test_whether_a_return_value_is_public_is_true_or_false(broker: StubBroker, publish: Any) -> None:
+    with pytest.raises(TypeError, match=rf"publish_result={publish!r} isn't True or False\."):
+        progress_actor(broker=broker, publish_result=publish)(first)
 
 
 def test_a_return_value_that_cannot_be_encoded_is_ignored(broker: StubBroker, caplog: Any) -> None:

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
+from tests.brokers import working
 from tests.faults import tasks
 from tests.faults.scene import Scene
 from tests.reading import read, when
@@ -70,14 +71,6 @@ def broker() -> Iterator[StubBroker]:
     made.emit_after("process_boot")
     yield made
     made.close()
-
-
-@contextmanager
-def working(broker: StubBroker) -> Iterator[None]:
-    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=2)
-    worker.start()
-    yield
-    worker.stop()
 
 
 def work_off(broker: StubBroker) -> None:
@@ -363,6 +356,44 @@ def test_each_report_of_another_thread_raises_and_then_the_actors_own(broker: St
 
     assert Job(broker, work).cancelled().state is State.CANCELLED
     assert interrupted == ["thread"] * 3
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_a_part_that_is_async_leaves_the_cancel_to_its_caller(broker: StubBroker, in_thread: bool) -> None:
+    """The caller is interrupted once, and can clean up."""
+
+    @progress_actor(broker=broker)
+    async def part(progress_observer: ProgressObserver) -> None:
+        progress_observer.set_progress(2, 9)
+
+    def work(observer: ProgressObserver) -> None:
+        called: Any = part
+        if in_thread:
+            with ThreadPoolExecutor() as pool:
+                pool.submit(called, observer).result()
+        else:
+            called(observer)
+        with pytest.raises(Cancelled):
+            report_on(observer)
+        observer.set_progress(7, 9)
+
+    done = Job(broker, work).cancelled()
+    assert (done.state, done.current) == (State.DONE, 7)
+
+
+def test_a_cancel_that_interrupts_an_async_part_has_interrupted_its_caller(broker: StubBroker) -> None:
+    @progress_actor(broker=broker)
+    async def part(progress_observer: ProgressObserver) -> None:
+        await report_in_coroutine(progress_observer)
+
+    def work(observer: ProgressObserver) -> None:
+        called: Any = part
+        with pytest.raises(Cancelled):
+            called(observer)
+        observer.set_progress(7, 9)
+
+    done = Job(broker, work).cancelled()
+    assert (done.state, done.current) == (State.DONE, 7)
 
 
 async def report_in_coroutine(progress_observer: ProgressObserver) -> None:

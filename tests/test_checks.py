@@ -22,18 +22,13 @@ import tests.urls  # noqa: F401
 from dramatiq_progress import progress_actor
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.requests import OwnerMiddleware
-
-
-def run(*, deploy: bool = False) -> dict[str, str]:
-    """Run our checks, and return their messages and hints by id."""
-    found = checks.run_checks(tags=["dramatiq_progress"], include_deployment_checks=deploy)
-    return {str(each.id).removeprefix("dramatiq_progress."): f"{each.msg} {each.hint}" for each in found}
+from tests.checking import run_checks
 
 
 def run_with(settings: Any, **changes: Any) -> dict[str, str]:
     """Run our checks after a change of our settings."""
     settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, **changes}
-    return run()
+    return run_checks()
 
 
 @pytest.fixture
@@ -50,17 +45,17 @@ def owners(settings: Any) -> None:
 
 
 def test_a_valid_project_has_no_messages(redis_store: Any) -> None:
-    assert run(deploy=True) == {}
+    assert run_checks(deploy=True) == {}
 
 
 def test_messages_without_an_owner_are_a_deployment_hint(redis_store: Any, settings: Any) -> None:
     settings.MIDDLEWARE = ["django.middleware.common.CommonMiddleware", "nowhere.Middleware"]
-    assert run() == {}
+    assert run_checks() == {}
     [found] = checks.run_checks(tags=["dramatiq_progress"], include_deployment_checks=True)
     assert (found.id, found.level) == ("dramatiq_progress.I001", checks.INFO)
     assert '"dramatiq_progress.requests.OwnerMiddleware"' in str(found.hint)
     settings.MIDDLEWARE = [f"{__name__}.OwnMiddleware"]
-    assert run(deploy=True) == {}
+    assert run_checks(deploy=True) == {}
 
 
 def test_dramatiq_middleware_among_those_of_django_is_an_error(settings: Any) -> None:
@@ -96,7 +91,7 @@ def test_a_missing_middleware_is_reported_with_the_line_to_add(
     memory_store: Any, broker: Callable[..., None], middleware: list[Middleware], found: str, line: str
 ) -> None:
     broker(*middleware)
-    messages = run()
+    messages = run_checks()
     assert list(messages) == [found]
     assert line in messages[found]
 
@@ -107,21 +102,21 @@ def test_async_actors_without_their_middleware_are_reported(memory_store: Any, b
     async def fetch() -> None: ...
 
     progress_actor(fetch)
-    messages = run()
+    messages = run_checks()
     assert list(messages) == ["E005"]
     assert "fetch" in messages["E005"] and '"dramatiq.middleware.AsyncIO"' in messages["E005"]
 
 
 def test_missing_urls_are_reported(memory_store: Any, settings: Any) -> None:
     settings.ROOT_URLCONF = "tests.no_urls"
-    messages = run()
+    messages = run_checks()
     assert list(messages) == ["W003"]
     assert 'include("dramatiq_progress.urls")' in messages["W003"]
 
 
 def test_a_missing_broker_is_reported(memory_store: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("dramatiq.broker.global_broker", None)
-    assert "django_dramatiq" in run()["E001"]
+    assert "django_dramatiq" in run_checks()["E001"]
     assert dramatiq_broker.global_broker is None, "no check makes Dramatiq's default broker"
 
 
@@ -132,7 +127,7 @@ def test_a_missing_middleware_is_reported_even_if_it_prevents_the_import_of_urls
     broker(Pipelines(), Retries())
     settings.ROOT_URLCONF = "tests.broken_urls"
     for _ in range(2):
-        assert list(run()) == ["E002"]
+        assert list(run_checks()) == ["E002"]
 
 
 @pytest.mark.parametrize(
@@ -145,15 +140,15 @@ def test_a_missing_middleware_is_reported_even_if_it_prevents_the_import_of_urls
 )
 def test_an_invalid_setting_is_reported_once(settings: Any, given: dict[str, Any], message: str) -> None:
     settings.DRAMATIQ_PROGRESS = given
-    messages = run(deploy=True)
+    messages = run_checks(deploy=True)
     assert list(messages) == ["E003"]
     assert message in messages["E003"]
 
 
 def test_an_unavailable_store_is_reported_at_deployment(settings: Any) -> None:
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": "redis://:hunter2@127.0.0.1:1/0"}}
-    assert run() == {}
-    messages = run(deploy=True)
+    assert run_checks() == {}
+    messages = run_checks(deploy=True)
     assert "127.0.0.1:1" in messages["E004"] and "hunter2" not in messages["E004"]
 
 

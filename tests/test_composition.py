@@ -36,6 +36,7 @@ from dramatiq_progress.stores.composites import MAX_LEVELS
 from dramatiq_progress.stores.encoding import Call
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.worker.recording.recorder import get_recorder
+from tests.brokers import as_global_broker, working
 from tests.reading import read, when
 from tests.waiting import wait_until
 
@@ -94,12 +95,11 @@ class Site:
 def site(store: Store, settings: Any) -> Iterator[Site]:
     # A cancel reaches a job that reports nothing at its next heartbeat.
     settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"HEARTBEAT_INTERVAL": 0.2}
+    made = Site()
     # `|` makes a pipeline of the global broker.
-    known, made = dramatiq.broker.global_broker, Site()
-    dramatiq.set_broker(made.broker)
-    yield made
-    made.stop()
-    dramatiq.broker.global_broker = known
+    with as_global_broker(made.broker):
+        yield made
+        made.stop()
 
 
 def test_a_group_has_one_bar(site: Site) -> None:
@@ -469,6 +469,23 @@ def test_a_group_to_which_another_process_adds_an_actor_that_is_not_cancellable_
     assert read(job).cancellable
     other.add([site.work.message()])
     assert not read(job).cancellable
+
+
+@pytest.mark.parametrize("state", [State.CANCELLED, State.FAILED])
+def test_an_open_group_that_is_cancelled_ends_before_it_is_closed_and_skips_what_is_added(
+    site: Site, state: State
+) -> None:
+    first = site.fail.message() if state is State.FAILED else site.wait.message()
+    job = progress_group([first], open=True, fail_fast=True, broker=site.broker).run()
+    if state is State.CANCELLED:
+        assert cancel(job)
+    site.start()
+    when(job, state)
+    added = site.work.message()
+    job.add([added])
+    when(added, State.CANCELLED)
+    wait_until(lambda: read(job).total == 2)
+    assert (read(job).state, site.calls) == (state, [])
 
 
 def test_a_message_may_be_in_each_run_of_an_open_group(site: Site) -> None:
@@ -910,10 +927,8 @@ def test_a_member_whose_send_raised_although_the_broker_took_it(failing: Any) ->
     job = progress_group([actor.message() for _ in range(2)], broker=broker)
     with pytest.raises(ConnectionError):
         job.run()
-    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
-    worker.start()
-    when(job, State.DONE)
-    worker.stop()
+    with working(broker, threads=1):
+        when(job, State.DONE)
 
 
 def test_members_that_cannot_be_sent_are_cancelled(failing: Any) -> None:
@@ -925,7 +940,5 @@ def test_members_that_cannot_be_sent_are_cancelled(failing: Any) -> None:
     assert read(job.children[0]).state is State.ENQUEUED
     assert [get_progress(each) for each in job.children[1:]] == [None] * 2
     assert read(job).parts.cancelled == 2  # type: ignore[union-attr]
-    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
-    worker.start()
-    when(job, State.CANCELLED)
-    worker.stop()
+    with working(broker, threads=1):
+        when(job, State.CANCELLED)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import dramatiq
 import pytest
 import redis
 from django.core.exceptions import ImproperlyConfigured
@@ -24,6 +22,7 @@ from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.stores.redis.options import connect, options_of_pool
 from dramatiq_progress.stores.redis.servers import OneServer
 from tests import topologies
+from tests.brokers import as_global_broker
 from tests.certificates import Certificates
 from tests.conftest import PATIENT
 from tests.store_server import Server
@@ -280,15 +279,13 @@ def test_the_store_of_a_broker_with_sentinels_uses_them(settings: Any, sentinels
     manager = Sentinel(addresses)
     broker = RedisBroker(client=manager.master_for(topologies.SERVICE_NAME, db=4), middleware=[])
     settings.DRAMATIQ_PROGRESS = {"PREFIX": "of-broker:"}
-    before = dramatiq.get_broker()
-    dramatiq.set_broker(broker)
     try:
-        store = get_store()
-        assert works(store)
-        assert broker.client.exists("of-broker:m1")
-        store.close()
+        with as_global_broker(broker):
+            store = get_store()
+            assert works(store)
+            assert broker.client.exists("of-broker:m1")
+            store.close()
     finally:
-        dramatiq.set_broker(before)
         for each in (broker.client, *manager.sentinels):
             each.close()
 
@@ -354,16 +351,6 @@ def test_a_connection_pool_of_the_projects_own_works(valkey: str, is_blocking: b
 
 
 # ---- The store of a broker ----
-
-
-@contextmanager
-def as_global_broker(broker: Any) -> Iterator[None]:
-    before = dramatiq.get_broker()
-    dramatiq.set_broker(broker)
-    try:
-        yield
-    finally:
-        dramatiq.set_broker(before)
 
 
 def test_the_namespaces_of_two_brokers_keep_their_records_apart(settings: Any, valkey: str) -> None:

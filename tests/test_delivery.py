@@ -27,6 +27,7 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.worker.current import this_thread
 from dramatiq_progress.worker.observing.binding import Binding
 from dramatiq_progress.worker.recording.recorder import get_recorder
+from tests.brokers import working
 from tests.reading import read, when
 from tests.servers import ROOT
 from tests.waiting import wait_until
@@ -37,10 +38,8 @@ pytestmark = pytest.mark.usefixtures("store")
 @pytest.fixture
 def broker() -> Iterator[StubBroker]:
     made = StubBroker(middleware=[AsyncIO(), Retries(max_retries=0), ProgressMiddleware()])
-    worker = dramatiq.Worker(made, worker_timeout=10, worker_threads=1)
-    worker.start()
-    yield made
-    worker.stop()
+    with working(made, threads=1):
+        yield made
     made.close()
 
 

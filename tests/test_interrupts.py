@@ -20,17 +20,21 @@ from typing import Any
 import dramatiq
 import pytest
 import redis
-from dramatiq.middleware import TimeLimitExceeded
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import Retries, TimeLimitExceeded
 
 import dramatiq_progress
-from dramatiq_progress import State, threads
+from dramatiq_progress import ProgressObserver, State, progress_actor, threads
 from dramatiq_progress.errors import StoreUnreachable
+from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import Store, get_store, health
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.health import Health
 from dramatiq_progress.stores.redis import RedisStore, batching
 from dramatiq_progress.worker.delivery import Delivery
 from dramatiq_progress.worker.recording.recorder import get_recorder
+from tests.brokers import working
+from tests.reading import when
 from tests.waiting import wait_until
 
 #: This package, and redis-py.
@@ -211,6 +215,36 @@ def test_an_interrupted_delivery_has_its_outcome_and_leaves_nothing_behind(redis
     # Of threads that were started twice, one runs; the others end at once, which takes longer on a busy machine.
     wait_until(lambda: [each.name for each in threading.enumerate()].count("dramatiq-progress-recorder") <= 1)
     check_store_is_usable(redis_store)
+
+
+def test_a_message_is_retried_wherever_its_time_limit_interrupts_the_call_of_its_actor(memory_store: Store) -> None:
+    """Before and after the actor's own work too: its retry is no further round that the actor has sent."""
+    broker = StubBroker(middleware=[Retries(max_retries=1, min_backoff=600_000), ProgressMiddleware()])
+    calls: list[Interrupter] = []
+
+    @progress_actor(broker=broker)
+    def work(progress_observer: ProgressObserver) -> None:
+        progress_observer.set_progress(1)
+
+    called = work.fn
+
+    def interrupted() -> None:
+        calls[-1].run(called)
+        if calls[-1].has_interrupted:
+            raise TimeLimitExceeded
+
+    work.fn = interrupted
+    with working(broker):
+        for point in count():
+            calls.append(Interrupter(point, ("actors.py", "current.py", "delivery.py")))
+            message = work.send()
+            progress = when(message, State.RETRYING, State.DONE, State.FAILED)
+            wanted = State.RETRYING if calls[-1].has_interrupted else State.DONE
+            assert progress.state is wanted, f"point {point}"
+            if progress.state is State.DONE:
+                break
+    broker.close()
+    assert point > 15
 
 
 def test_an_attempt_whose_start_is_interrupted_has_its_outcome(redis_store: RedisStore) -> None:

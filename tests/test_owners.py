@@ -28,6 +28,7 @@ from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import OWNER_OPTION, VISITOR_KEY, owners_of
 from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store
+from tests.brokers import working
 from tests.conftest import PATIENT
 from tests.people import People
 from tests.reading import found
@@ -394,10 +395,8 @@ def test_a_worker_does_not_keep_the_owner_of_the_previous_message(
     with owned_by(people.users["owner"]):
         parent.send()
     parent.send()
-    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
-    worker.start()
-    wait_until(lambda: len(children) == 2)
-    worker.stop()
+    with working(broker, threads=1):
+        wait_until(lambda: len(children) == 2)
     assert sorted(children) == sorted([mine, ""])
 
 

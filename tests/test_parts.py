@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import dramatiq
 import pytest
 import redis
 from dramatiq.brokers.stub import StubBroker
@@ -26,6 +25,7 @@ from dramatiq_progress.worker.recording import deferred
 from dramatiq_progress.worker.recording.deferred import Refusals
 from dramatiq_progress.worker.recording.ledger import COMPOSITES_LIMIT, Ledger
 from dramatiq_progress.worker.recording.parts import Parts as ContributedParts
+from tests.brokers import as_global_broker, working
 from tests.conftest import PATIENT
 from tests.reading import when
 from tests.store_server import Server
@@ -47,15 +47,11 @@ def client(store: Any) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def broker(store: Store) -> Iterator[StubBroker]:
-    known = dramatiq.broker.global_broker
     made = StubBroker(middleware=[Pipelines(), Retries(max_retries=0), ProgressMiddleware()])
-    dramatiq.set_broker(made)
-    worker = dramatiq.Worker(made, queues={"default"}, worker_timeout=10, worker_threads=2)
-    worker.start()
-    yield made
-    worker.stop()
-    made.close()
-    dramatiq.broker.global_broker = known
+    with as_global_broker(made):
+        with working(made, queues={"default"}):
+            yield made
+        made.close()
 
 
 class Gate:
@@ -201,18 +197,16 @@ def test_my_jobs_have_the_group_and_none_of_its_members(gate: Gate, store: Store
 
 
 def test_a_thousand_members_are_sent_in_few_round_trips(store: Any, monkeypatch: Any) -> None:
-    known = dramatiq.broker.global_broker
     broker = StubBroker(middleware=[Retries(), ProgressMiddleware()])
-    dramatiq.set_broker(broker)
     actor = progress_actor(broker=broker, actor_name="work")(lambda *_: None)
     trips: list[int] = []
     send = store._servers.send
     monkeypatch.setattr(store._servers, "send", lambda commands, *rest: (trips.append(1), send(commands, *rest))[1])
-    job = progress_group([actor.message(i) for i in range(1000)]).run()
+    with as_global_broker(broker):
+        job = progress_group([actor.message(i) for i in range(1000)]).run()
     assert len(trips) <= 20
     assert parts(job).waiting == 1000
     broker.close()
-    dramatiq.broker.global_broker = known
 
 
 def test_a_message_with_an_odd_place_runs_by_itself(gate: Gate, broker: StubBroker, caplog: Any) -> None:

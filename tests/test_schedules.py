@@ -14,7 +14,6 @@ from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
-from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from dramatiq.brokers.stub import StubBroker
@@ -27,6 +26,7 @@ from dramatiq_progress.schedules.options import Schedule
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.schedules import Schedules
 from tests import tasks
+from tests.checking import run_checks
 from tests.triggers import BrokenTrigger
 
 Declare = Callable[..., Any]
@@ -69,11 +69,6 @@ def override(settings: Any, **schedules: Any) -> None:
 def only() -> Schedule:
     [found] = valid_schedules()
     return found
-
-
-def run_checks(*, deploy: bool = False) -> dict[str, str]:
-    found = checks.run_checks(tags=["dramatiq_progress"], include_deployment_checks=deploy)
-    return {str(each.id).removeprefix("dramatiq_progress."): f"{each.msg} {each.hint}" for each in found}
 
 
 def test_an_actor_is_declared_with_its_defaults(plain_actor: dramatiq.Actor[..., Any]) -> None:

@@ -16,6 +16,7 @@ from dramatiq_progress import State, cancel, get_progress, owned_by, progress_ac
 from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.owners import note_owner
 from dramatiq_progress.stores import Store, get_store
+from tests.brokers import working
 from tests.reading import when
 from tests.waiting import wait_until
 
@@ -133,10 +134,8 @@ def test_the_next_message_of_a_pipeline_that_cannot_be_sent_leaves_no_record(bro
     messages = [start.message(), end.message()]
     pipe = dramatiq.pipeline(messages, broker=broker)  # type: ignore[no-untyped-call]
     pipe.run()
-    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
-    worker.start()
-    when(pipe.messages[0], State.DONE)
-    worker.stop()
+    with working(broker, threads=1):
+        when(pipe.messages[0], State.DONE)
     assert get_progress(pipe.messages[1].message_id) is None
 
 
@@ -149,10 +148,8 @@ def test_an_id_that_no_url_can_carry_is_reported_at_the_send(
     message = actor.message().copy(message_id=message_id)
     broker.enqueue(message)
     assert "without progress" in caplog.text and "A-Z" in caplog.text
-    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
-    worker.start()
-    broker.join("default")
-    worker.stop()
+    with working(broker, threads=1):
+        broker.join("default")
     assert ran == [1]
     for read in (get_progress, cancel):
         with pytest.raises(ValueError, match="A-Z"):

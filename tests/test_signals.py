@@ -44,6 +44,7 @@ from dramatiq_progress.owners import carried_by
 from dramatiq_progress.signals import send_state_changed, state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.worker.recording.recorder import get_recorder
+from tests.brokers import as_global_broker, working
 from tests.conftest import PATIENT
 from tests.reading import read
 from tests.store_server import Server
@@ -76,10 +77,8 @@ def received() -> Iterator[Received]:
 
 
 def work_off(broker: StubBroker) -> None:
-    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1)
-    worker.start()
-    broker.join("default", fail_fast=False)
-    worker.stop()
+    with working(broker, threads=1):
+        broker.join("default", fail_fast=False)
 
 
 def fail_once(progress_observer: ProgressObserver) -> None:
@@ -423,12 +422,10 @@ class RabbitmqLike(StubBroker):
 
 @pytest.fixture
 def rabbitmq_like() -> Iterator[RabbitmqLike]:
-    before = dramatiq.broker.global_broker
     made = RabbitmqLike()
-    dramatiq.set_broker(made)
-    yield made
-    made.close()
-    dramatiq.broker.global_broker = before
+    with as_global_broker(made):
+        yield made
+        made.close()
 
 
 def test_a_thread_for_receivers_leaves_no_connection_of_the_broker(
@@ -450,10 +447,8 @@ def test_a_thread_for_receivers_leaves_no_connection_of_the_broker(
         # The receivers' connections are closed, and the one of this thread isn't.
         assert (rabbitmq_like.opened, len(rabbitmq_like.open)) == (7, 1)
         message = actor.send_with_options(delay=10)
-        worker = dramatiq.Worker(rabbitmq_like, worker_timeout=10, worker_threads=1, queues={"default"})
-        worker.start()
-        wait_until(lambda: read(message).state is State.DONE)
-        worker.stop()
+        with working(rabbitmq_like, threads=1, queues={"default"}):
+            wait_until(lambda: read(message).state is State.DONE)
     finally:
         state_changed.disconnect(receive)
     # Of this thread, the consumer and the worker's thread, which Dramatiq closes with the broker.
@@ -575,10 +570,8 @@ def test_receivers_can_use_the_database_when_an_async_actor_sends_a_message(quer
         assert len(queries) == 6  # both are enqueued, and this one runs
 
     message = outer.send()
-    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=1, queues={"default"})
-    worker.start()
-    broker.join("default")
-    worker.stop()
+    with working(broker, threads=1, queues={"default"}):
+        broker.join("default")
     broker.close()
     progress = get_progress(message)
     assert progress is not None and progress.state is State.DONE

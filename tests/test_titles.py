@@ -32,6 +32,7 @@ from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.worker.observing.binding import Binding
+from tests.brokers import working
 from tests.people import People
 from tests.reading import read, when
 from tests.servers import ROOT
@@ -159,12 +160,10 @@ def test_a_store_that_comes_back_empty_gets_the_title_again(broker: StubBroker, 
     actor = progress_actor(broker=broker, actor_name="import_rows")(run)
     messages = [actor.send_with_options(args=(ends,), **FILE) for ends in (True, False)]
     forget_everything(store, messages[0].message_id)
-    worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=2)
-    worker.start()
-    for message in messages:
-        progress = when(message, State.DONE)
-        assert (progress.title, progress.metadata) == ("people.csv", {"file": "people.csv"})
-    worker.stop()
+    with working(broker):
+        for message in messages:
+            progress = when(message, State.DONE)
+            assert (progress.title, progress.metadata) == ("people.csv", {"file": "people.csv"})
 
 
 def test_what_an_actor_has_set_while_the_store_was_away_is_added_to_what_was_given(store: Store) -> None:

@@ -97,7 +97,7 @@ def end_cancelled(observer: ProgressObserver) -> None:
     Raises:
       SkipMessage: Instead of `Cancelled`, which Dramatiq would log as an error and `Retries` would retry.
     """
-    if (delivery := _delivery_to(observer)) is not None:
+    if (delivery := delivery_to(observer)) is not None:
         delivery.is_cancelled = True
         attempt = delivery.attempt
         # Not who has requested it: owners are never shown.
@@ -110,7 +110,7 @@ def note_exception(observer: ProgressObserver) -> None:
 
     Here, before any middleware acts on the exception, so that their order doesn't matter.
     """
-    if (delivery := _delivery_to(observer)) is None or not (carried := observer._binding.carried()):
+    if (delivery := delivery_to(observer)) is None or not (carried := observer._binding.carried()):
         return
     options = delivery.message.options
     options[CURSOR_OPTION] = carried
@@ -125,18 +125,12 @@ def end_yielded(observer: ProgressObserver) -> None:
     Raises:
       SkipMessage: Instead of `Interrupted`, which Dramatiq would log as an error and `Retries` would retry.
     """
-    if (delivery := _delivery_to(observer)) is not None:
+    if (delivery := delivery_to(observer)) is not None:
         delivery.note_yield()
         raise SkipMessage(f"Message {delivery.attempt.message_id} goes on later.")
 
 
-def note_return(observer: ProgressObserver) -> None:
-    """Note that the actor's function has returned or raised: what this thread sends from now on is Dramatiq's."""
-    if (delivery := _delivery_to(observer)) is not None:
-        delivery.is_running = False
-
-
-def _delivery_to(observer: ProgressObserver) -> Delivery | None:
+def delivery_to(observer: ProgressObserver) -> Delivery | None:
     """Return the delivery that this thread works on, if the observer is bound to it."""
     delivery = this_thread.delivery
     return delivery if delivery is not None and delivery.binding is observer._binding else None

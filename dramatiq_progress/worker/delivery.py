@@ -56,7 +56,7 @@ class Delivery:
       is_skipped: Whether the message was skipped.
       is_cancelled: Whether the actor was interrupted by a cancel.
       is_retried: Whether a retry was enqueued.
-      is_running: Whether the actor is running.
+      is_running: Whether the actor is running. If its message is sent before or afterwards, that is a retry.
       is_processed: Whether the worker is done with the actor, and is about to acknowledge the message.
       next_round: The delay in seconds, or 0, if the actor has enqueued its own message again.
       exception: The exception that the actor raised.
@@ -140,7 +140,6 @@ class Delivery:
         if start is not None:
             # Not before there are heartbeats: the message would be lost while a slow receiver works.
             self._send_running(start)
-        self.is_running = True
         return ProgressObserver(self.binding)
 
     def finish_acked(self, broker: Broker) -> None:

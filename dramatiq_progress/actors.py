@@ -29,6 +29,7 @@ from .worker.current import (
     note_exception,
     observing,
     open_observer,
+    this_thread,
 )
 from .worker.observing.injection import ObserverParameter, called_function, is_coroutine_function
 from .worker.observing.interruption import Interruption, is_cancel, is_yield, user_facing
@@ -192,8 +193,9 @@ def _observed(fn: Callable[..., Any], publish_result: bool) -> Callable[..., Any
 
     @functools.wraps(fn)
     def observed(*args: Any, **kwargs: Any) -> Any:
-        if is_async and in_event_loop():
+        if is_async and in_event_loop() and this_thread.delivery is None:
             # The loop would wait for work that it is to run itself: in a worker for ever, with all other async actors.
+            # (With a delivery it is the call of a broker that processes messages inside `enqueue`.)
             raise RuntimeError(
                 f"{observed.actor_name} is an async actor, and can't be called as a function "  # type: ignore[attr-defined]
                 "in an event loop. Put its work into an `async def` function, and await that."
@@ -266,10 +268,7 @@ def synchronous(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:
             return run(None, *args, **kwargs)
         # The task is the actor while this thread waits for it, also in a part of an actor that isn't async.
         interruption = observer._binding.interruption
-        before = interruption._own_task
-        try:
+        with interruption.lent_to_task():
             return on_worker(interruption, *args, **kwargs)
-        finally:
-            interruption._own_task = before
 
     return call

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dramatiq_progress.errors import Cancelled, Interrupted, UserFacingError
@@ -34,6 +36,15 @@ class Interruption:
     def set_own_task(self) -> None:
         """Note that the actor is the current task, and not a thread."""
         self._own_task = asyncio.current_task()
+
+    @contextmanager
+    def lent_to_task(self) -> Iterator[None]:
+        """Let `set_own_task` be called for the length of a block."""
+        before = self._own_task
+        try:
+            yield
+        finally:
+            self._own_task = before
 
     def check_cancel(self, message_id: str | None) -> None:
         """Interrupt the caller.

@@ -15,7 +15,7 @@ from .message_ids import MessageLike, message_id_of
 from .progress_values import Number
 from .stores.composites import IS_FAIL_FAST, IS_OPEN, IS_PIPELINE, WITH_CHILDREN
 from .worker.sending.composites import close, find, send_more, send_recorded
-from .worker.sending.composition import AnyMember, Composition, members_of, milliseconds_of, shares_of, texts_of
+from .worker.sending.composition import AnyMember, Composition, members_of, milliseconds_of, texts_of, weights_of
 
 __all__ = ["progress_group", "progress_pipeline"]
 
@@ -60,10 +60,10 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         super().__init__(members_of(dramatiq.group, children), broker=broker)  # type: ignore[no-untyped-call]
         if open and weights is not None:
             raise ValueError("An open group has no weights: those of members that are added aren't known.")
-        shares = shares_of(weights, len(self.children))
+        member_weights = weights_of(weights, len(self.children))
         name, title, description = texts_of(name=name, title=title, description=description)
         flags = IS_FAIL_FAST * fail_fast + WITH_CHILDREN * with_children + IS_OPEN * open
-        self.composition = Composition(name, title, description, flags, shares)
+        self.composition = Composition(name, title, description, flags, member_weights)
         # Whether `of` has made it and the store must be read; and whether `close` was called since the last `run`.
         self._must_find = self._is_closed = False
 
@@ -183,9 +183,9 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
     ) -> None:
         super().__init__(members_of(dramatiq.pipeline, children), broker=broker)
         self._weights = None if weights is None else list(weights)
-        shares = shares_of(self._weights, len(self.messages))
+        member_weights = weights_of(self._weights, len(self.messages))
         name, title, description = texts_of(name=name, title=title, description=description)
-        self.composition = Composition(name, title, description, IS_PIPELINE, shares)
+        self.composition = Composition(name, title, description, IS_PIPELINE, member_weights)
 
     def __or__(self, other: Message[Any] | dramatiq.pipeline) -> progress_pipeline:
         """Return a pipeline with more messages at its end, of the weight 1."""

@@ -45,11 +45,11 @@ class Slot(NamedTuple):
         """The stage of an attempt: it runs, it waits for another one, it has ended."""
         return 3 if self.state in ENDS else 2 if self.state in (State.RETRYING, State.ENQUEUED) else 1
 
-    def may_follow(self, known: Slot, *, renews: bool) -> bool:
+    def may_follow(self, known: Slot, *, has_new_record: bool) -> bool:
         if known.state in ENDS and known.state is not State.FAILED and known.attempt:
             return False
         is_newer = (self.attempt, self.stage) >= (known.attempt, known.stage) and self.attempt >= known.attempt
-        return renews or (is_newer and not (self.attempt == known.attempt and known.stage == 3))
+        return has_new_record or (is_newer and not (self.attempt == known.attempt and known.stage == 3))
 
     def counted(self, known: Slot) -> Slot:
         """A success and a failure count as all of the work. An end before any report counts as what was known."""
@@ -93,7 +93,7 @@ class Model(NamedTuple):
         return Parts(total=total, waiting=total - sum(counts.values()) - sum(active.values()), **counts, **active)
 
     def fraction(self, place: Place) -> float | None:
-        whole = max(place.weight or place.planned, sum(WEIGHTS[each] for each in self.others))
+        whole = max(place.planned_weight or place.planned, sum(WEIGHTS[each] for each in self.others))
         whole += WEIGHTS[CHILD] * (CHILD in self.slots)
         done = sum(WEIGHTS[name] * each.thousandths for name, each in self.slots.items())
         return done / whole / 1000 if whole else None
@@ -186,7 +186,7 @@ class CompositeMachine(RuleBasedStateMachine):
     def cannot_send(self, name: str) -> None:
         """The send of a member raised. The broker may have taken it."""
         slots, unsent = dict(self.model.slots), Slot(State.CANCELLED)
-        if name not in slots or unsent.may_follow(slots[name], renews=False):
+        if name not in slots or unsent.may_follow(slots[name], has_new_record=False):
             slots[name] = unsent
         texts = {name: as_unsent(waiting_text(name))}
         self.write([Contribution((self.place,), "", texts)], self.model._replace(slots=slots))
@@ -212,11 +212,11 @@ class CompositeMachine(RuleBasedStateMachine):
         state=states,
         attempt=st.integers(1, 3),
         thousandths=thousandths,
-        renews=st.booleans(),
+        has_new_record=st.booleans(),
     )
-    def contribute(self, name: str, state: State, attempt: int, thousandths: int, renews: bool) -> Any:
+    def contribute(self, name: str, state: State, attempt: int, thousandths: int, has_new_record: bool) -> Any:
         """Any attempt starts, reports or ends: a living one, one that is late, or one that was superseded."""
-        made = name, Slot(state, attempt, thousandths), renews
+        made = name, Slot(state, attempt, thousandths), has_new_record
         self.tell([made])
         return made
 
@@ -261,11 +261,11 @@ class CompositeMachine(RuleBasedStateMachine):
 
     def tell(self, made: list[tuple[str, Slot, bool]]) -> None:
         slots, texts = dict(self.model.slots), {}
-        for name, new, renews in made:
+        for name, new, has_new_record in made:
             known = slots.get(name)
-            if known is None or new.may_follow(known, renews=renews):
+            if known is None or new.may_follow(known, has_new_record=has_new_record):
                 slots[name] = new.counted(known or Slot())
-            texts[name] = slot(*new, WEIGHTS[name], is_child=name == CHILD, renews=renews)
+            texts[name] = slot(*new, WEIGHTS[name], is_child=name == CHILD, has_new_record=has_new_record)
         self.write([Contribution((self.place,), "", texts)], self.model._replace(slots=slots))
 
     def write(self, contributions: list[Contribution], after: Model) -> None:

@@ -94,7 +94,7 @@ def test_a_composite_lives_from_enqueued_to_done(group: Group) -> None:
 
 
 def test_members_count_by_their_weights(store: Store) -> None:
-    group = Group(store, planned=2, weight=10)
+    group = Group(store, planned=2, planned_weight=10)
     group.tell(a=slot(State.RUNNING, 1, 500, 8), b=slot(State.DONE, 1, 1000, 2))
     assert group.read().percent == 60.0
 
@@ -235,8 +235,8 @@ def test_a_message_that_could_not_be_sent_is_no_member(store: Store) -> None:
 
 
 def test_children_have_the_weight_of_their_sender(store: Store) -> None:
-    group = Group(store, planned=2, weight=8, flags="cw")
-    child = CHILD._replace(share=5)
+    group = Group(store, planned=2, planned_weight=8, flags="cw")
+    child = CHILD._replace(weight=5)
     group.tell(a=slot(State.DONE, 1, 0, 5), b=slot(State.DONE, 1, 0, 3), c=child.slot(State.RUNNING, 1, 400))
     assert group.read().percent == 76.9  # 10 of 13
 
@@ -454,8 +454,8 @@ def test_a_failed_member_is_counted_once_if_it_is_sent_again_after_its_record_ex
 
     store.enqueue("b", actor="work", queue="default", retries_left=0)
     store.start(attempts[1])
-    assert (attempts[1].number, attempts[1].renews) == (1, True)
-    text = group.place.slot(State.RUNNING, 1, 0, renews=attempts[1].renews)
+    assert (attempts[1].number, attempts[1].has_new_record) == (1, True)
+    text = group.place.slot(State.RUNNING, 1, 0, has_new_record=attempts[1].has_new_record)
     assert group.tell(b=text).state is State.RUNNING
     assert group.ends(State.DONE, "b").state is State.DONE
     wait_until(lambda: store.read(["g1"]) == [None])
@@ -473,12 +473,12 @@ def test_a_cancelled_group_with_a_failed_member_is_known_when_that_is_sent_again
     assert group.store.start(Attempt("a", "work", "default", path=(Place("g1", 3, "resize"),))).is_unwanted
 
 
-def test_an_attempt_after_a_failure_is_no_renewal(group: Group) -> None:
+def test_an_attempt_after_a_failure_has_no_new_record(group: Group) -> None:
     """A report of an older attempt would be taken for a newer one otherwise."""
     for number in (1, 2):
         attempt = Attempt("a", "work", "default", path=(group.place,))
         group.store.start(attempt)
-        assert (attempt.number, attempt.renews) == (number, number == 1)
+        assert (attempt.number, attempt.has_new_record) == (number, number == 1)
         group.store.finish(attempt, state=State.FAILED)
         group.ends(State.FAILED, "a", attempt=number)
         group.store.enqueue("a", actor="work", queue="default", retries_left=0)

@@ -727,9 +727,9 @@ def test_a_delay_that_is_no_number_is_refused(site: Site) -> None:
 def test_stages_can_be_added_to_a_pipeline(site: Site) -> None:
     job = progress_pipeline([site.work.message()], weights=[5], name="convert", broker=site.broker)
     longer = job | site.work.message() | (site.work.message() | site.work.message())
-    assert (len(longer), longer.composition.shares, longer.composition.name) == (4, [5, 1, 1, 1], "convert")
+    assert (len(longer), longer.composition.weights, longer.composition.name) == (4, [5, 1, 1, 1], "convert")
     job = progress_pipeline([site.work.message(), site.work.message()], weights=iter([0.25, 0.5]), broker=site.broker)
-    assert (job | site.work.message()).composition.shares == [250, 500, 1000]
+    assert (job | site.work.message()).composition.weights == [250, 500, 1000]
 
 
 def test_receivers_of_the_signal_get_each_state_of_a_group(site: Site) -> None:

@@ -21,7 +21,8 @@ SLOT_STATES = {
     State.CANCELLED: "c",
     State.SKIPPED: "s",
 }
-WHOLE = 1000
+#: The whole of a member's work, or of a composite's.
+THOUSANDTHS = 1000
 
 #: The message option that holds the path.
 PATH_OPTION = "progress_part"
@@ -52,8 +53,8 @@ class Place(NamedTuple):
       planned: Number of members at the time of the send.
       name: The composite's name, in place of an actor's.
       flags: See `IS_PIPELINE` and others.
-      share: The weight of the member.
-      weight: The sum of the weights of all planned members.
+      weight: The weight of the member.
+      planned_weight: The sum of the weights of all planned members.
       callbacks: Number of members that are sent only after all others have succeeded.
       description: Plain text that says what the members do.
       title: Its title; empty for its name in words.
@@ -64,16 +65,18 @@ class Place(NamedTuple):
     planned: int
     name: str
     flags: str = ""
-    share: int = 1
-    weight: int = 0
+    weight: int = 1
+    planned_weight: int = 0
     callbacks: int = 0
     description: str = ""
     title: str = ""
     owner: str | None = None
 
-    def slot(self, state: State, attempt: int, thousandths: int, *, renews: bool = False) -> str:
+    def slot(self, state: State, attempt: int, thousandths: int, *, has_new_record: bool = False) -> str:
         """Return the member's slot: see `slot`."""
-        return slot(state, attempt, thousandths, self.share, is_child=IS_CHILD in self.flags, renews=renews)
+        return slot(
+            state, attempt, thousandths, self.weight, is_child=IS_CHILD in self.flags, has_new_record=has_new_record
+        )
 
     def waiting_slot(self) -> str:
         """Return the member's slot when it is about to be sent."""
@@ -97,7 +100,7 @@ class Place(NamedTuple):
         """
         place = cls(*option)
         texts = place.name, place.flags, place.description, place.title, place.owner or ""
-        numbers = place.planned, place.share, place.weight, place.callbacks
+        numbers = place.planned, place.weight, place.planned_weight, place.callbacks
         if not isinstance(place.id, str) or MESSAGE_ID.fullmatch(place.id) is None:
             raise ValueError(f"{show(place.id)} is not an id")
         if not all(isinstance(text, str) for text in texts) or not FLAGS.issuperset(place.flags):
@@ -179,7 +182,7 @@ class Told(NamedTuple):
 
 
 def slot(
-    state: State, attempt: int, thousandths: int, share: int, *, is_child: bool = False, renews: bool = False
+    state: State, attempt: int, thousandths: int, weight: int, *, is_child: bool = False, has_new_record: bool = False
 ) -> str:
     """Return a member's slot.
 
@@ -187,16 +190,17 @@ def slot(
       state: The state of its record.
       attempt: The number of its attempt; 0 before the first.
       thousandths: What is done of its work. A success and a failure count as all of it.
-      share: Its weight.
+      weight: Its weight.
       is_child: Whether another member has sent it.
-      renews: Whether its record has just been made for this attempt.
+      has_new_record: Whether its record has just been made for this attempt.
     """
-    return f"{SLOT_STATES[state]} {attempt}:{thousandths}:{share}{'+' if is_child else ''}{'!' if renews else ''}"
+    marks = "+" * is_child + "!" * has_new_record
+    return f"{SLOT_STATES[state]} {attempt}:{thousandths}:{weight}{marks}"
 
 
-def waiting_slot(share: int) -> str:
+def waiting_slot(weight: int) -> str:
     """Return the slot of a member that is about to be sent."""
-    return slot(State.ENQUEUED, 0, 0, share)
+    return slot(State.ENQUEUED, 0, 0, weight)
 
 
 def as_unsent(text: str) -> str:

@@ -11,7 +11,7 @@ from dramatiq_progress.progress import DEFAULT_RESULTS, STATES, Progress, State
 from dramatiq_progress.progress_values import Parts, StepProgress
 from dramatiq_progress.titles import shown_title
 
-from .composites import IS_PIPELINE, WHOLE
+from .composites import IS_PIPELINE, THOUSANDTHS
 from .counters import Counters
 from .durations import Estimate
 from .fields import finite, fraction_of, json_of, number_of, object_of, step_of, whole_number_of
@@ -100,8 +100,11 @@ def decode(
     overall = fraction_of(number_of(record, "overall"))
     if counters is not None:
         current, total = counters.ended, counters.total
-        is_known = counters.whole and (state.is_final or not counters.is_growing)
-        has_steps, overall = True, fraction_of(counters.share / (WHOLE * counters.whole)) if is_known else None
+        is_known = counters.total_weight and (state.is_final or not counters.is_growing)
+        has_steps = True
+        overall = (
+            fraction_of(counters.weighted_thousandths / (THOUSANDTHS * counters.total_weight)) if is_known else None
+        )
         if counters.is_growing and not state.is_final:
             total = None
         rate = _rate(counters) if state is State.RUNNING else None
@@ -168,9 +171,9 @@ def _parts(counters: Counters) -> Parts:
 
 def _rate(counters: Counters) -> float | None:
     """Return the fraction of a composite that is done per second."""
-    if counters.samples < MIN_SAMPLES or counters.spent < MIN_SECONDS or not counters.whole:
+    if counters.samples < MIN_SAMPLES or counters.spent < MIN_SECONDS or not counters.total_weight:
         return None
-    return counters.moved / counters.spent / (WHOLE * counters.whole)
+    return counters.moved / counters.spent / (THOUSANDTHS * counters.total_weight)
 
 
 def _result(state: State, stored: str | None, counters: Counters | None) -> Any:

@@ -145,7 +145,7 @@ class Part(NamedTuple):
     owner: str
     cancellable: str
     planned: str
-    weight: str
+    planned_weight: str
     callbacks: str
     flags: str
     ttl: str

@@ -135,7 +135,7 @@ class CompositeStore(StoreCalls):
             owner=contribution.owner,
             cancellable=flag(IS_CANCELLABLE in place.flags),
             planned=str(place.planned),
-            weight=str(place.weight or place.planned),
+            planned_weight=str(place.planned_weight or place.planned),
             callbacks=str(place.callbacks),
             flags=place.flags.replace(IS_CHILD, ""),
             ttl=milliseconds(settings.unfinished_ttl + contribution.delay),

@@ -75,7 +75,7 @@ class AttemptStore(CompositeStore):
             attempt.number, attempt.version = int(number), int(version)
             if is_shown:
                 attempt.shown_at = sent_at
-                attempt.renews = not previous or _is_counted_again(attempt, found)
+                attempt.has_new_record = not previous or _is_counted_again(attempt, found)
         return Start(
             verdict,
             int(deliveries),
@@ -255,7 +255,7 @@ def _report_outcome(attempt: Attempt, answer: Any, sent_at: float) -> ReportOutc
     attempt.pause_requested = bool(int(pause_requested))
     attempt.shown_at = sent_at if outcome in ("written", "rebuilt") else -math.inf
     attempt.sends_all = attempt.sends_all and not attempt.is_shown
-    attempt.renews = attempt.renews or outcome == "rebuilt"
+    attempt.has_new_record = attempt.has_new_record or outcome == "rebuilt"
     return outcome
 
 

@@ -111,7 +111,9 @@ class Parts:
             if not attempt.is_shown or self._is_refused(attempt.path):
                 continue
             fraction = binding.levels.fraction
-            text = attempt.path[0].slot(State.RUNNING, attempt.number, thousandths(fraction), renews=attempt.renews)
+            text = attempt.path[0].slot(
+                State.RUNNING, attempt.number, thousandths(fraction), has_new_record=attempt.has_new_record
+            )
             if beating or text != attempt.slot:
                 known = found.get(attempt.path[0].id, Contribution(attempt.path, attempt.owner, {}))
                 found[known.place.id] = known._replace(slots={**known.slots, attempt.message_id: text})
@@ -129,7 +131,7 @@ class Parts:
         for contribution, answer in zip(contributions, answers, strict=True):
             for message_id in contribution.slots if isinstance(answer, Told) else ():
                 attempt, text = self._flushed[message_id]
-                attempt.slot, attempt.renews = text.removesuffix("!"), False
+                attempt.slot, attempt.has_new_record = text.removesuffix("!"), False
         cancelled, errors = self._settle(store, contributions, answers, keeps=False, late=True)
         self._raise_unreachable(errors)
         return cancelled

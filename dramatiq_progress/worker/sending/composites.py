@@ -77,7 +77,7 @@ def send_recorded(job: Job, composition: Composition, delay: int | None, *, is_m
 
 def send_more(group: dramatiq.group, composition: Composition, delay: int | None) -> None:
     """Add the members of a group to an open one, as `send_recorded` does."""
-    send_recorded(group, replace(composition, has_run=False, shares=None), delay, is_more=True)
+    send_recorded(group, replace(composition, has_run=False, weights=None), delay, is_more=True)
 
 
 def find(composition: Composition) -> bool:

@@ -21,7 +21,7 @@ from dramatiq_progress.worker.tracking import tracked_actor
 from dramatiq_progress.worker.validation import printable, to_number
 
 #: Weights are kept as whole numbers up to this one.
-LARGEST_SHARE = 1_000
+LARGEST_WEIGHT = 1_000
 #: Longer names and descriptions are cut: each message carries them.
 MAX_TEXT_CHARACTERS = 200
 
@@ -52,7 +52,7 @@ class Composition:
       title: Its name for users; empty for that of its members' actor.
       description: Plain text that says what its members do.
       flags: See `Place.flags`.
-      shares: The weight of each member; None if all are equal.
+      weights: The weight of each member; None if all are equal.
       id: The id of its progress.
       has_run: Whether it was sent under this id.
       owner: Keyed hash of the owner of an open group, to which any user may add members. None before it is known.
@@ -63,7 +63,7 @@ class Composition:
     title: str = ""
     description: str = ""
     flags: str = ""
-    shares: Sequence[int] | None = None
+    weights: Sequence[int] | None = None
     id: str = field(default_factory=lambda: str(uuid4()))
     has_run: bool = False
     owner: str | None = None
@@ -106,7 +106,7 @@ def milliseconds_of(delay: timedelta | int | None) -> int | None:
     raise TypeError(f"delay={show(delay)} isn't a number of milliseconds, such as 60_000, nor a timedelta.")
 
 
-def shares_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequence[int] | None:
+def weights_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequence[int] | None:
     """Return weights as whole numbers.
 
     Raises:
@@ -124,9 +124,9 @@ def shares_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequenc
     largest = max(numbers, default=1)
     if not 0 < largest < math.inf:
         raise ValueError(f"weights={show(given)}: one of them must be above 0.")
-    if largest <= LARGEST_SHARE and all(isinstance(number, int) for number in numbers):
+    if largest <= LARGEST_WEIGHT and all(isinstance(number, int) for number in numbers):
         return [int(number) for number in numbers]
-    return [max(1, round(number / largest * LARGEST_SHARE)) if number else 0 for number in numbers]
+    return [max(1, round(number / largest * LARGEST_WEIGHT)) if number else 0 for number in numbers]
 
 
 def texts_of(**given: object) -> list[str]:

@@ -71,19 +71,19 @@ class Plan:
         if isinstance(job, dramatiq.pipeline) and not job.messages:
             raise ValueError("A pipeline has no message.")
         members: Sequence[AnyMember] = job.messages if isinstance(job, dramatiq.pipeline) else job.children
-        shares = [1] * len(members) if composition.shares is None else composition.shares
-        if len(shares) != len(members):
-            raise ValueError(f"There are {len(shares)} weights for {len(members)} members. Give one for each of them.")
+        weights = [1] * len(members) if composition.weights is None else composition.weights
+        if len(weights) != len(members):
+            raise ValueError(f"There are {len(weights)} weights for {len(members)} members. Give one for each of them.")
         is_open = IS_OPEN in composition.flags
         if is_open and outer:
             raise ValueError("An open group can't be a member of another group: its end would come from elsewhere.")
         found = [(_actor_of(job.broker, message), message) for message in messages_of(job)]
         callbacks = callbacks_of(job)
-        counted = [share for member, share in zip(members, shares, strict=True) if not is_empty(member)]
-        is_weighted = composition.shares is not None and any(counted)
+        counted = [weight for member, weight in zip(members, weights, strict=True) if not is_empty(member)]
+        is_weighted = composition.weights is not None and any(counted)
         if not is_weighted:
             # Also if all members with a weight are empty: otherwise nothing would ever move the bar.
-            shares = [1] * len(members)
+            weights = [1] * len(members)
         flags = composition.flags + (IS_CANCELLABLE if all(starmap(is_cancellable, found)) else "")
         names = set(starmap(name_of, found))
         place = Place(
@@ -92,7 +92,7 @@ class Plan:
             planned=0 if is_open else len(counted) + len(callbacks),
             name=composition.name or (names.pop() if len(names) == 1 else type(job).__name__.removeprefix("progress_")),
             flags=flags,
-            weight=sum(counted) + len(callbacks) if is_weighted else 0,
+            planned_weight=sum(counted) + len(callbacks) if is_weighted else 0,
             callbacks=len(callbacks),
             description=composition.description,
             title=composition.title,
@@ -104,17 +104,17 @@ class Plan:
         bound: list[AnyMember] = []
         # Most members have the same.
         paths: dict[int, Path] = {}
-        for index, (member, share) in enumerate(zip(members, shares, strict=True)):
-            path = paths.get(share) or paths.setdefault(share, (place._replace(share=share), *outer))
+        for index, (member, weight) in enumerate(zip(members, weights, strict=True)):
+            path = paths.get(weight) or paths.setdefault(weight, (place._replace(weight=weight), *outer))
             if isinstance(member, Message):
                 is_sent_now = isinstance(job, dramatiq.group) or not index
                 bound.append(self._bind_message(job, member, path, is_sent_now=is_sent_now))
-                slots[member.message_id] = waiting_slot(share)
+                slots[member.message_id] = waiting_slot(weight)
             else:
                 index_of_inner = len(self.contributions)
                 bound.append(self.bind(member, composition_of(member), path))
                 if not is_empty(member):
-                    slots[self.contributions[index_of_inner].place.id] = waiting_slot(share)
+                    slots[self.contributions[index_of_inner].place.id] = waiting_slot(weight)
         self._note_delay(job, first_composite, self.messages[first_message:])
         if isinstance(job, dramatiq.pipeline):
             return dramatiq.pipeline(bound, broker=job.broker)  # type: ignore[arg-type]

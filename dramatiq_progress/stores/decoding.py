@@ -16,14 +16,11 @@ from .counters import Counters
 from .durations import Estimate
 from .fields import finite, fraction_of, json_of, number_of, object_of, step_of, whole_number_of
 from .pace import QueuePlace
+from .speed import MIN_SAMPLES, MIN_SECONDS
 from .times import elapsed, heartbeat_age, is_another_alive, seconds_until, silence, time_left, usual_times
 
 #: Number of unreadable records that are remembered, so that each is logged once and not at every poll.
 REMEMBERED_RECORDS = 1_000
-
-#: A composite has no rate before this many contributions, and this many seconds: see worker/observing/rate.py.
-MIN_SAMPLES = 3
-MIN_SECONDS = 2.0
 
 #: The errors of reading a record that another version of this package, or another program, has written.
 UNREADABLE = (ArithmeticError, LookupError, RecursionError, TypeError, ValueError)

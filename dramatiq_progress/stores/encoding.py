@@ -151,6 +151,8 @@ class Part(NamedTuple):
     ttl: str
     finished_ttl: str
     age: str
+    memory_seconds: str
+    memory_part: str
 
 
 class Peek(NamedTuple):

@@ -16,6 +16,7 @@ from .composites import IS_CANCELLABLE, IS_CHILD, Contribution, Told
 from .encoding import Call, flag, flat, milliseconds, seconds
 from .health import NodeUnreachable
 from .outcomes import Change, Peek
+from .speed import MEMORY_PART, MEMORY_SECONDS
 
 #: Number of calls in a round trip, and of members in a call. With 1,000 members in a call, one of them exceeded the
 #: timeout of 0.25 s on a busy machine.
@@ -141,6 +142,8 @@ class CompositeStore(StoreCalls):
             ttl=milliseconds(settings.unfinished_ttl + contribution.delay),
             finished_ttl=milliseconds(settings.finished_ttl),
             age=seconds(age),
+            memory_seconds=str(MEMORY_SECONDS),
+            memory_part=str(MEMORY_PART),
         )
         keys = (self.key(place.id), self.members_key(place.id))
         return Call(script, keys, (*arguments, *flat(contribution.slots)))

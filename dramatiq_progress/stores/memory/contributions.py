@@ -19,9 +19,6 @@ from .prelude import Outcome, Record, describe, increment_version, is_final, is_
 #: Member id to slot.
 Members = dict[str, str]
 
-_MEMORY_SECONDS = 10.0
-_MEMORY_PART = 0.15
-
 
 def part(record: Record, members: Members, now: float, given: encoding.Part, slots: dict[str, str]) -> Outcome:
     """See composite.lua."""
@@ -50,10 +47,10 @@ def part(record: Record, members: Members, now: float, given: encoding.Part, slo
     if counters.known > counters.w or counters.weighted_thousandths:
         record.setdefault("started_at", seconds(now - float(given.age)))
     has_moved = counters.weighted_thousandths > weighted_before
-    if not has_run and (counters.r or has_moved) and now - counters.moved_at > _MEMORY_SECONDS:
+    if not has_run and (counters.r or has_moved) and now - counters.moved_at > float(given.memory_seconds):
         counters.moved_at = now
     if has_moved:
-        _estimate(counters, counters.weighted_thousandths - weighted_before, now, float(record["started_at"]))
+        _estimate(counters, counters.weighted_thousandths - weighted_before, now, float(record["started_at"]), given)
         record["reported_at"] = seconds(now)
     after, is_awaited = _outcome(record, counters, given.state)
     is_changed = after != before or counters.text() != known
@@ -127,9 +124,10 @@ def _contribute(record: Record, counters: Counters, members: Members, member: st
     return True
 
 
-def _estimate(counters: Counters, moved: int, now: float, started_at: float) -> None:
+def _estimate(counters: Counters, moved: int, now: float, started_at: float, given: encoding.Part) -> None:
     spent = max(0.0, now - counters.moved_at)
-    fading = math.exp(-spent / max(_MEMORY_SECONDS, _MEMORY_PART * (now - started_at)))
+    memory = max(float(given.memory_seconds), float(given.memory_part) * (now - started_at))
+    fading = math.exp(-spent / memory)
     counters.moved = counters.moved * fading + moved
     counters.spent = counters.spent * fading + spent
     counters.samples, counters.moved_at = counters.samples + 1, now

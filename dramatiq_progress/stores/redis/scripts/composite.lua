@@ -25,9 +25,6 @@ local COUNTERS = {'born', 'planned', 'planned_weight', 'callbacks', 'w', 'r', 't
   'weighted_thousandths', 'known_weight', 'children', 'children_weight', 'over', 'bad', 'moved', 'spent', 'samples',
   'moved_at'}
 
--- For the speed, older contributions count for less than a third. In long runs, those older than this part of the run.
-local MEMORY_SECONDS, MEMORY_PART = 10, 0.15
-
 local now = clock()
 local before, parts, version, cancel_requested, started_at, known_cancellable, known_owner = unpack(redis.call('HMGET',
   record, 'state', 'parts', 'version', 'cancel_requested', 'started_at', 'cancellable', 'owner'))
@@ -153,12 +150,14 @@ if not started_at and (count_slots() > counters.w or counters.weighted_thousandt
 end
 local has_moved = counters.weighted_thousandths > weighted_before
 -- A long time in which no member ran says nothing about the speed.
-if not has_run and (counters.r > 0 or has_moved) and now - counters.moved_at > MEMORY_SECONDS then
+if not has_run and (counters.r > 0 or has_moved) and now - counters.moved_at > tonumber(memory_seconds) then
   counters.moved_at = now
 end
 if has_moved then
   local spent = math.max(0, now - counters.moved_at)
-  local fading = math.exp(-spent / math.max(MEMORY_SECONDS, MEMORY_PART * (now - started_at)))
+  -- Contributions that are older than this count for less than a third.
+  local memory = math.max(memory_seconds, memory_part * (now - started_at))
+  local fading = math.exp(-spent / memory)
   counters.moved = counters.moved * fading + counters.weighted_thousandths - weighted_before
   counters.spent = counters.spent * fading + spent
   counters.samples, counters.moved_at = counters.samples + 1, now

@@ -18,7 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, preco
 
 from dramatiq_progress import CancelOutcome, State
 from dramatiq_progress.progress import Parts
-from dramatiq_progress.stores.composites import UNSENT, Contribution, Place, as_unsent, slot
+from dramatiq_progress.stores.composites import UNSENT, Contribution, Membership, as_unsent, slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
 from tests.conftest import PATIENT
@@ -34,7 +34,7 @@ FINISHED_TTL_SECONDS = 3600.0
 
 
 class Slot(NamedTuple):
-    """A member, as it has contributed. A member that is only known by its place has the attempt 0."""
+    """A member, as it has contributed. One that hasn't started has the attempt 0."""
 
     state: State = State.ENQUEUED
     attempt: int = 0
@@ -77,48 +77,48 @@ class Model(NamedTuple):
         """The slots of members that no other member has sent."""
         return {name: each for name, each in self.slots.items() if name != CHILD}
 
-    def is_open(self, place: Place) -> bool:
-        return "o" in place.flags and not self.is_closed
+    def is_open(self, membership: Membership) -> bool:
+        return "o" in membership.flags and not self.is_closed
 
-    def is_growing(self, place: Place) -> bool:
+    def is_growing(self, membership: Membership) -> bool:
         """Whether it isn't known how many members there will be."""
         over = [each for each in self.others.values() if each.state in ENDS]
-        is_awaited = "w" in place.flags and len(over) < max(place.planned, len(self.others))
-        return self.state not in ENDS and (self.is_open(place) or is_awaited)
+        is_awaited = "w" in membership.flags and len(over) < max(membership.planned, len(self.others))
+        return self.state not in ENDS and (self.is_open(membership) or is_awaited)
 
-    def parts(self, place: Place) -> Parts:
+    def parts(self, membership: Membership) -> Parts:
         counts = {state.value: sum(each.state is state for each in self.slots.values()) for state in ENDS}
-        total = max(place.planned, len(self.others)) + (CHILD in self.slots)
+        total = max(membership.planned, len(self.others)) + (CHILD in self.slots)
         active = {state.value: sum(each.state is state for each in self.slots.values()) for state in ACTIVE}
         return Parts(total=total, waiting=total - sum(counts.values()) - sum(active.values()), **counts, **active)
 
-    def fraction(self, place: Place) -> float | None:
-        whole = max(place.planned_weight or place.planned, sum(WEIGHTS[each] for each in self.others))
+    def fraction(self, membership: Membership) -> float | None:
+        whole = max(membership.planned_weight or membership.planned, sum(WEIGHTS[each] for each in self.others))
         whole += WEIGHTS[CHILD] * (CHILD in self.slots)
         done = sum(WEIGHTS[name] * each.thousandths for name, each in self.slots.items())
         return done / whole / 1000 if whole else None
 
-    def settled(self, place: Place, *, is_delayed: bool = False) -> Model:
+    def settled(self, membership: Membership, *, is_delayed: bool = False) -> Model:
         """Return the record after something has changed in it, or after another member has become due."""
-        parts = self.parts(place)
+        parts = self.parts(membership)
         # Only a new failure: members that have failed may be sent again, one after the other.
-        cancel = self.cancel or ("fail_fast" if parts.failed > self.failed and "f" in place.flags else None)
+        cancel = self.cancel or ("fail_fast" if parts.failed > self.failed and "f" in membership.flags else None)
         begun = self.has_begun or any(
             each.state is not State.ENQUEUED or each.thousandths for each in self.slots.values()
         )
         ended = parts.done + parts.failed + parts.cancelled + parts.skipped
-        is_complete = ended == parts.total and not self.is_open(place)
+        is_complete = ended == parts.total and not self.is_open(membership)
         is_idle = not (parts.running or parts.retrying)
         bad = [each for each in self.others.values() if each.state in ENDS and each.state is not State.DONE]
         over = sum(each.state in ENDS for each in self.others.values())
         # The others have ended, not all of them well, and no callback has.
         no_callbacks = (
-            place.callbacks
-            and ended == parts.total - place.callbacks
-            and over == max(place.planned, len(self.others)) - place.callbacks
+            membership.callbacks
+            and ended == parts.total - membership.callbacks
+            and over == max(membership.planned, len(self.others)) - membership.callbacks
             and bad
         )
-        rest_never_comes = no_callbacks or ("p" in place.flags and ended > parts.done)
+        rest_never_comes = no_callbacks or ("p" in membership.flags and ended > parts.done)
         is_awaited = not (is_complete or (is_idle and rest_never_comes))
         # All others have been cancelled: a failed member that is sent again runs.
         cancel = None if cancel == "fail_fast" and not is_awaited else cancel
@@ -172,7 +172,7 @@ class CompositeMachine(RuleBasedStateMachine):
     def plan(self, planned: int, flags: str, callbacks: int) -> None:
         planned = 0 if "o" in flags else planned
         weight = sum(WEIGHTS.values()) - WEIGHTS[CHILD] if planned else 0
-        self.place = Place(ID, planned, "work", flags, 1, weight, callbacks)
+        self.membership = Membership(ID, planned, "work", flags, 1, weight, callbacks)
 
     @rule(names=st.sets(members), is_delayed=st.booleans())
     def gather(self, names: set[str], is_delayed: bool) -> None:
@@ -180,7 +180,7 @@ class CompositeMachine(RuleBasedStateMachine):
         known = self.model.slots
         after = self.model._replace(slots={**dict.fromkeys(names, Slot()), **known})
         slots = {name: waiting_text(name) for name in sorted(names)}
-        self.write([Contribution((self.place,), "", slots, is_delayed=is_delayed)], after)
+        self.write([Contribution((self.membership,), "", slots, is_delayed=is_delayed)], after)
 
     @rule(name=members)
     def cannot_send(self, name: str) -> None:
@@ -189,21 +189,21 @@ class CompositeMachine(RuleBasedStateMachine):
         if name not in slots or unsent.may_follow(slots[name], has_new_record=False):
             slots[name] = unsent
         texts = {name: as_unsent(waiting_text(name))}
-        self.write([Contribution((self.place,), "", texts)], self.model._replace(slots=slots))
+        self.write([Contribution((self.membership,), "", texts)], self.model._replace(slots=slots))
 
     @rule(name=members)
     def forget_unsent(self, name: str) -> None:
         """The send of a member raised, whose composite is open or which another member was to send."""
         slots = {each: known for each, known in self.model.slots.items() if each != name or known != Slot()}
-        self.write([Contribution((self.place,), "", {name: UNSENT})], self.model._replace(slots=slots))
+        self.write([Contribution((self.membership,), "", {name: UNSENT})], self.model._replace(slots=slots))
 
-    @precondition(lambda self: "o" in self.place.flags)
+    @precondition(lambda self: "o" in self.membership.flags)
     @rule(count=st.integers(0, 3))
     def close(self, count: int) -> None:
         """No more members are added; the process that closes it has added this many."""
-        place = self.place._replace(flags=self.place.flags + "x", planned=count)
-        self.place = self.place._replace(planned=max(self.place.planned, count))
-        closing = Contribution((place,), "", {}, is_delayed=True)
+        membership = self.membership._replace(flags=self.membership.flags + "x", planned=count)
+        self.membership = self.membership._replace(planned=max(self.membership.planned, count))
+        closing = Contribution((membership,), "", {}, is_delayed=True)
         self.write([closing], self.model._replace(is_closed=True))
 
     @rule(
@@ -229,7 +229,7 @@ class CompositeMachine(RuleBasedStateMachine):
     @rule(force=st.booleans())
     def cancel(self, force: bool) -> None:
         """At once if no member runs; otherwise when none does any more."""
-        model, parts = self.model, self.model.parts(self.place)
+        model, parts = self.model, self.model.parts(self.membership)
         assert model.state is not None
         if model.state in ENDS:
             outcome = CancelOutcome.CANCELLED if model.state is State.CANCELLED else CancelOutcome.FINISHED
@@ -266,24 +266,24 @@ class CompositeMachine(RuleBasedStateMachine):
             if known is None or new.may_follow(known, has_new_record=has_new_record):
                 slots[name] = new.counted(known or Slot())
             texts[name] = slot(*new, WEIGHTS[name], is_child=name == CHILD, has_new_record=has_new_record)
-        self.write([Contribution((self.place,), "", texts)], self.model._replace(slots=slots))
+        self.write([Contribution((self.membership,), "", texts)], self.model._replace(slots=slots))
 
     def write(self, contributions: list[Contribution], after: Model) -> None:
         is_delayed = any(each.is_delayed for each in contributions)
-        before, self.model = self.model.state, after.settled(self.place, is_delayed=is_delayed)
+        before, self.model = self.model.state, after.settled(self.membership, is_delayed=is_delayed)
         for store in self.stores:
             [told] = store.tell(contributions)
             assert (told.previous, told.state) == (before, self.model.state)  # type: ignore[union-attr]
-            assert told.running == self.model.parts(self.place).running  # type: ignore[union-attr]
+            assert told.running == self.model.parts(self.membership).running  # type: ignore[union-attr]
             assert told.cancel_requested == bool(self.model.cancel)  # type: ignore[union-attr]
-            assert told.thousandths == int((self.model.fraction(self.place) or 0) * 1000 + 1e-9)  # type: ignore[union-attr]
+            assert told.thousandths == int((self.model.fraction(self.membership) or 0) * 1000 + 1e-9)  # type: ignore[union-attr]
             assert told.is_forced == (self.model.cancel == "operator")  # type: ignore[union-attr]
         self.check()
 
     def check(self) -> None:
         """Both stores agree with the model, and every key has a TTL."""
-        parts, is_growing = self.model.parts(self.place), self.model.is_growing(self.place)
-        fraction = None if is_growing else self.model.fraction(self.place)
+        parts, is_growing = self.model.parts(self.membership), self.model.is_growing(self.membership)
+        fraction = None if is_growing else self.model.fraction(self.membership)
         ended = parts.done + parts.failed + parts.cancelled + parts.skipped
         for store in self.stores:
             [seen] = store.read([ID])

@@ -15,7 +15,7 @@ from .composites import IS_PIPELINE, THOUSANDTHS
 from .counters import Counters
 from .durations import Estimate
 from .fields import finite, fraction_of, json_of, number_of, object_of, step_of, whole_number_of
-from .pace import QueuePlace
+from .pace import QueuePosition
 from .speed import MIN_SAMPLES, MIN_SECONDS
 from .times import elapsed, heartbeat_age, is_another_alive, seconds_until, silence, time_left, usual_times
 
@@ -67,7 +67,7 @@ def decode(
     now: float,
     lost_after: float,
     overdue_after: float = math.inf,
-    queued: QueuePlace | None = None,
+    queued: QueuePosition | None = None,
     usual: Estimate | None = None,
 ) -> Progress:
     """Return the progress in a record, whose values are all such that a browser can read them.
@@ -78,7 +78,7 @@ def decode(
       now: The store's clock when the record was read, in seconds.
       lost_after: Seconds without a heartbeat after which a running message is `State.LOST`.
       overdue_after: Seconds without a heartbeat after which it has no `Progress.eta`: its worker may have died.
-      queued: The message's place in its queue.
+      queued: The message's position in its queue.
       usual: How long a run of its actor usually takes.
 
     Raises:

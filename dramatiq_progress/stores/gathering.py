@@ -71,13 +71,13 @@ class CompositeStore(StoreCalls):
                     changes[each.id] = Change(answer[0] == "written", state_of(answer[1]), int(answer[2]))
                 else:
                     # A composite in several pieces is new if it was so before the first.
-                    previous = told.get(each.place.id, told_of(answer)).previous
-                    told[each.place.id] = told_of(answer)._replace(previous=previous)
+                    previous = told.get(each.membership.id, told_of(answer)).previous
+                    told[each.membership.id] = told_of(answer)._replace(previous=previous)
             if isinstance(failure, StoreUnreachable) and not isinstance(failure, NodeUnreachable):
                 raise failure
         if age:
             self._join_late([each for each in members if each.id in changes and changes[each.id].written], age)
-        self._own_again([(each.place.id, each.owner, age, each.delay) for each in contributions if each.is_listed])
+        self._own_again([(each.membership.id, each.owner, age, each.delay) for each in contributions if each.is_listed])
         if failure is not None:
             raise failure
         self._keep_sent(members)
@@ -99,11 +99,11 @@ class CompositeStore(StoreCalls):
 
     def withdraw_composite(self, contribution: Contribution, told: Told) -> None:
         """Remove a composite none of whose members could be sent, unless it has changed."""
-        place = contribution.place
-        keys = (self.key(place.id), self.members_key(place.id))
+        membership = contribution.membership
+        keys = (self.key(membership.id), self.members_key(membership.id))
         calls = [Call("withdraw", keys, encoding.Withdraw(str(told.version)))]
         if contribution.owner and contribution.is_listed:
-            calls.append(self._disown_call(place.id, contribution.owner))
+            calls.append(self._disown_call(membership.id, contribution.owner))
         self._first(calls)
 
     def _gather_call(self, work: Contribution | NewMessage, age: float) -> Call:
@@ -127,25 +127,25 @@ class CompositeStore(StoreCalls):
         return [self._join_call(ids, queue, age=age) for queue, ids in by_queue.items()]
 
     def _part_call(self, contribution: Contribution, *, script: str = "part", age: float = 0.0) -> Call:
-        place, settings = contribution.place, configuration()
+        membership, settings = contribution.membership, configuration()
         arguments = encoding.Part(
             state=State.DELAYED if contribution.is_delayed else State.ENQUEUED,
-            name=place.name,
-            title=place.title,
-            description=place.description,
+            name=membership.name,
+            title=membership.title,
+            description=membership.description,
             owner=contribution.owner,
-            cancellable=flag(IS_CANCELLABLE in place.flags),
-            planned=str(place.planned),
-            planned_weight=str(place.planned_weight or place.planned),
-            callbacks=str(place.callbacks),
-            flags=place.flags.replace(IS_CHILD, ""),
+            cancellable=flag(IS_CANCELLABLE in membership.flags),
+            planned=str(membership.planned),
+            planned_weight=str(membership.planned_weight or membership.planned),
+            callbacks=str(membership.callbacks),
+            flags=membership.flags.replace(IS_CHILD, ""),
             ttl=milliseconds(settings.unfinished_ttl + contribution.delay),
             finished_ttl=milliseconds(settings.finished_ttl),
             age=seconds(age),
             memory_seconds=str(MEMORY_SECONDS),
             memory_part=str(MEMORY_PART),
         )
-        keys = (self.key(place.id), self.members_key(place.id))
+        keys = (self.key(membership.id), self.members_key(membership.id))
         return Call(script, keys, (*arguments, *flat(contribution.slots)))
 
     def _read_told(
@@ -154,7 +154,7 @@ class CompositeStore(StoreCalls):
         told = [answer if isinstance(answer, StoreUnavailable) else told_of(answer) for answer in answers]
         self._own_again(
             [
-                (each.place.id, each.owner, 0.0, each.delay)
+                (each.membership.id, each.owner, 0.0, each.delay)
                 for each, answer in zip(contributions, told, strict=True)
                 if each.is_listed and isinstance(answer, Told) and answer.previous is None
             ]

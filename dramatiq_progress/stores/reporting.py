@@ -223,10 +223,10 @@ class AttemptStore(CompositeStore):
 
     def _peek_calls(self, attempt: Attempt) -> list[Call]:
         # Only the first composite has a slot of the message.
-        asked = [(self.members_key(place.id),) for place in attempt.path[:1]] + [()] * len(attempt.path[1:])
+        asked = [(self.members_key(membership.id),) for membership in attempt.path[:1]] + [()] * len(attempt.path[1:])
         return [
-            Call("peek", (self.key(place.id), *members), encoding.Peek(attempt.message_id))
-            for place, members in zip(attempt.path, asked, strict=True)
+            Call("peek", (self.key(membership.id), *members), encoding.Peek(attempt.message_id))
+            for membership, members in zip(attempt.path, asked, strict=True)
         ]
 
     def _keys_of(self, attempt: Attempt) -> tuple[str, ...]:

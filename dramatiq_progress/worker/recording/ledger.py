@@ -60,7 +60,7 @@ class Ledger:
           keeps: Whether to remember the slots: no running member will contribute them again.
         """
         with self._lock:
-            composite = contribution.place.id
+            composite = contribution.membership.id
             known = self._known.pop(composite, None) or _Known(contribution.path, contribution.member_owner)
             # The last noted is the last one.
             self._known[composite] = known

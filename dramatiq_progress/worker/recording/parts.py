@@ -116,7 +116,7 @@ class Parts:
             )
             if beating or text != attempt.slot:
                 known = found.get(attempt.path[0].id, Contribution(attempt.path, attempt.owner, {}))
-                found[known.place.id] = known._replace(slots={**known.slots, attempt.message_id: text})
+                found[known.membership.id] = known._replace(slots={**known.slots, attempt.message_id: text})
                 self._flushed[attempt.message_id] = attempt, text
         return [piece for each in found.values() for piece in pieces_of(each)]
 
@@ -163,14 +163,14 @@ class Parts:
                 answers = store.tell(some)
                 for contribution, answer in zip(some, answers, strict=True):
                     if isinstance(answer, StoreUnavailable):
-                        self._ledger.mark_incomplete(contribution.place.id)
+                        self._ledger.mark_incomplete(contribution.membership.id)
                 _, errors = self._settle(store, some, answers, keeps=True, late=True)
                 self._raise_unreachable(errors)
                 del pieces[:PIECES_AT_ONCE]
         finally:
             # An error left them out. Otherwise the next report of another member would hide what they lack.
             for contribution in pieces:
-                self._ledger.mark_incomplete(contribution.place.id)
+                self._ledger.mark_incomplete(contribution.membership.id)
 
     # ---- In both ----
 
@@ -197,7 +197,7 @@ class Parts:
         while contributions:
             following: dict[str, Contribution] = {}
             for contribution, told in zip(contributions, answers, strict=True):
-                composite = contribution.place.id
+                composite = contribution.membership.id
                 if isinstance(told, StoreUnavailable):
                     self._note_error(composite, told)
                     errors.append(told)
@@ -211,11 +211,11 @@ class Parts:
                     cancelled[composite] = told.is_forced
                     members = [inner[each] for each in contribution.slots if each in inner]
                     for each in self._cancel(store, members, force=told.is_forced, late=late or bool(age)):
-                        following[each.place.id] = each
+                        following[each.membership.id] = each
                 if (outward := contribution.outward(told)) is not None:
                     inner[composite] = contribution, told
-                    known = following.get(outward.place.id, outward)
-                    following[outward.place.id] = known._replace(slots={**known.slots, **outward.slots})
+                    known = following.get(outward.membership.id, outward)
+                    following[outward.membership.id] = known._replace(slots={**known.slots, **outward.slots})
             contributions, keeps = list(following.values()), True
             answers = store.tell(contributions, age=age) if contributions else []
         if self.is_due:
@@ -231,11 +231,11 @@ class Parts:
             if is_known or told.state is None or told.state.is_final:
                 continue
             try:
-                answer = store.cancel(contribution.place.id, force=force, is_inherited=True)
+                answer = store.cancel(contribution.membership.id, force=force, is_inherited=True)
             except StoreUnavailable:
                 continue  # The next contribution of a member tries again.
             if answer.outcome is CancelOutcome.CANCELLED and answer.previous is not State.CANCELLED:
-                send_state_changed(store, contribution.place.id, answer.previous, late=late)
+                send_state_changed(store, contribution.membership.id, answer.previous, late=late)
             yield contribution._replace(slots={})
 
     def _is_refused(self, path: Path) -> bool:

@@ -187,7 +187,7 @@ class RunningMessages:
             attempt = binding.bound_attempt
             if attempt is None:
                 continue
-            forced = [cancelled[place.id] for place in attempt.path if place.id in cancelled]
+            forced = [cancelled[membership.id] for membership in attempt.path if membership.id in cancelled]
             if any(forced) or (forced and attempt.cancellable):
                 binding.note_cancel_request()
 

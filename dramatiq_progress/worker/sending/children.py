@@ -42,7 +42,7 @@ class Children:
     def adopt(self, message: AnyMessage, owner: str, *, cancellable: bool, delay: float | None) -> Contribution:
         """Make a message that is about to be sent a member. Return what its composite must be told of it."""
         path = self.path if cancellable else not_cancellable(self.path)
-        message.options[PATH_OPTION] = [place.option() for place in path]
+        message.options[PATH_OPTION] = [membership.option() for membership in path]
         return self.expect(message.message_id, path, owner, delay=delay)
 
     def expect(self, child: str, path: Path, owner: str, *, delay: float | None) -> Contribution:

@@ -16,7 +16,7 @@ from dramatiq_progress.stores.composites import (
     IS_OPEN,
     UNSENT,
     Contribution,
-    Place,
+    Membership,
     Told,
     as_unsent,
     not_cancellable,
@@ -90,12 +90,12 @@ def find(composition: Composition) -> bool:
       ValueError: It isn't an open group.
     """
 
-    def read(store: Store, age: float) -> Place | None:
-        return store.read_place(composition.id)
+    def read(store: Store, age: float) -> Membership | None:
+        return store.read_membership(composition.id)
 
-    place = with_store(composition.id, read)
-    # Without an answer, its owner isn't known: a record that is made from this place has none.
-    known = place or Place(composition.id, 0, "", IS_OPEN, owner="")
+    membership = with_store(composition.id, read)
+    # Without an answer, its owner isn't known: a record that is made from this membership has none.
+    known = membership or Membership(composition.id, 0, "", IS_OPEN, owner="")
     if IS_OPEN not in known.flags:
         raise ValueError(
             f"{composition.id} isn't an open group: it is a message, a pipeline or a group without open=True, named "
@@ -105,7 +105,7 @@ def find(composition: Composition) -> bool:
     # Whether it can be cancelled depends on the members that are added.
     composition.flags = known.flags.replace(IS_CLOSED, "").replace(IS_CANCELLABLE, "")
     composition.owner = known.owner
-    return place is not None
+    return membership is not None
 
 
 def close(composition: Composition) -> None:
@@ -113,12 +113,12 @@ def close(composition: Composition) -> None:
     flags = composition.flags + IS_CLOSED + IS_CANCELLABLE
     # Other processes may have sent more.
     count = composition.sent.count
-    place = Place(composition.id, count, composition.name or "group", flags, owner=composition.owner or "")
-    place = place._replace(description=composition.description, title=composition.title)
+    membership = Membership(composition.id, count, composition.name or "group", flags, owner=composition.owner or "")
+    membership = membership._replace(description=composition.description, title=composition.title)
 
     def write(store: Store, age: float) -> None:
         # Its members may all be delayed.
-        closing = Contribution((place,), "", {}, is_delayed=True)
+        closing = Contribution((membership,), "", {}, is_delayed=True)
         get_recorder().parts.contribute(store, [closing], age=age)
 
     with_store(composition.id, write, defer=True)
@@ -141,7 +141,7 @@ def _note_sent(composition: Composition, sent: Sent, plan: Plan, unsent: Collect
 
 def _without(contribution: Contribution, unsent: Collection[str]) -> Contribution:
     """Return a contribution without the members of an open group that could not be sent."""
-    if IS_OPEN not in contribution.place.flags:
+    if IS_OPEN not in contribution.membership.flags:
         return contribution
     slots = {member: slot for member, slot in contribution.slots.items() if member not in unsent}
     return contribution._replace(slots=slots)
@@ -162,14 +162,14 @@ class _Records:
     def __init__(self, plan: Plan, children: Children | None, *, is_more: bool) -> None:
         self._contributions = plan.contributions
         self._messages = plan.messages
-        self._id = plan.contributions[0].place.id
+        self._id = plan.contributions[0].membership.id
         self._is_more = is_more
         self._children = children
         # What the composite of the sender is told.
         self._outer: Contribution | None = None
         if children is not None:
             own = plan.contributions[0]
-            path = children.path if IS_CANCELLABLE in own.place.flags else not_cancellable(children.path)
+            path = children.path if IS_CANCELLABLE in own.membership.flags else not_cancellable(children.path)
             self._outer = children.expect(self._id, path, plan.owner, delay=own.delay)
         self.size = sum(MEMBER_BYTES + len(each.title) + len(each.metadata) for each in self._messages)
         self.size += sum(SLOT_BYTES * len(each.slots) for each in self._contributions)
@@ -197,7 +197,7 @@ class _Records:
         is_nothing_sent = len(unsent) == len(self._messages)
         self._messages = [each for each in self._messages if each.id not in unsent]
         new = self._contributions[self._is_more :] if is_nothing_sent else []
-        composites = [(each, self._told[each.place.id]) for each in new if each.place.id in self._told]
+        composites = [(each, self._told[each.membership.id]) for each in new if each.membership.id in self._told]
         # Without an answer they aren't recorded later either.
         corrected = list(self._corrections(unsent, is_nothing_sent)) if self._told or not is_nothing_sent else []
         # A write that is deferred comes after this one, and must not make an open group wait for them.
@@ -226,7 +226,7 @@ class _Records:
         for contribution in self._contributions[: self._is_more] if is_nothing_sent else self._contributions:
             # With the groups in it, which are withdrawn.
             members = contribution.slots if is_nothing_sent else contribution.slots.keys() & unsent
-            is_open = IS_OPEN in contribution.place.flags
+            is_open = IS_OPEN in contribution.membership.flags
             slots = {each: UNSENT if is_open else as_unsent(contribution.slots[each]) for each in members}
             if slots:
                 yield from pieces_of(contribution._replace(slots=slots))

@@ -51,7 +51,7 @@ class Composition:
       name: Its name; empty for that of its members' actor.
       title: Its name for users; empty for that of its members' actor.
       description: Plain text that says what its members do.
-      flags: See `Place.flags`.
+      flags: See `Membership.flags`.
       weights: The weight of each member; None if all are equal.
       id: The id of its progress.
       has_run: Whether it was sent under this id.

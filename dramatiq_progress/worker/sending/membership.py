@@ -1,4 +1,4 @@
-"""The membership of a message in composites: the path that it carries, and what the end of its attempt contributes."""
+"""The memberships of a message: the path that it carries, and what the end of its attempt contributes to composites."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan of a group or a pipeline that is about to be sent: the places and the records of its messages."""
+"""The plan of a group or a pipeline that is about to be sent: the memberships and the records of its messages."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from dramatiq_progress.stores.composites import (
     MAX_LEVELS,
     PATH_OPTION,
     Contribution,
+    Membership,
     Path,
-    Place,
     waiting_slot,
 )
 from dramatiq_progress.worker.tracking import companion_of, count_retries_left, is_cancellable, name_of, tracked_actor
@@ -31,7 +31,7 @@ from .options import estimate_key_of, metadata_of, title_of
 
 
 class Plan:
-    """The messages of a group or a pipeline with their places, and the records that they get.
+    """The messages of a group or a pipeline with their memberships, and the records that they get.
 
     Parameters:
       owner: The owner of all.
@@ -58,7 +58,7 @@ class Plan:
         self._last_option: list[Any] = []
 
     def bind(self, job: Job, composition: Composition, outer: Path) -> Job:
-        """Return a copy of a group or a pipeline whose messages have their places.
+        """Return a copy of a group or a pipeline whose messages carry their memberships.
 
         Parameters:
           outer: The composites that it is a member of.
@@ -86,7 +86,7 @@ class Plan:
             weights = [1] * len(members)
         flags = composition.flags + (IS_CANCELLABLE if all(starmap(is_cancellable, found)) else "")
         names = set(starmap(name_of, found))
-        place = Place(
+        membership = Membership(
             self._next_id(composition),
             # Of an open group, the number isn't known before it is closed.
             planned=0 if is_open else len(counted) + len(callbacks),
@@ -100,12 +100,12 @@ class Plan:
         )
         slots: dict[str, str] = {}
         first_message, first_composite = len(self.messages), len(self.contributions)
-        self.contributions.append(Contribution((place, *outer), self.owner, slots))
+        self.contributions.append(Contribution((membership, *outer), self.owner, slots))
         bound: list[AnyMember] = []
         # Most members have the same.
         paths: dict[int, Path] = {}
         for index, (member, weight) in enumerate(zip(members, weights, strict=True)):
-            path = paths.get(weight) or paths.setdefault(weight, (place._replace(weight=weight), *outer))
+            path = paths.get(weight) or paths.setdefault(weight, (membership._replace(weight=weight), *outer))
             if isinstance(member, Message):
                 is_sent_now = isinstance(job, dramatiq.group) or not index
                 bound.append(self._bind_message(job, member, path, is_sent_now=is_sent_now))
@@ -114,14 +114,14 @@ class Plan:
                 index_of_inner = len(self.contributions)
                 bound.append(self.bind(member, composition_of(member), path))
                 if not is_empty(member):
-                    slots[self.contributions[index_of_inner].place.id] = waiting_slot(weight)
+                    slots[self.contributions[index_of_inner].membership.id] = waiting_slot(weight)
         self._note_delay(job, first_composite, self.messages[first_message:])
         if isinstance(job, dramatiq.pipeline):
             return dramatiq.pipeline(bound, broker=job.broker)  # type: ignore[arg-type]
         made = dramatiq.group(bound, broker=job.broker)  # type: ignore[no-untyped-call]
         for callback, is_member in all_callbacks(job):
             if is_member:
-                callback = self._bind_message(job, callback, (place, *outer), is_sent_now=False)
+                callback = self._bind_message(job, callback, (membership, *outer), is_sent_now=False)
                 slots[callback.message_id] = waiting_slot(1)
             made.add_completion_callback(callback)  # type: ignore[no-untyped-call]
         return made
@@ -143,7 +143,7 @@ class Plan:
         if owner != self.owner:
             path = tuple(each if each.owner is not None else each._replace(owner=self.owner) for each in path)
         if path is not self._last_path:
-            self._last_path, self._last_option = path, [place.option() for place in path]
+            self._last_path, self._last_option = path, [membership.option() for membership in path]
         options: dict[str, Any] = {PATH_OPTION: self._last_option}
         if owner:
             options[OWNER_OPTION] = owner
@@ -170,11 +170,11 @@ class Plan:
         for contribution in reversed(self.contributions if missing else []):
             if not missing.isdisjoint(contribution.slots):
                 missing |= (contribution.slots.keys() & self._seen) - sent_now
-                missing.add(contribution.place.id)
+                missing.add(contribution.membership.id)
         return self._seen - missing
 
     def _owner_of(self, composition: Composition) -> str | None:
-        """Return `Place.owner`. A member may have an owner although its composite has none, or another one."""
+        """Return `Membership.owner`. A member may have an owner although its composite has none, or another one."""
         if IS_OPEN in composition.flags:
             return self.owner if composition.owner is None else composition.owner
         return None if self.owner else ""

@@ -119,7 +119,7 @@ local function contribute(id, text)
   end
   local slot = parse(text)
   if slot.state == 'w' and slot.attempt == 0 then
-    -- Only its place: it may have started already.
+    -- Only if it has no slot: it may have started already.
     if redis.call('HSETNX', members, id, text) == 1 then count(slot, 1) end
     return
   end

@@ -217,13 +217,13 @@ class CompositeMachine(RuleBasedStateMachine):
     def contribute(self, name: str, state: State, attempt: int, thousandths: int, has_new_record: bool) -> Any:
         """Any attempt starts, reports or ends: a living one, one that is late, or one that was superseded."""
         made = name, Slot(state, attempt, thousandths), has_new_record
-        self.tell([made])
+        self.write_slots([made])
         return made
 
     @rule(made=st.lists(contributed, min_size=1, max_size=3))
     def contribute_again(self, made: list[tuple[str, Slot, bool]]) -> None:
         """A script is run twice, or a process contributes again what it remembers, for several members at once."""
-        self.tell(list({each[0]: each for each in made}.values()))
+        self.write_slots(list({each[0]: each for each in made}.values()))
 
     @precondition(lambda self: self.model.state is not None)
     @rule(force=st.booleans())
@@ -252,14 +252,14 @@ class CompositeMachine(RuleBasedStateMachine):
         if slots:
             self.model = self.model._replace(slots={})
             self.delete(valkey.members_key(ID), memory)
-        self.tell([])
+        self.write_slots([])
 
     def delete(self, key: str, memory: Any) -> None:
         self.client.delete(key)
         for kept in (memory._records, memory._members, memory._expires_at):
             kept.pop(key, None)
 
-    def tell(self, made: list[tuple[str, Slot, bool]]) -> None:
+    def write_slots(self, made: list[tuple[str, Slot, bool]]) -> None:
         slots, texts = dict(self.model.slots), {}
         for name, new, has_new_record in made:
             known = slots.get(name)
@@ -272,12 +272,12 @@ class CompositeMachine(RuleBasedStateMachine):
         is_delayed = any(each.is_delayed for each in contributions)
         before, self.model = self.model.state, after.settled(self.membership, is_delayed=is_delayed)
         for store in self.stores:
-            [told] = store.tell(contributions)
-            assert (told.previous, told.state) == (before, self.model.state)  # type: ignore[union-attr]
-            assert told.running == self.model.parts(self.membership).running  # type: ignore[union-attr]
-            assert told.cancel_requested == bool(self.model.cancel)  # type: ignore[union-attr]
-            assert told.thousandths == int((self.model.fraction(self.membership) or 0) * 1000 + 1e-9)  # type: ignore[union-attr]
-            assert told.is_forced == (self.model.cancel == "operator")  # type: ignore[union-attr]
+            [answer] = store.contribute(contributions)
+            assert (answer.previous, answer.state) == (before, self.model.state)  # type: ignore[union-attr]
+            assert answer.running == self.model.parts(self.membership).running  # type: ignore[union-attr]
+            assert answer.cancel_requested == bool(self.model.cancel)  # type: ignore[union-attr]
+            assert answer.thousandths == int((self.model.fraction(self.membership) or 0) * 1000 + 1e-9)  # type: ignore[union-attr]
+            assert answer.is_forced == (self.model.cancel == "operator")  # type: ignore[union-attr]
         self.check()
 
     def check(self) -> None:

@@ -16,7 +16,15 @@ from dramatiq_progress.progress import Parts, StepProgress
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.calls import NewMessage
-from dramatiq_progress.stores.composites import UNSENT, Contribution, Membership, Told, as_unsent, slot, waiting_slot
+from dramatiq_progress.stores.composites import (
+    UNSENT,
+    CompositeAnswer,
+    Contribution,
+    Membership,
+    as_unsent,
+    slot,
+    waiting_slot,
+)
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
 from tests.conftest import PATIENT
@@ -40,27 +48,27 @@ class Group:
         self.store = store
         self.membership = Membership(**{"id": "g1", "planned": 3, "name": "resize", "flags": "c", **options})
 
-    def gather(self, *names: str, is_delayed: bool = False) -> Told:
+    def gather(self, *names: str, is_delayed: bool = False) -> CompositeAnswer:
         slots = {name: waiting_slot(1) for name in names}
-        told, _ = self.store.gather([Contribution((self.membership,), "", slots, is_delayed=is_delayed)], [])
-        return told["g1"]
+        answers, _ = self.store.gather([Contribution((self.membership,), "", slots, is_delayed=is_delayed)], [])
+        return answers["g1"]
 
-    def tell(self, **slots: str) -> Told:
-        [told] = self.store.tell([Contribution((self.membership,), "", slots)])
-        assert isinstance(told, Told), told
-        return told
+    def contribute(self, **slots: str) -> CompositeAnswer:
+        [answer] = self.store.contribute([Contribution((self.membership,), "", slots)])
+        assert isinstance(answer, CompositeAnswer), answer
+        return answer
 
-    def runs(self, *names: str, thousandths: int = 0, attempt: int = 1) -> Told:
-        return self.tell(**{name: slot(State.RUNNING, attempt, thousandths, 1) for name in names})
+    def runs(self, *names: str, thousandths: int = 0, attempt: int = 1) -> CompositeAnswer:
+        return self.contribute(**{name: slot(State.RUNNING, attempt, thousandths, 1) for name in names})
 
-    def ends(self, state: State, *names: str, attempt: int = 1) -> Told:
-        return self.tell(**{name: slot(state, attempt, 0, 1) for name in names})
+    def ends(self, state: State, *names: str, attempt: int = 1) -> CompositeAnswer:
+        return self.contribute(**{name: slot(state, attempt, 0, 1) for name in names})
 
-    def close(self, planned: int) -> Told:
+    def close(self, planned: int) -> CompositeAnswer:
         membership = self.membership._replace(flags=self.membership.flags + "x", planned=planned)
-        [told] = self.store.tell([Contribution((membership,), "", {}, is_delayed=True)])
-        assert isinstance(told, Told), told
-        return told
+        [answer] = self.store.contribute([Contribution((membership,), "", {}, is_delayed=True)])
+        assert isinstance(answer, CompositeAnswer), answer
+        return answer
 
     def read(self) -> Progress:
         [progress] = self.store.read(["g1"])
@@ -86,8 +94,8 @@ def test_a_composite_lives_from_enqueued_to_done(group: Group) -> None:
     assert seen.parts == Parts(total=3, waiting=1, running=1, retrying=0, done=1, failed=0, cancelled=0, skipped=0)
     assert seen.as_dict()["parts"]["waiting"] == 1
 
-    told = group.ends(State.DONE, "a", "c")
-    assert (told.previous, told.state) == (State.RUNNING, State.DONE)
+    answer = group.ends(State.DONE, "a", "c")
+    assert (answer.previous, answer.state) == (State.RUNNING, State.DONE)
     seen = group.read()
     assert (seen.state, seen.current, seen.percent, seen.result) == (State.DONE, 3, 100.0, None)
     json.dumps(seen.as_dict(), allow_nan=False)
@@ -95,13 +103,13 @@ def test_a_composite_lives_from_enqueued_to_done(group: Group) -> None:
 
 def test_members_count_by_their_weights(store: Store) -> None:
     group = Group(store, planned=2, planned_weight=10)
-    group.tell(a=slot(State.RUNNING, 1, 500, 8), b=slot(State.DONE, 1, 1000, 2))
+    group.contribute(a=slot(State.RUNNING, 1, 500, 8), b=slot(State.DONE, 1, 1000, 2))
     assert group.read().percent == 60.0
 
 
 def test_a_retried_member_falls_and_is_not_counted_as_failed(group: Group) -> None:
     group.runs("a", thousandths=900)
-    group.tell(a=slot(State.RETRYING, 1, 900, 1))
+    group.contribute(a=slot(State.RETRYING, 1, 900, 1))
     seen = group.read()
     assert (seen.state, seen.percent, seen.parts and seen.parts.retrying) == (State.RUNNING, 30.0, 1)
     group.runs("a", attempt=2)
@@ -120,7 +128,7 @@ def test_the_end_is_the_worst_of_all(group: Group, ends: Sequence[str], state: S
     group.ends(State.DONE, "a", "b", "c")
     group = Group(group.store, id="g2")
     slots = {name: slot(State(end), 1, 0, 1) for name, end in zip("abc", [*ends, "done"], strict=False)}
-    group.store.tell([Contribution((group.membership,), "", slots)])
+    group.store.contribute([Contribution((group.membership,), "", slots)])
     [seen] = group.store.read(["g2"])
     assert seen is not None and seen.state is state
 
@@ -176,7 +184,7 @@ def test_all_callbacks_are_awaited_once_they_have_been_sent(store: Store) -> Non
 
 def test_a_member_whose_send_raised_although_the_broker_took_it(group: Group) -> None:
     group.gather("a", "b", "c")
-    group.tell(a=as_unsent(waiting_slot(1)))
+    group.contribute(a=as_unsent(waiting_slot(1)))
     group.ends(State.DONE, "b")
     assert group.ends(State.DONE, "c").state is State.CANCELLED
     assert group.runs("a").state is State.RUNNING
@@ -190,7 +198,7 @@ def test_a_composite_has_its_own_owner_also_after_a_loss(store: Store) -> None:
             (Membership.parse(membership.option()),), "ann", {"a": slot(State.RUNNING, 1, 0, 1)}
         )
         for _ in range(2):
-            store.tell([contribution])
+            store.contribute([contribution])
             [seen] = store.read([id])
             assert seen is not None and seen.owner == owner
             drop(store, id)
@@ -204,14 +212,14 @@ def test_the_number_of_members_is_unknown_while_one_may_send_others(store: Store
     group = Group(store, planned=1, flags="cw")
     group.gather("root")
     group.runs("root")
-    store.tell([Contribution((CHILD,), "", {"a": CHILD.waiting_slot(), "b": CHILD.waiting_slot()})])
-    group.tell(a=CHILD.slot(State.DONE, 1, 1000))
+    store.contribute([Contribution((CHILD,), "", {"a": CHILD.waiting_slot(), "b": CHILD.waiting_slot()})])
+    group.contribute(a=CHILD.slot(State.DONE, 1, 1000))
     seen = group.read()
     assert (seen.current, seen.total, seen.percent, seen.eta) == (1, None, None, None)
     assert seen.parts is not None and (seen.parts.total, seen.parts.running, seen.parts.waiting) == (3, 1, 1)
     assert group.ends(State.DONE, "root").state is State.RUNNING
     assert (group.read().total, group.read().percent) == (3, 66.6)
-    assert group.tell(b=CHILD.slot(State.DONE, 1, 1000)).state is State.DONE
+    assert group.contribute(b=CHILD.slot(State.DONE, 1, 1000)).state is State.DONE
 
 
 def test_a_child_is_added_with_its_record(store: Store) -> None:
@@ -220,7 +228,7 @@ def test_a_child_is_added_with_its_record(store: Store) -> None:
     added = Contribution((CHILD,), "ann", {"a": CHILD.waiting_slot()})
     options: Any = {"actor": "work", "queue": "default", "retries_left": 3, "owner": "ann", "is_listed": False}
     change = store.enqueue("a", contribution=added, **options)
-    assert change.written and isinstance(change.told, Told) and change.told.running == 1
+    assert change.written and isinstance(change.composite, CompositeAnswer) and change.composite.running == 1
     assert group.read().parts.waiting == 1  # type: ignore[union-attr]
     [child] = store.read(["a"])
     assert child is not None and child.state is State.ENQUEUED
@@ -229,24 +237,24 @@ def test_a_child_is_added_with_its_record(store: Store) -> None:
 def test_a_message_that_could_not_be_sent_is_no_member(store: Store) -> None:
     group = Group(store, planned=1, flags="cw")
     for text in (CHILD.waiting_slot(), UNSENT, UNSENT):
-        group.tell(root=slot(State.RUNNING, 1, 0, 1), a=text)
+        group.contribute(root=slot(State.RUNNING, 1, 0, 1), a=text)
     assert group.read().parts.total == 1  # type: ignore[union-attr]
-    group.tell(a=CHILD.slot(State.RUNNING, 1, 0))
-    group.tell(a=UNSENT)
+    group.contribute(a=CHILD.slot(State.RUNNING, 1, 0))
+    group.contribute(a=UNSENT)
     assert group.read().parts.running == 2, "it was sent after all"  # type: ignore[union-attr]
 
 
 def test_children_have_the_weight_of_their_sender(store: Store) -> None:
     group = Group(store, planned=2, planned_weight=8, flags="cw")
     child = CHILD._replace(weight=5)
-    group.tell(a=slot(State.DONE, 1, 0, 5), b=slot(State.DONE, 1, 0, 3), c=child.slot(State.RUNNING, 1, 400))
+    group.contribute(a=slot(State.DONE, 1, 0, 5), b=slot(State.DONE, 1, 0, 3), c=child.slot(State.RUNNING, 1, 400))
     assert group.read().percent == 76.9  # 10 of 13
 
 
 def test_callbacks_come_also_if_a_child_ends_badly(store: Store) -> None:
     """Dramatiq counts the members that it knows."""
     group = Group(store, planned=2, callbacks=1, flags="w")
-    group.tell(root=slot(State.DONE, 1, 0, 1), a=CHILD.slot(State.FAILED, 1, 0))
+    group.contribute(root=slot(State.DONE, 1, 0, 1), a=CHILD.slot(State.FAILED, 1, 0))
     assert group.read().state is State.RUNNING
     assert group.ends(State.DONE, "callback").state is State.FAILED
 
@@ -300,7 +308,7 @@ def test_a_composite_is_lost_when_its_running_members_are_silent(group: Group) -
 
 def test_a_composite_whose_members_wait_is_not_lost(group: Group) -> None:
     group.ends(State.DONE, "b")
-    group.tell(a=slot(State.ENQUEUED, 7, 500, 1))
+    group.contribute(a=slot(State.ENQUEUED, 7, 500, 1))
     change_heartbeat(group.store)
     assert group.read().state is State.RUNNING
 
@@ -321,8 +329,8 @@ def test_fail_fast_cancels_the_rest(store: Store) -> None:
     group = Group(store, flags="f")
     group.gather("a", "b", "c")
     assert not group.runs("a", "b").cancel_requested
-    told = group.ends(State.FAILED, "a")
-    assert (told.cancel_requested, told.state) == (True, State.RUNNING)
+    answer = group.ends(State.FAILED, "a")
+    assert (answer.cancel_requested, answer.state) == (True, State.RUNNING)
     assert group.ends(State.CANCELLED, "b").state is State.FAILED
     assert group.ends(State.CANCELLED, "c").state is State.FAILED
 
@@ -336,8 +344,8 @@ def test_a_failed_member_that_is_sent_again_runs_after_fail_fast(store: Store) -
     assert not group.ends(State.FAILED, "c").cancel_requested, "there are no others"
     for name, state in (("b", State.FAILED), ("c", State.DONE)):
         assert not store.start(Attempt(name, "work", "default", path=(group.membership,))).is_unwanted
-        told = group.runs(name, attempt=2)
-        assert (told.state, told.cancel_requested) == (State.RUNNING, False), "the other one has failed before"
+        answer = group.runs(name, attempt=2)
+        assert (answer.state, answer.cancel_requested) == (State.RUNNING, False), "the other one has failed before"
         assert group.ends(State.DONE, name, attempt=2).state is state
 
 
@@ -353,8 +361,8 @@ def test_fail_fast_awaits_no_callback_that_is_never_sent(store: Store) -> None:
     group = Group(store, flags="f", callbacks=1)
     group.gather("a", "b", "callback")
     assert group.ends(State.FAILED, "a").cancel_requested
-    told = group.ends(State.CANCELLED, "b")
-    assert (told.state, told.cancel_requested) == (State.FAILED, False)
+    answer = group.ends(State.CANCELLED, "b")
+    assert (answer.state, answer.cancel_requested) == (State.FAILED, False)
 
 
 # Cancel
@@ -388,14 +396,14 @@ def test_a_cancelled_composite_never_fills_itself_up(group: Group) -> None:
     group.ends(State.DONE, "a")
     group.runs("b", thousandths=500)
     group.store.cancel("g1")
-    group.tell(b=slot(State.CANCELLED, 1, 600, 1))
+    group.contribute(b=slot(State.CANCELLED, 1, 600, 1))
     group.ends(State.SKIPPED, "c")
     seen = group.read()
     assert (seen.state, seen.current, seen.percent) == (State.CANCELLED, 3, 53.3)
 
 
 def test_a_member_that_is_cancelled_before_it_runs_again_counts_with_its_last_report(group: Group) -> None:
-    group.tell(a=slot(State.RETRYING, 1, 900, 1))
+    group.contribute(a=slot(State.RETRYING, 1, 900, 1))
     group.ends(State.CANCELLED, "a", attempt=2)
     assert group.read().percent == 30.0
 
@@ -458,7 +466,7 @@ def test_a_failed_member_is_counted_once_if_it_is_sent_again_after_its_record_ex
     store.start(attempts[1])
     assert (attempts[1].number, attempts[1].has_new_record) == (1, True)
     text = group.membership.slot(State.RUNNING, 1, 0, has_new_record=attempts[1].has_new_record)
-    assert group.tell(b=text).state is State.RUNNING
+    assert group.contribute(b=text).state is State.RUNNING
     assert group.ends(State.DONE, "b").state is State.DONE
     wait_until(lambda: store.read(["g1"]) == [None])
 
@@ -568,17 +576,20 @@ def test_a_server_that_has_forgotten_the_scripts_gets_each_text_once(server: Ser
 
 
 def test_the_order_in_which_a_server_learns_scripts_does_not_matter(server: Server) -> None:
-    """`finish` is unknown and `part` known, so that the composite is told first."""
+    """`finish` is unknown and `part` known, so that the contribution is written first."""
     store = RedisStore(prefix="x:", url=server.url, **PATIENT)
     attempt = Attempt("a", "work", "default", path=(Membership("g1", 1, "resize"),))
     store.start(attempt)
     end = Contribution(attempt.path, "", {"a": slot(State.DONE, 1, 1000, 1)})
     with server.client() as client:
         client.script_flush()
-    store.tell([Contribution((Membership("other", 1, "resize"),), "", {})])
+    store.contribute([Contribution((Membership("other", 1, "resize"),), "", {})])
     change = store.finish(attempt, state=State.DONE, contribution=end)
     assert (change.written, change.state, change.attempt) == (True, State.DONE, 1)
-    assert isinstance(change.told, Told) and (change.told.previous, change.told.state) == (None, State.DONE)
+    assert isinstance(change.composite, CompositeAnswer) and (change.composite.previous, change.composite.state) == (
+        None,
+        State.DONE,
+    )
     assert [seen and seen.state for seen in store.read(["a", "g1"])] == [State.DONE, State.DONE]
     store.close()
 
@@ -603,9 +614,9 @@ def test_a_thousand_members_are_recorded_in_few_round_trips(store: Store, monkey
     members = new_messages(1000, owner="ann")
     slots = {each.id: waiting_slot(1) for each in members}
     membership = Membership("g1", 1000, "resize")
-    told, changes = store.gather([Contribution((membership,), "ann", slots)], members)
+    answers, changes = store.gather([Contribution((membership,), "ann", slots)], members)
     assert len(calls) <= 7
-    assert told["g1"].previous is None and all(changes.values()) and len(changes) == 1000
+    assert answers["g1"].previous is None and all(changes.values()) and len(changes) == 1000
     assert store.owned(["ann"]) == ["g1"], "the composite is listed, and no member"
     [group, first, last] = store.read(["g1", "m0", "m999"])
     assert group is not None and group.total == 1000
@@ -644,17 +655,17 @@ def test_a_delayed_composite_waits_in_the_queue_once_a_member_is_due(group: Grou
 
 def test_what_could_not_be_sent_is_withdrawn(store: Store) -> None:
     contribution = Contribution((Membership("g1", 3, "resize"),), "ann", {f"m{i}": waiting_slot(1) for i in range(3)})
-    told, changes = store.gather([contribution], new_messages(3))
+    answers, changes = store.gather([contribution], new_messages(3))
     store.withdraw_all({name: (change, "default") for name, change in changes.items()})
-    store.withdraw_composite(contribution, told["g1"])
+    store.withdraw_composite(contribution, answers["g1"])
     assert store.read(["g1", "m0", "m1", "m2"]) == [None] * 4
     assert store.owned(["ann"]) == []
 
 
 def test_a_composite_that_has_changed_is_not_withdrawn(group: Group) -> None:
-    told = group.gather("a")
+    answer = group.gather("a")
     group.runs("a")
-    group.store.withdraw_composite(Contribution((group.membership,), "", {}), told)
+    group.store.withdraw_composite(Contribution((group.membership,), "", {}), answer)
     assert group.read().state is State.RUNNING
 
 

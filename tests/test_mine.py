@@ -89,7 +89,7 @@ def test_a_failed_group_is_listed_no_longer_than_other_jobs(people: People, sett
         group = progress_group([actor.message() for _ in range(2)], broker=people.broker).run()
     membership = Membership(group.message_id, 2, "index")
     slots = {each.message_id: slot(State.FAILED, 1, 0, 1) for each in group.children}
-    get_store().tell([Contribution((membership,), "", slots)])
+    get_store().contribute([Contribution((membership,), "", slots)])
     assert ids(people.clients["owner"]) == [group.message_id]
     settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "FINISHED_TTL": 0.2}
     wait_until(lambda: not ids(people.clients["owner"]))

@@ -19,7 +19,7 @@ from dramatiq_progress import CancelOutcome, PauseOutcome, ProgressObserver, Sta
 from dramatiq_progress.errors import StoreRefused
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.stores.composites import Contribution, Membership, Told, slot
+from dramatiq_progress.stores.composites import CompositeAnswer, Contribution, Membership, slot
 from dramatiq_progress.stores.outcomes import Peek
 from dramatiq_progress.worker.observing.binding import Binding
 
@@ -119,11 +119,11 @@ def check(client: Client, store: Store) -> None:
     with suppress(StoreRefused):
         store.start(Attempt("odd", "work", "default"))
     membership = Membership("odd", 3, "resize")
-    for told in (
-        *store.tell([Contribution((membership,), "", {"m1": slot(State.DONE, 1, 0, 1)})]),
+    for answer in (
+        *store.contribute([Contribution((membership,), "", {"m1": slot(State.DONE, 1, 0, 1)})]),
         *store.peek(["odd"]),
     ):
-        assert isinstance(told, Told | Peek | StoreRefused)
+        assert isinstance(answer, CompositeAnswer | Peek | StoreRefused)
 
 
 @pytest.mark.parametrize("name", FIELDS)

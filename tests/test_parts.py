@@ -20,7 +20,7 @@ from dramatiq_progress.owners import current_owner
 from dramatiq_progress.progress import Parts
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.stores.composites import PATH_OPTION, Contribution, Membership, Told, slot
+from dramatiq_progress.stores.composites import PATH_OPTION, CompositeAnswer, Contribution, Membership, slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.worker.recording import deferred
 from dramatiq_progress.worker.recording.deferred import Refusals
@@ -223,7 +223,7 @@ def test_a_message_with_an_odd_membership_runs_by_itself(gate: Gate, broker: Stu
 
 def note(ledger: Ledger, composite: str, member: str, state: State = State.RUNNING) -> None:
     contribution = Contribution((Membership(composite, 1, "work"),), "", {member: slot(State.DONE, 1, 0, 1)})
-    ledger.note(contribution, Told(None, state, 1, False, False, "1", 0, 0), keeps=True)
+    ledger.note(contribution, CompositeAnswer(None, state, 1, False, False, "1", 0, 0), keeps=True)
 
 
 def test_a_member_that_was_cancelled_counts_with_its_last_report_after_a_loss(
@@ -278,9 +278,11 @@ class Failing(MemoryStore):
         super().__init__(prefix="p:")
         self._errors = [error]
 
-    def tell(self, contributions: Sequence[Contribution], *, age: float = 0.0) -> list[Told | StoreUnavailable]:
+    def contribute(
+        self, contributions: Sequence[Contribution], *, age: float = 0.0
+    ) -> list[CompositeAnswer | StoreUnavailable]:
         if not self._errors:
-            return super().tell(contributions, age=age)
+            return super().contribute(contributions, age=age)
         error = self._errors.pop()
         if isinstance(error, StoreUnavailable):
             return [error] * len(contributions)
@@ -317,7 +319,7 @@ def test_the_ledger_keeps_the_last_report_of_a_member_that_is_cancelled_before_i
     ledger = Ledger()
     for text in (slot(State.RETRYING, 1, 900, 1), slot(State.CANCELLED, 2, 0, 1)):
         contribution = Contribution((Membership("g1", 1, "work"),), "", {"a": text})
-        ledger.note(contribution, Told(None, State.RUNNING, 1, False, False, "1", 0, 0), keeps=True)
+        ledger.note(contribution, CompositeAnswer(None, State.RUNNING, 1, False, False, "1", 0, 0), keeps=True)
     ledger.mark_incomplete("g1")
     [again] = ledger.take_incomplete()
     assert again.slots == {"a": slot(State.CANCELLED, 2, 900, 1)}

@@ -146,18 +146,18 @@ class Contribution(NamedTuple):
         """Whether the composite is one of its owner's jobs: it isn't a member of another one."""
         return len(self.path) == 1
 
-    def outward(self, told: Told) -> Contribution | None:
+    def outward(self, answer: CompositeAnswer) -> Contribution | None:
         """Return what the composite itself then contributes to the one that it is a member of, if there is one."""
-        if self.is_listed or told.state is None:
+        if self.is_listed or answer.state is None:
             return None
         # Its attempt is its version. It waits while none of its members runs.
-        state = told.state if told.state.is_final else State.RUNNING if told.running else State.ENQUEUED
-        text = self.path[1].slot(state, told.version, told.thousandths)
-        is_delayed = told.state is State.DELAYED
+        state = answer.state if answer.state.is_final else State.RUNNING if answer.running else State.ENQUEUED
+        text = self.path[1].slot(state, answer.version, answer.thousandths)
+        is_delayed = answer.state is State.DELAYED
         return Contribution(self.path[1:], self.member_owner, {self.membership.id: text}, self.delay, is_delayed)
 
 
-class Told(NamedTuple):
+class CompositeAnswer(NamedTuple):
     """The answer of a composite to a contribution.
 
     Attributes:

@@ -12,7 +12,7 @@ from dramatiq_progress.progress import State
 
 from . import encoding
 from .calls import NO_PURGE_SECONDS, NewMessage, StoreCalls, state_of
-from .composites import IS_CANCELLABLE, IS_CHILD, Contribution, Told
+from .composites import IS_CANCELLABLE, IS_CHILD, CompositeAnswer, Contribution
 from .encoding import Call, flag, flat, milliseconds, seconds
 from .health import NodeUnreachable
 from .outcomes import Change, Peek
@@ -28,14 +28,16 @@ T = TypeVar("T")
 class CompositeStore(StoreCalls):
     """The methods of a store for composites."""
 
-    def tell(self, contributions: Sequence[Contribution], *, age: float = 0.0) -> list[Told | StoreUnavailable]:
+    def contribute(
+        self, contributions: Sequence[Contribution], *, age: float = 0.0
+    ) -> list[CompositeAnswer | StoreUnavailable]:
         """Contribute to composites, in one round trip. The record of each that has none is made.
 
         Returns:
           The answer of each composite, or its error.
         """
         answers = self._call([self._part_call(each, age=age) for each in contributions])
-        return self._read_told(contributions, answers)
+        return self._composite_answers(contributions, answers)
 
     def peek(self, composites: Sequence[str]) -> list[Peek | StoreUnavailable]:
         """Return what identifies the record of each composite, and whether it is to be cancelled."""
@@ -44,7 +46,7 @@ class CompositeStore(StoreCalls):
 
     def gather(
         self, contributions: Sequence[Contribution], members: Sequence[NewMessage], *, age: float = 0.0
-    ) -> tuple[dict[str, Told], dict[str, Change]]:
+    ) -> tuple[dict[str, CompositeAnswer], dict[str, Change]]:
         """Record composites whose members are about to be sent, and those messages that are sent now.
 
         Parameters:
@@ -57,7 +59,7 @@ class CompositeStore(StoreCalls):
         Raises:
           StoreUnavailable: Something wasn't recorded. Try all of it again, with an age: all of it is idempotent.
         """
-        told: dict[str, Told] = {}
+        composites: dict[str, CompositeAnswer] = {}
         changes: dict[str, Change] = {}
         failure: StoreUnavailable | None = None
         pieces = [piece for each in contributions for piece in pieces_of(each)]
@@ -71,8 +73,8 @@ class CompositeStore(StoreCalls):
                     changes[each.id] = Change(answer[0] == "written", state_of(answer[1]), int(answer[2]))
                 else:
                     # A composite in several pieces is new if it was so before the first.
-                    previous = told.get(each.membership.id, told_of(answer)).previous
-                    told[each.membership.id] = told_of(answer)._replace(previous=previous)
+                    previous = composites.get(each.membership.id, composite_answer_of(answer)).previous
+                    composites[each.membership.id] = composite_answer_of(answer)._replace(previous=previous)
             if isinstance(failure, StoreUnreachable) and not isinstance(failure, NodeUnreachable):
                 raise failure
         if age:
@@ -81,7 +83,7 @@ class CompositeStore(StoreCalls):
         if failure is not None:
             raise failure
         self._keep_sent(members)
-        return told, changes
+        return composites, changes
 
     def withdraw_all(self, members: Mapping[str, tuple[Change, str]]) -> None:
         """Remove the records of messages of composites that could not be sent, unless they have changed.
@@ -97,11 +99,11 @@ class CompositeStore(StoreCalls):
                     calls.append(self._leave_call(message_id, queue, purged_after=NO_PURGE_SECONDS))
             self._call(calls)
 
-    def withdraw_composite(self, contribution: Contribution, told: Told) -> None:
+    def withdraw_composite(self, contribution: Contribution, answer: CompositeAnswer) -> None:
         """Remove a composite none of whose members could be sent, unless it has changed."""
         membership = contribution.membership
         keys = (self.key(membership.id), self.members_key(membership.id))
-        calls = [Call("withdraw", keys, encoding.Withdraw(str(told.version)))]
+        calls = [Call("withdraw", keys, encoding.Withdraw(str(answer.version)))]
         if contribution.owner and contribution.is_listed:
             calls.append(self._disown_call(membership.id, contribution.owner))
         self._first(calls)
@@ -148,26 +150,26 @@ class CompositeStore(StoreCalls):
         keys = (self.key(membership.id), self.members_key(membership.id))
         return Call(script, keys, (*arguments, *flat(contribution.slots)))
 
-    def _read_told(
+    def _composite_answers(
         self, contributions: Sequence[Contribution], answers: Sequence[Any]
-    ) -> list[Told | StoreUnavailable]:
-        told = [answer if isinstance(answer, StoreUnavailable) else told_of(answer) for answer in answers]
+    ) -> list[CompositeAnswer | StoreUnavailable]:
+        read = [each if isinstance(each, StoreUnavailable) else composite_answer_of(each) for each in answers]
         self._own_again(
             [
                 (each.membership.id, each.owner, 0.0, each.delay)
-                for each, answer in zip(contributions, told, strict=True)
-                if each.is_listed and isinstance(answer, Told) and answer.previous is None
+                for each, answer in zip(contributions, read, strict=True)
+                if each.is_listed and isinstance(answer, CompositeAnswer) and answer.previous is None
             ]
         )
-        return told
+        return read
 
 
-def told_of(answer: Sequence[Any]) -> Told:
+def composite_answer_of(answer: Sequence[Any]) -> CompositeAnswer:
     """Return the answer of ``part`` or ``gather``."""
     before, after, version, cancel_requested, born, running, thousandths = answer
     cancel = int(cancel_requested)
     numbers = int(version), cancel > 0, cancel > 1, str(born), int(running), int(thousandths)
-    return Told(state_of(before), state_of(after), *numbers)
+    return CompositeAnswer(state_of(before), state_of(after), *numbers)
 
 
 def peek_of(answer: Sequence[Any]) -> Peek:

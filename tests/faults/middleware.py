@@ -46,7 +46,7 @@ class DieBeforeSend(Middleware):
 
 
 class DiesBetweenWrites(Middleware):
-    """Kills the process once, after the outcome of a member was recorded and before its composite was told.
+    """Kills the process once, after the outcome of a member was recorded and before its contribution was.
 
     Both are one round trip, except on a cluster whose nodes have one each.
     """

@@ -162,7 +162,7 @@ class RunningMessages:
         if not reports and not contributions:
             return
         try:
-            outcomes, told = store.flush(list(reports.values()), contributions)
+            outcomes, answers = store.flush(list(reports.values()), contributions)
         except BaseException:
             self._changed.extend(changed)
             raise
@@ -179,7 +179,7 @@ class RunningMessages:
                 self._settle(binding, attempt, written, outcome)
         if unreachable is not None:
             raise unreachable
-        self._cancel_members(self._parts.settle_reports(store, contributions, told))
+        self._cancel_members(self._parts.settle_reports(store, contributions, answers))
 
     def _cancel_members(self, cancelled: Mapping[str, bool]) -> None:
         """Interrupt the members of composites that are to be cancelled: see `Parts.settle_reports`."""
@@ -236,7 +236,7 @@ class RunningMessages:
             self._rewrite(binding)
             return
         if outcome == "rebuilt":
-            # Its composites may have to be told again.
+            # Its composites may have lost its slot too.
             attempt.slot = ""
             self._changed.append(binding)
         binding.confirm(fields)

@@ -15,9 +15,9 @@ from dramatiq_progress.stores.composites import (
     IS_CLOSED,
     IS_OPEN,
     UNSENT,
+    CompositeAnswer,
     Contribution,
     Membership,
-    Told,
     as_unsent,
     not_cancellable,
 )
@@ -165,7 +165,7 @@ class _Records:
         self._id = plan.contributions[0].membership.id
         self._is_more = is_more
         self._children = children
-        # What the composite of the sender is told.
+        # The contribution to the composite of the sender.
         self._outer: Contribution | None = None
         if children is not None:
             own = plan.contributions[0]
@@ -174,7 +174,7 @@ class _Records:
         self.size = sum(MEMBER_BYTES + len(each.title) + len(each.metadata) for each in self._messages)
         self.size += sum(SLOT_BYTES * len(each.slots) for each in self._contributions)
         self.size += sum(each.companion.size for each in self._messages if each.companion is not None)
-        self._told: dict[str, Told] = {}
+        self._answers: dict[str, CompositeAnswer] = {}
         self._changes: dict[str, Change] = {}
 
     def write(self, store: Store, age: float) -> None:
@@ -183,10 +183,12 @@ class _Records:
             # Deferred, and nothing was sent.
             return
         outer = [] if self._outer is None else [self._outer]
-        self._told, self._changes = store.gather([*self._contributions, *outer], self._messages, age=age)
+        self._answers, self._changes = store.gather([*self._contributions, *outer], self._messages, age=age)
         if self._children is not None:
             self._children.confirm(self._id)
-        previous = {each: told.previous for each, told in self._told.items() if told.previous is not told.state}
+        previous = {
+            each: answer.previous for each, answer in self._answers.items() if answer.previous is not answer.state
+        }
         previous |= {each: change.previous for each, change in self._changes.items() if change.written}
         send_states_changed(store, previous, late=bool(age))
 
@@ -197,9 +199,9 @@ class _Records:
         is_nothing_sent = len(unsent) == len(self._messages)
         self._messages = [each for each in self._messages if each.id not in unsent]
         new = self._contributions[self._is_more :] if is_nothing_sent else []
-        composites = [(each, self._told[each.membership.id]) for each in new if each.membership.id in self._told]
+        composites = [(each, self._answers[each.membership.id]) for each in new if each.membership.id in self._answers]
         # Without an answer they aren't recorded later either.
-        corrected = list(self._corrections(unsent, is_nothing_sent)) if self._told or not is_nothing_sent else []
+        corrected = list(self._corrections(unsent, is_nothing_sent)) if self._answers or not is_nothing_sent else []
         # A write that is deferred comes after this one, and must not make an open group wait for them.
         self._contributions = [_without(each, unsent) for each in self._contributions]
         if is_nothing_sent:
@@ -209,8 +211,8 @@ class _Records:
 
         def write(store: Store, age: float) -> None:
             store.withdraw_all(members)
-            for contribution, told in composites:
-                store.withdraw_composite(contribution, told)
+            for contribution, answer in composites:
+                store.withdraw_composite(contribution, answer)
             if corrected:
                 get_recorder().parts.contribute(store, corrected, age=age)
 

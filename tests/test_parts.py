@@ -23,9 +23,9 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.composites import PATH_OPTION, CompositeAnswer, Contribution, Membership, slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.worker.recording import deferred
+from dramatiq_progress.worker.recording.contributing import Contributor
 from dramatiq_progress.worker.recording.deferred import Refusals
 from dramatiq_progress.worker.recording.ledger import COMPOSITES_LIMIT, Ledger
-from dramatiq_progress.worker.recording.parts import Parts as ContributedParts
 from tests.conftest import PATIENT
 from tests.reading import when
 from tests.store_server import Server
@@ -295,22 +295,22 @@ class Failing(MemoryStore):
 def test_ends_are_contributed_again_after_an_error_that_left_them_out(error: Exception) -> None:
     """A store came back empty, and failed again at the first of several round trips."""
     groups = [f"g{number}" for number in range(6)]
-    contributed = ContributedParts(Refusals(), lambda: None)
+    contributor = Contributor(Refusals(), lambda: None)
 
     def end(store: Store, member: str) -> None:
         for group in groups:
             text = slot(State.DONE, 1, 0, 1)
-            contributed.contribute(store, [Contribution((Membership(group, 2, "work"),), "", {member: text})])
+            contributor.contribute(store, [Contribution((Membership(group, 2, "work"),), "", {member: text})])
 
     end(MemoryStore(prefix="p:"), "a")
     emptied = Failing(error)
-    contributed.doubt()
+    contributor.doubt()
     with pytest.raises(type(error)):
-        contributed.repair(emptied)
+        contributor.repair(emptied)
     end(emptied, "b")
     for _ in range(3):
-        contributed.doubt()
-        contributed.repair(emptied)
+        contributor.doubt()
+        contributor.repair(emptied)
     states = {each.id: each.state for each in emptied.read(groups) if each is not None}
     assert states == dict.fromkeys(groups, State.DONE)
 

@@ -119,7 +119,7 @@ def close(composition: Composition) -> None:
     def write(store: Store, age: float) -> None:
         # Its members may all be delayed.
         closing = Contribution((membership,), "", {}, is_delayed=True)
-        get_recorder().parts.contribute(store, [closing], age=age)
+        get_recorder().composites.contribute(store, [closing], age=age)
 
     with_store(composition.id, write, defer=True)
 
@@ -214,7 +214,7 @@ class _Records:
             for contribution, answer in composites:
                 store.withdraw_composite(contribution, answer)
             if corrected:
-                get_recorder().parts.contribute(store, corrected, age=age)
+                get_recorder().composites.contribute(store, corrected, age=age)
 
         with_store(next(iter(unsent), ""), write, defer=True, size=self.size)
 

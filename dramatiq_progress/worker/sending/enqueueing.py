@@ -87,7 +87,7 @@ class Send:
         def remove(store: Store, age: float) -> None:
             if contribution is not None:
                 unsent = contribution._replace(slots={self.message_id: UNSENT})
-                get_recorder().parts.contribute(store, [unsent], age=age)
+                get_recorder().composites.contribute(store, [unsent], age=age)
             if change:
                 store.withdraw(self.message_id, change, queue=self.queue, owner=self.owner)
 
@@ -110,7 +110,7 @@ class Send:
         if self._change.written:
             send_state_changed(store, self.message_id, self._change.previous, late=bool(age))
         if self._contribution is not None and self._change.composite is not None:
-            get_recorder().parts.note_sent(store, self._contribution, self._change.composite, age=age)
+            get_recorder().composites.note_sent(store, self._contribution, self._change.composite, age=age)
             if self._children is not None and isinstance(self._change.composite, CompositeAnswer):
                 self._is_added = True
                 self._children.confirm(self.message_id)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 PIECES_AT_ONCE = 4
 
 
-class Parts:
-    """The composites of the members that this process runs and has run.
+class Contributor:
+    """The contributor to the composites of the members that this process runs and has run.
 
     Parameters:
       refusals: The records that the store refuses.

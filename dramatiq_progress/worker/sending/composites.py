@@ -28,16 +28,16 @@ from dramatiq_progress.worker.recording.best_effort import with_store
 from dramatiq_progress.worker.recording.recorder import get_recorder
 
 from .children import Children
-from .composition import Composition, Job, Sent, is_empty
+from .composition import Composite, Composition, Sent, is_empty
 from .enqueueing import BulkSend
-from .planning import Plan
+from .planning import SendPlan
 
 #: About the bytes in memory of a message whose record waits for the store, without its texts, and of a slot.
 MEMBER_BYTES = 300
 SLOT_BYTES = 100
 
 
-def send_recorded(job: Job, composition: Composition, delay: int | None, *, is_more: bool = False) -> None:
+def send_recorded(composite: Composite, composition: Composition, delay: int | None, *, is_more: bool = False) -> None:
     """Record a group or a pipeline and all of its messages that are sent now, and send those.
 
     Parameters:
@@ -49,12 +49,12 @@ def send_recorded(job: Job, composition: Composition, delay: int | None, *, is_m
         more than `MAX_LEVELS` groups and pipelines are inside each other. Nothing was sent.
     """
     sent = composition.sent if is_more else Sent()
-    plan = Plan(current_owner(composition.id), delay, sent.message_ids)
+    plan = SendPlan(current_owner(composition.id), delay, sent.message_ids)
     delivery = current_delivery()
     # An open group ends by itself, wherever it is sent. One without messages never contributes an end.
-    is_child = delivery is not None and IS_OPEN not in composition.flags and not is_empty(job)
+    is_child = delivery is not None and IS_OPEN not in composition.flags and not is_empty(composite)
     children = delivery.children if delivery is not None and is_child and delivery.children.path else None
-    bound = plan.bind(job, composition, () if children is None else children.path)
+    bound = plan.bind(composite, composition, () if children is None else children.path)
     known_ids = plan.assign_ids()
     if IS_OPEN in composition.flags:
         composition.owner = plan.contributions[0].owner
@@ -124,7 +124,7 @@ def close(composition: Composition) -> None:
     with_store(composition.id, write, defer=True)
 
 
-def _note_sent(composition: Composition, sent: Sent, plan: Plan, unsent: Collection[str]) -> None:
+def _note_sent(composition: Composition, sent: Sent, plan: SendPlan, unsent: Collection[str]) -> None:
     """Remember the members of an open group that were sent.
 
     Parameters:
@@ -159,7 +159,7 @@ class _Records:
       size: Bytes that they take in memory.
     """
 
-    def __init__(self, plan: Plan, children: Children | None, *, is_more: bool) -> None:
+    def __init__(self, plan: SendPlan, children: Children | None, *, is_more: bool) -> None:
         self._contributions = plan.contributions
         self._messages = plan.messages
         self._id = plan.contributions[0].membership.id

@@ -25,8 +25,8 @@ LARGEST_WEIGHT = 1_000
 #: Longer names and descriptions are cut: each message carries them.
 MAX_TEXT_CHARACTERS = 200
 
-#: Several messages that are sent together. Those of this package have a `Composition`.
-Job = dramatiq.group | dramatiq.pipeline
+#: Several messages that are sent together, with one record. Those of this package have a `Composition`.
+Composite = dramatiq.group | dramatiq.pipeline
 AnyMember = Message[Any] | dramatiq.group | dramatiq.pipeline
 
 
@@ -70,7 +70,7 @@ class Composition:
     sent: Sent = field(default_factory=Sent)
 
 
-def members_of(kind: type[Job], children: Iterable[AnyMember]) -> list[Any]:
+def members_of(kind: type[Composite], children: Iterable[AnyMember]) -> list[Any]:
     """Return the members that were given for a group or a pipeline.
 
     Raises:
@@ -143,12 +143,12 @@ def texts_of(**given: object) -> list[str]:
     return [printable(("" if text is None else str(text)).strip()[:MAX_TEXT_CHARACTERS]) for text in given.values()]
 
 
-def composition_of(job: Job) -> Composition:
+def composition_of(composite: Composite) -> Composition:
     """Return the composition of a group or a pipeline; that of Dramatiq's own has nothing but flags."""
-    known = getattr(job, "composition", None)
+    known = getattr(composite, "composition", None)
     if isinstance(known, Composition):
         return known
-    return Composition(flags=IS_PIPELINE if isinstance(job, dramatiq.pipeline) else "")
+    return Composition(flags=IS_PIPELINE if isinstance(composite, dramatiq.pipeline) else "")
 
 
 def is_empty(member: AnyMember) -> bool:
@@ -156,26 +156,26 @@ def is_empty(member: AnyMember) -> bool:
     return not isinstance(member, Message) and next(messages_of(member), None) is None
 
 
-def messages_of(job: Job) -> Iterator[Message[Any]]:
+def messages_of(composite: Composite) -> Iterator[Message[Any]]:
     """Yield all messages whose ends count."""
-    for member in job.messages if isinstance(job, dramatiq.pipeline) else job.children:
+    for member in composite.messages if isinstance(composite, dramatiq.pipeline) else composite.children:
         if isinstance(member, Message):
             yield member
         else:
             yield from messages_of(member)
-    yield from callbacks_of(job)
+    yield from callbacks_of(composite)
 
 
-def callbacks_of(job: Job) -> list[Message[Any]]:
+def callbacks_of(composite: Composite) -> list[Message[Any]]:
     """Return the completion callbacks of a group that can be members."""
-    return [callback for callback, is_member in all_callbacks(job) if is_member]
+    return [callback for callback, is_member in all_callbacks(composite) if is_member]
 
 
-def all_callbacks(job: Job) -> list[tuple[Message[Any], bool]]:
+def all_callbacks(composite: Composite) -> list[tuple[Message[Any], bool]]:
     """Return the completion callbacks of a group, and whether each of them can be a member.
 
     Dramatiq never sends those of a group without members.
     """
-    given = job.completion_callbacks if isinstance(job, dramatiq.group) and job.children else []
+    given = composite.completion_callbacks if isinstance(composite, dramatiq.group) and composite.children else []
     callbacks: list[Message[Any]] = [Message(**each) for each in given]
-    return [(each, tracked_actor(job.broker, each) is not None) for each in callbacks]
+    return [(each, tracked_actor(composite.broker, each) is not None) for each in callbacks]

@@ -98,23 +98,51 @@ def milliseconds_of(delay: timedelta | int | None) -> int | None:
 
     Raises:
       TypeError: It is neither a number nor a `timedelta`.
+      ValueError: It isn't finite.
     """
     if isinstance(delay, timedelta):
         return round(delay.total_seconds() * 1000)
+    if isinstance(delay, float) and not math.isfinite(delay):
+        raise ValueError(f"delay={show(delay)} isn't a finite number of milliseconds, such as 60_000.")
     if delay is None or isinstance(delay, int | float):
         return delay
     raise TypeError(f"delay={show(delay)} isn't a number of milliseconds, such as 60_000, nor a timedelta.")
+
+
+def check_switches(**given: object) -> None:
+    """Check that arguments are True or False.
+
+    Raises:
+      TypeError: One isn't a bool: "no" would be true.
+    """
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}={show(value)} isn't True or False.")
+
+
+def listed_weights(weights: Iterable[Number | Decimal] | None) -> list[Number | Decimal] | None:
+    """Return weights as they were given, so that they can be read more than once.
+
+    Raises:
+      TypeError: They aren't a list, or anything else that can be iterated over.
+    """
+    if weights is None:
+        return None
+    if not isinstance(weights, Iterable):
+        raise TypeError(f"weights={show(weights)} isn't a list. Pass a number for each member, as in [1, 5].")
+    return list(weights)
 
 
 def weights_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequence[int] | None:
     """Return weights as whole numbers.
 
     Raises:
+      TypeError: See `listed_weights`.
       ValueError: They are not one for each of `count` members, negative, not finite, or all 0.
     """
-    if weights is None:
+    given = listed_weights(weights)
+    if given is None:
         return None
-    given = list(weights)
     try:
         numbers = [to_number(weight) for weight in given]
     except (TypeError, ValueError, OverflowError) as error:

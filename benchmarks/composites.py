@@ -75,17 +75,17 @@ def _send(url: str, *, in_group: bool) -> float:
 def _group(name: str, count: int) -> Contribution:
     """Record a group, and return the contribution that did."""
     from dramatiq_progress.stores import get_store
-    from dramatiq_progress.stores.composites import Contribution, Place, waiting_slot
+    from dramatiq_progress.stores.composites import Contribution, Membership, waiting_slot
     from dramatiq_progress.stores.gathering import pieces_of
 
     slots = {f"{name}-{i:08x}-9f3b-4d2e-8a51"[:36]: waiting_slot(1) for i in range(count)}
-    made = Contribution((Place(name, count, "resize"),), "", slots)
+    made = Contribution((Membership(name, count, "resize"),), "", slots)
     get_store().gather(list(pieces_of(made)), [])
     return made
 
 
 def _end(url: str, *, of_member: bool) -> float:
-    """Return the microseconds that the server takes to tell a composite of a member's end, or for a message's end."""
+    """Return the microseconds that the server takes for a member's end in its composite, or for a message's end."""
     import redis
 
     from dramatiq_progress import State
@@ -100,7 +100,7 @@ def _end(url: str, *, of_member: bool) -> float:
         client.config_resetstat()
         for member, attempt in zip(made.slots, attempts, strict=True):
             if of_member:
-                get_store().tell([made._replace(slots={member: made.place.slot(State.DONE, 1, 1000)})])
+                get_store().contribute([made._replace(slots={member: made.membership.slot(State.DONE, 1, 1000)})])
             else:
                 get_store().finish(attempt, state=State.DONE)
         statistics: Any = client.info("commandstats")
@@ -145,7 +145,7 @@ def _poll(kind: str) -> float:
     if kind == "group":
         made = _group(kind, MEMBERS)
         first = next(iter(made.slots))
-        get_store().tell([made._replace(slots={first: made.place.slot(State.RUNNING, 1, 240)})])
+        get_store().contribute([made._replace(slots={first: made.membership.slot(State.RUNNING, 1, 240)})])
     else:
         attempt = Attempt(kind, "work", "default")
         get_store().start(attempt)

@@ -15,7 +15,16 @@ from .message_ids import MessageLike, message_id_of
 from .progress_values import Number
 from .stores.composites import IS_FAIL_FAST, IS_OPEN, IS_PIPELINE, WITH_CHILDREN
 from .worker.sending.composites import close, find, send_more, send_recorded
-from .worker.sending.composition import AnyMember, Composition, members_of, milliseconds_of, shares_of, texts_of
+from .worker.sending.composition import (
+    AnyMember,
+    Composition,
+    check_switches,
+    listed_weights,
+    members_of,
+    milliseconds_of,
+    texts_of,
+    weights_of,
+)
 
 __all__ = ["progress_group", "progress_pipeline"]
 
@@ -40,7 +49,8 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
       broker: The broker. Defaults to the global one.
 
     Raises:
-      TypeError: A member is anything else, or a text isn't one.
+      TypeError: A member is anything else, a text isn't one, weights aren't a list, or `fail_fast`, `with_children` or
+        `open` isn't True or False.
       ValueError: Weights that are negative, not finite, all 0, or not one for each member; or an open group has any.
     """
 
@@ -58,12 +68,13 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
         broker: Broker | None = None,
     ) -> None:
         super().__init__(members_of(dramatiq.group, children), broker=broker)  # type: ignore[no-untyped-call]
+        check_switches(fail_fast=fail_fast, with_children=with_children, open=open)
         if open and weights is not None:
             raise ValueError("An open group has no weights: those of members that are added aren't known.")
-        shares = shares_of(weights, len(self.children))
+        member_weights = weights_of(weights, len(self.children))
         name, title, description = texts_of(name=name, title=title, description=description)
         flags = IS_FAIL_FAST * fail_fast + WITH_CHILDREN * with_children + IS_OPEN * open
-        self.composition = Composition(name, title, description, flags, shares)
+        self.composition = Composition(name, title, description, flags, member_weights)
         # Whether `of` has made it and the store must be read; and whether `close` was called since the last `run`.
         self._must_find = self._is_closed = False
 
@@ -82,7 +93,8 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
           TypeError: The delay is neither.
           ValueError: A message is there twice, or its actor isn't declared with `progress_actor`; a pipeline in it is
             empty; there isn't a weight for each member; or more than 16 groups and pipelines are inside each other.
-            Nothing was sent. Or it is open, and has completion callbacks or is in another group.
+            Nothing was sent. Or it is open, and has completion callbacks or is in another group. Or the delay isn't
+            finite.
         """
         composition = self.composition
         if IS_OPEN in composition.flags:
@@ -121,8 +133,8 @@ class progress_group(dramatiq.group):  # noqa: N801  # named like Dramatiq's
 
         Raises:
           TypeError: A member is anything else, or the delay is neither.
-          ValueError: It isn't open, hasn't been run or is closed; the members are refused, as by `run`; or this object
-            has already sent a message with it.
+          ValueError: It isn't open, hasn't been run or is closed; the members or the delay are refused, as by `run`; or
+            this object has already sent a message with it.
         """
         self._check_open()
         more = dramatiq.group(members_of(dramatiq.group, children), broker=self.broker)  # type: ignore[no-untyped-call]
@@ -167,7 +179,7 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
       broker: The broker. Defaults to the global one.
 
     Raises:
-      TypeError: A member is anything else, such as a group, or a text isn't one.
+      TypeError: A member is anything else, such as a group, a text isn't one, or weights aren't a list.
       ValueError: Weights that are negative, not finite, all 0, or not one for each message.
     """
 
@@ -182,10 +194,10 @@ class progress_pipeline(dramatiq.pipeline):  # noqa: N801  # named like Dramatiq
         broker: Broker | None = None,
     ) -> None:
         super().__init__(members_of(dramatiq.pipeline, children), broker=broker)
-        self._weights = None if weights is None else list(weights)
-        shares = shares_of(self._weights, len(self.messages))
+        self._weights = listed_weights(weights)
+        member_weights = weights_of(self._weights, len(self.messages))
         name, title, description = texts_of(name=name, title=title, description=description)
-        self.composition = Composition(name, title, description, IS_PIPELINE, shares)
+        self.composition = Composition(name, title, description, IS_PIPELINE, member_weights)
 
     def __or__(self, other: Message[Any] | dramatiq.pipeline) -> progress_pipeline:
         """Return a pipeline with more messages at its end, of the weight 1."""

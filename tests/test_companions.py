@@ -16,7 +16,7 @@ from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.calls import NewMessage
 from dramatiq_progress.stores.companion import Companion
-from dramatiq_progress.stores.composites import Contribution, Place, waiting_slot
+from dramatiq_progress.stores.composites import Contribution, Membership, waiting_slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.worker.recording.deferred import DEFERRED_BYTES, DeferredChanges, Refusals
@@ -109,10 +109,10 @@ def test_members_of_a_composite_have_their_own(store: Store, monkeypatch: pytest
         return call(calls)
 
     monkeypatch.setattr(store, "_call", counted)
-    place = Place("g1", len(members), "pay")
+    membership = Membership("g1", len(members), "pay")
     slots = {each.id: waiting_slot(1) for each in members}
     for _ in range(2):
-        store.gather([Contribution((place,), "", slots)], members)
+        store.gather([Contribution((membership,), "", slots)], members)
     for each in members:
         assert each.companion is not None
         assert store.read_kept(each.id).beside["about"] == each.companion.about

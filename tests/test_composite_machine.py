@@ -18,7 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, preco
 
 from dramatiq_progress import CancelOutcome, State
 from dramatiq_progress.progress import Parts
-from dramatiq_progress.stores.composites import UNSENT, Contribution, Place, as_unsent, slot
+from dramatiq_progress.stores.composites import UNSENT, Contribution, Membership, as_unsent, slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
 from tests.conftest import PATIENT
@@ -34,7 +34,7 @@ FINISHED_TTL_SECONDS = 3600.0
 
 
 class Slot(NamedTuple):
-    """A member, as it has contributed. A member that is only known by its place has the attempt 0."""
+    """A member, as it has contributed. One that hasn't started has the attempt 0."""
 
     state: State = State.ENQUEUED
     attempt: int = 0
@@ -45,11 +45,11 @@ class Slot(NamedTuple):
         """The stage of an attempt: it runs, it waits for another one, it has ended."""
         return 3 if self.state in ENDS else 2 if self.state in (State.RETRYING, State.ENQUEUED) else 1
 
-    def may_follow(self, known: Slot, *, renews: bool) -> bool:
+    def may_follow(self, known: Slot, *, has_new_record: bool) -> bool:
         if known.state in ENDS and known.state is not State.FAILED and known.attempt:
             return False
         is_newer = (self.attempt, self.stage) >= (known.attempt, known.stage) and self.attempt >= known.attempt
-        return renews or (is_newer and not (self.attempt == known.attempt and known.stage == 3))
+        return has_new_record or (is_newer and not (self.attempt == known.attempt and known.stage == 3))
 
     def counted(self, known: Slot) -> Slot:
         """A success and a failure count as all of the work. An end before any report counts as what was known."""
@@ -77,48 +77,48 @@ class Model(NamedTuple):
         """The slots of members that no other member has sent."""
         return {name: each for name, each in self.slots.items() if name != CHILD}
 
-    def is_open(self, place: Place) -> bool:
-        return "o" in place.flags and not self.is_closed
+    def is_open(self, membership: Membership) -> bool:
+        return "o" in membership.flags and not self.is_closed
 
-    def is_growing(self, place: Place) -> bool:
+    def is_growing(self, membership: Membership) -> bool:
         """Whether it isn't known how many members there will be."""
         over = [each for each in self.others.values() if each.state in ENDS]
-        is_awaited = "w" in place.flags and len(over) < max(place.planned, len(self.others))
-        return self.state not in ENDS and (self.is_open(place) or is_awaited)
+        is_awaited = "w" in membership.flags and len(over) < max(membership.planned, len(self.others))
+        return self.state not in ENDS and (self.is_open(membership) or is_awaited)
 
-    def parts(self, place: Place) -> Parts:
+    def parts(self, membership: Membership) -> Parts:
         counts = {state.value: sum(each.state is state for each in self.slots.values()) for state in ENDS}
-        total = max(place.planned, len(self.others)) + (CHILD in self.slots)
+        total = max(membership.planned, len(self.others)) + (CHILD in self.slots)
         active = {state.value: sum(each.state is state for each in self.slots.values()) for state in ACTIVE}
         return Parts(total=total, waiting=total - sum(counts.values()) - sum(active.values()), **counts, **active)
 
-    def fraction(self, place: Place) -> float | None:
-        whole = max(place.weight or place.planned, sum(WEIGHTS[each] for each in self.others))
+    def fraction(self, membership: Membership) -> float | None:
+        whole = max(membership.planned_weight or membership.planned, sum(WEIGHTS[each] for each in self.others))
         whole += WEIGHTS[CHILD] * (CHILD in self.slots)
         done = sum(WEIGHTS[name] * each.thousandths for name, each in self.slots.items())
         return done / whole / 1000 if whole else None
 
-    def settled(self, place: Place, *, is_delayed: bool = False) -> Model:
+    def settled(self, membership: Membership, *, is_delayed: bool = False) -> Model:
         """Return the record after something has changed in it, or after another member has become due."""
-        parts = self.parts(place)
+        parts = self.parts(membership)
         # Only a new failure: members that have failed may be sent again, one after the other.
-        cancel = self.cancel or ("fail_fast" if parts.failed > self.failed and "f" in place.flags else None)
+        cancel = self.cancel or ("fail_fast" if parts.failed > self.failed and "f" in membership.flags else None)
         begun = self.has_begun or any(
             each.state is not State.ENQUEUED or each.thousandths for each in self.slots.values()
         )
         ended = parts.done + parts.failed + parts.cancelled + parts.skipped
-        is_complete = ended == parts.total and not self.is_open(place)
+        is_complete = ended == parts.total and not self.is_open(membership)
         is_idle = not (parts.running or parts.retrying)
         bad = [each for each in self.others.values() if each.state in ENDS and each.state is not State.DONE]
         over = sum(each.state in ENDS for each in self.others.values())
         # The others have ended, not all of them well, and no callback has.
         no_callbacks = (
-            place.callbacks
-            and ended == parts.total - place.callbacks
-            and over == max(place.planned, len(self.others)) - place.callbacks
+            membership.callbacks
+            and ended == parts.total - membership.callbacks
+            and over == max(membership.planned, len(self.others)) - membership.callbacks
             and bad
         )
-        rest_never_comes = no_callbacks or ("p" in place.flags and ended > parts.done)
+        rest_never_comes = no_callbacks or ("p" in membership.flags and ended > parts.done)
         is_awaited = not (is_complete or (is_idle and rest_never_comes))
         # All others have been cancelled: a failed member that is sent again runs.
         cancel = None if cancel == "fail_fast" and not is_awaited else cancel
@@ -172,7 +172,7 @@ class CompositeMachine(RuleBasedStateMachine):
     def plan(self, planned: int, flags: str, callbacks: int) -> None:
         planned = 0 if "o" in flags else planned
         weight = sum(WEIGHTS.values()) - WEIGHTS[CHILD] if planned else 0
-        self.place = Place(ID, planned, "work", flags, 1, weight, callbacks)
+        self.membership = Membership(ID, planned, "work", flags, 1, weight, callbacks)
 
     @rule(names=st.sets(members), is_delayed=st.booleans())
     def gather(self, names: set[str], is_delayed: bool) -> None:
@@ -180,30 +180,30 @@ class CompositeMachine(RuleBasedStateMachine):
         known = self.model.slots
         after = self.model._replace(slots={**dict.fromkeys(names, Slot()), **known})
         slots = {name: waiting_text(name) for name in sorted(names)}
-        self.write([Contribution((self.place,), "", slots, is_delayed=is_delayed)], after)
+        self.write([Contribution((self.membership,), "", slots, is_delayed=is_delayed)], after)
 
     @rule(name=members)
     def cannot_send(self, name: str) -> None:
         """The send of a member raised. The broker may have taken it."""
         slots, unsent = dict(self.model.slots), Slot(State.CANCELLED)
-        if name not in slots or unsent.may_follow(slots[name], renews=False):
+        if name not in slots or unsent.may_follow(slots[name], has_new_record=False):
             slots[name] = unsent
         texts = {name: as_unsent(waiting_text(name))}
-        self.write([Contribution((self.place,), "", texts)], self.model._replace(slots=slots))
+        self.write([Contribution((self.membership,), "", texts)], self.model._replace(slots=slots))
 
     @rule(name=members)
     def forget_unsent(self, name: str) -> None:
         """The send of a member raised, whose composite is open or which another member was to send."""
         slots = {each: known for each, known in self.model.slots.items() if each != name or known != Slot()}
-        self.write([Contribution((self.place,), "", {name: UNSENT})], self.model._replace(slots=slots))
+        self.write([Contribution((self.membership,), "", {name: UNSENT})], self.model._replace(slots=slots))
 
-    @precondition(lambda self: "o" in self.place.flags)
+    @precondition(lambda self: "o" in self.membership.flags)
     @rule(count=st.integers(0, 3))
     def close(self, count: int) -> None:
         """No more members are added; the process that closes it has added this many."""
-        place = self.place._replace(flags=self.place.flags + "x", planned=count)
-        self.place = self.place._replace(planned=max(self.place.planned, count))
-        closing = Contribution((place,), "", {}, is_delayed=True)
+        membership = self.membership._replace(flags=self.membership.flags + "x", planned=count)
+        self.membership = self.membership._replace(planned=max(self.membership.planned, count))
+        closing = Contribution((membership,), "", {}, is_delayed=True)
         self.write([closing], self.model._replace(is_closed=True))
 
     @rule(
@@ -212,24 +212,24 @@ class CompositeMachine(RuleBasedStateMachine):
         state=states,
         attempt=st.integers(1, 3),
         thousandths=thousandths,
-        renews=st.booleans(),
+        has_new_record=st.booleans(),
     )
-    def contribute(self, name: str, state: State, attempt: int, thousandths: int, renews: bool) -> Any:
+    def contribute(self, name: str, state: State, attempt: int, thousandths: int, has_new_record: bool) -> Any:
         """Any attempt starts, reports or ends: a living one, one that is late, or one that was superseded."""
-        made = name, Slot(state, attempt, thousandths), renews
-        self.tell([made])
+        made = name, Slot(state, attempt, thousandths), has_new_record
+        self.write_slots([made])
         return made
 
     @rule(made=st.lists(contributed, min_size=1, max_size=3))
     def contribute_again(self, made: list[tuple[str, Slot, bool]]) -> None:
         """A script is run twice, or a process contributes again what it remembers, for several members at once."""
-        self.tell(list({each[0]: each for each in made}.values()))
+        self.write_slots(list({each[0]: each for each in made}.values()))
 
     @precondition(lambda self: self.model.state is not None)
     @rule(force=st.booleans())
     def cancel(self, force: bool) -> None:
         """At once if no member runs; otherwise when none does any more."""
-        model, parts = self.model, self.model.parts(self.place)
+        model, parts = self.model, self.model.parts(self.membership)
         assert model.state is not None
         if model.state in ENDS:
             outcome = CancelOutcome.CANCELLED if model.state is State.CANCELLED else CancelOutcome.FINISHED
@@ -252,38 +252,38 @@ class CompositeMachine(RuleBasedStateMachine):
         if slots:
             self.model = self.model._replace(slots={})
             self.delete(valkey.members_key(ID), memory)
-        self.tell([])
+        self.write_slots([])
 
     def delete(self, key: str, memory: Any) -> None:
         self.client.delete(key)
         for kept in (memory._records, memory._members, memory._expires_at):
             kept.pop(key, None)
 
-    def tell(self, made: list[tuple[str, Slot, bool]]) -> None:
+    def write_slots(self, made: list[tuple[str, Slot, bool]]) -> None:
         slots, texts = dict(self.model.slots), {}
-        for name, new, renews in made:
+        for name, new, has_new_record in made:
             known = slots.get(name)
-            if known is None or new.may_follow(known, renews=renews):
+            if known is None or new.may_follow(known, has_new_record=has_new_record):
                 slots[name] = new.counted(known or Slot())
-            texts[name] = slot(*new, WEIGHTS[name], is_child=name == CHILD, renews=renews)
-        self.write([Contribution((self.place,), "", texts)], self.model._replace(slots=slots))
+            texts[name] = slot(*new, WEIGHTS[name], is_child=name == CHILD, has_new_record=has_new_record)
+        self.write([Contribution((self.membership,), "", texts)], self.model._replace(slots=slots))
 
     def write(self, contributions: list[Contribution], after: Model) -> None:
         is_delayed = any(each.is_delayed for each in contributions)
-        before, self.model = self.model.state, after.settled(self.place, is_delayed=is_delayed)
+        before, self.model = self.model.state, after.settled(self.membership, is_delayed=is_delayed)
         for store in self.stores:
-            [told] = store.tell(contributions)
-            assert (told.previous, told.state) == (before, self.model.state)  # type: ignore[union-attr]
-            assert told.running == self.model.parts(self.place).running  # type: ignore[union-attr]
-            assert told.cancel_requested == bool(self.model.cancel)  # type: ignore[union-attr]
-            assert told.thousandths == int((self.model.fraction(self.place) or 0) * 1000 + 1e-9)  # type: ignore[union-attr]
-            assert told.is_forced == (self.model.cancel == "operator")  # type: ignore[union-attr]
+            [answer] = store.contribute(contributions)
+            assert (answer.previous, answer.state) == (before, self.model.state)  # type: ignore[union-attr]
+            assert answer.running == self.model.parts(self.membership).running  # type: ignore[union-attr]
+            assert answer.cancel_requested == bool(self.model.cancel)  # type: ignore[union-attr]
+            assert answer.thousandths == int((self.model.fraction(self.membership) or 0) * 1000 + 1e-9)  # type: ignore[union-attr]
+            assert answer.is_forced == (self.model.cancel == "operator")  # type: ignore[union-attr]
         self.check()
 
     def check(self) -> None:
         """Both stores agree with the model, and every key has a TTL."""
-        parts, is_growing = self.model.parts(self.place), self.model.is_growing(self.place)
-        fraction = None if is_growing else self.model.fraction(self.place)
+        parts, is_growing = self.model.parts(self.membership), self.model.is_growing(self.membership)
+        fraction = None if is_growing else self.model.fraction(self.membership)
         ended = parts.done + parts.failed + parts.cancelled + parts.skipped
         for store in self.stores:
             [seen] = store.read([ID])

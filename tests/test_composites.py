@@ -16,7 +16,15 @@ from dramatiq_progress.progress import Parts, StepProgress
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.calls import NewMessage
-from dramatiq_progress.stores.composites import UNSENT, Contribution, Place, Told, as_unsent, slot, waiting_slot
+from dramatiq_progress.stores.composites import (
+    UNSENT,
+    CompositeAnswer,
+    Contribution,
+    Membership,
+    as_unsent,
+    slot,
+    waiting_slot,
+)
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
 from tests.conftest import PATIENT
@@ -36,29 +44,29 @@ class Group:
 
     def __init__(self, store: Store, **options: Any) -> None:
         self.store = store
-        self.place = Place(**{"id": "g1", "planned": 3, "name": "resize", "flags": "c", **options})
+        self.membership = Membership(**{"id": "g1", "planned": 3, "name": "resize", "flags": "c", **options})
 
-    def gather(self, *names: str, is_delayed: bool = False) -> Told:
+    def gather(self, *names: str, is_delayed: bool = False) -> CompositeAnswer:
         slots = {name: waiting_slot(1) for name in names}
-        told, _ = self.store.gather([Contribution((self.place,), "", slots, is_delayed=is_delayed)], [])
-        return told["g1"]
+        answers, _ = self.store.gather([Contribution((self.membership,), "", slots, is_delayed=is_delayed)], [])
+        return answers["g1"]
 
-    def tell(self, **slots: str) -> Told:
-        [told] = self.store.tell([Contribution((self.place,), "", slots)])
-        assert isinstance(told, Told), told
-        return told
+    def contribute(self, **slots: str) -> CompositeAnswer:
+        [answer] = self.store.contribute([Contribution((self.membership,), "", slots)])
+        assert isinstance(answer, CompositeAnswer), answer
+        return answer
 
-    def runs(self, *names: str, thousandths: int = 0, attempt: int = 1) -> Told:
-        return self.tell(**{name: slot(State.RUNNING, attempt, thousandths, 1) for name in names})
+    def runs(self, *names: str, thousandths: int = 0, attempt: int = 1) -> CompositeAnswer:
+        return self.contribute(**{name: slot(State.RUNNING, attempt, thousandths, 1) for name in names})
 
-    def ends(self, state: State, *names: str, attempt: int = 1) -> Told:
-        return self.tell(**{name: slot(state, attempt, 0, 1) for name in names})
+    def ends(self, state: State, *names: str, attempt: int = 1) -> CompositeAnswer:
+        return self.contribute(**{name: slot(state, attempt, 0, 1) for name in names})
 
-    def close(self, planned: int) -> Told:
-        place = self.place._replace(flags=self.place.flags + "x", planned=planned)
-        [told] = self.store.tell([Contribution((place,), "", {}, is_delayed=True)])
-        assert isinstance(told, Told), told
-        return told
+    def close(self, planned: int) -> CompositeAnswer:
+        membership = self.membership._replace(flags=self.membership.flags + "x", planned=planned)
+        [answer] = self.store.contribute([Contribution((membership,), "", {}, is_delayed=True)])
+        assert isinstance(answer, CompositeAnswer), answer
+        return answer
 
     def read(self) -> Progress:
         [progress] = self.store.read(["g1"])
@@ -84,22 +92,22 @@ def test_a_composite_lives_from_enqueued_to_done(group: Group) -> None:
     assert seen.parts == Parts(total=3, waiting=1, running=1, retrying=0, done=1, failed=0, cancelled=0, skipped=0)
     assert seen.as_dict()["parts"]["waiting"] == 1
 
-    told = group.ends(State.DONE, "a", "c")
-    assert (told.previous, told.state) == (State.RUNNING, State.DONE)
+    answer = group.ends(State.DONE, "a", "c")
+    assert (answer.previous, answer.state) == (State.RUNNING, State.DONE)
     seen = group.read()
     assert (seen.state, seen.current, seen.percent, seen.result) == (State.DONE, 3, 100.0, None)
     json.dumps(seen.as_dict(), allow_nan=False)
 
 
 def test_members_count_by_their_weights(store: Store) -> None:
-    group = Group(store, planned=2, weight=10)
-    group.tell(a=slot(State.RUNNING, 1, 500, 8), b=slot(State.DONE, 1, 1000, 2))
+    group = Group(store, planned=2, planned_weight=10)
+    group.contribute(a=slot(State.RUNNING, 1, 500, 8), b=slot(State.DONE, 1, 1000, 2))
     assert group.read().percent == 60.0
 
 
 def test_a_retried_member_falls_and_is_not_counted_as_failed(group: Group) -> None:
     group.runs("a", thousandths=900)
-    group.tell(a=slot(State.RETRYING, 1, 900, 1))
+    group.contribute(a=slot(State.RETRYING, 1, 900, 1))
     seen = group.read()
     assert (seen.state, seen.percent, seen.parts and seen.parts.retrying) == (State.RUNNING, 30.0, 1)
     group.runs("a", attempt=2)
@@ -118,7 +126,7 @@ def test_the_end_is_the_worst_of_all(group: Group, ends: Sequence[str], state: S
     group.ends(State.DONE, "a", "b", "c")
     group = Group(group.store, id="g2")
     slots = {name: slot(State(end), 1, 0, 1) for name, end in zip("abc", [*ends, "done"], strict=False)}
-    group.store.tell([Contribution((group.place,), "", slots)])
+    group.store.contribute([Contribution((group.membership,), "", slots)])
     [seen] = group.store.read(["g2"])
     assert seen is not None and seen.state is state
 
@@ -174,7 +182,7 @@ def test_all_callbacks_are_awaited_once_they_have_been_sent(store: Store) -> Non
 
 def test_a_member_whose_send_raised_although_the_broker_took_it(group: Group) -> None:
     group.gather("a", "b", "c")
-    group.tell(a=as_unsent(waiting_slot(1)))
+    group.contribute(a=as_unsent(waiting_slot(1)))
     group.ends(State.DONE, "b")
     assert group.ends(State.DONE, "c").state is State.CANCELLED
     assert group.runs("a").state is State.RUNNING
@@ -183,31 +191,33 @@ def test_a_member_whose_send_raised_although_the_broker_took_it(group: Group) ->
 
 def test_a_composite_has_its_own_owner_also_after_a_loss(store: Store) -> None:
     for id, owner in (("g1", ""), ("g2", "bob")):
-        place = Place(id, 1, "resize", owner=owner)
-        contribution = Contribution((Place.parse(place.option()),), "ann", {"a": slot(State.RUNNING, 1, 0, 1)})
+        membership = Membership(id, 1, "resize", owner=owner)
+        contribution = Contribution(
+            (Membership.parse(membership.option()),), "ann", {"a": slot(State.RUNNING, 1, 0, 1)}
+        )
         for _ in range(2):
-            store.tell([contribution])
+            store.contribute([contribution])
             [seen] = store.read([id])
             assert seen is not None and seen.owner == owner
             drop(store, id)
     assert store.owned(["ann"]) == [] and store.owned(["bob"]) == ["g2"]
 
 
-CHILD = Place("g1", 1, "resize", "cw+")
+CHILD = Membership("g1", 1, "resize", "cw+")
 
 
 def test_the_number_of_members_is_unknown_while_one_may_send_others(store: Store) -> None:
     group = Group(store, planned=1, flags="cw")
     group.gather("root")
     group.runs("root")
-    store.tell([Contribution((CHILD,), "", {"a": CHILD.waiting_slot(), "b": CHILD.waiting_slot()})])
-    group.tell(a=CHILD.slot(State.DONE, 1, 1000))
+    store.contribute([Contribution((CHILD,), "", {"a": CHILD.waiting_slot(), "b": CHILD.waiting_slot()})])
+    group.contribute(a=CHILD.slot(State.DONE, 1, 1000))
     seen = group.read()
     assert (seen.current, seen.total, seen.percent, seen.eta) == (1, None, None, None)
     assert seen.parts is not None and (seen.parts.total, seen.parts.running, seen.parts.waiting) == (3, 1, 1)
     assert group.ends(State.DONE, "root").state is State.RUNNING
     assert (group.read().total, group.read().percent) == (3, 66.6)
-    assert group.tell(b=CHILD.slot(State.DONE, 1, 1000)).state is State.DONE
+    assert group.contribute(b=CHILD.slot(State.DONE, 1, 1000)).state is State.DONE
 
 
 def test_a_child_is_added_with_its_record(store: Store) -> None:
@@ -216,7 +226,7 @@ def test_a_child_is_added_with_its_record(store: Store) -> None:
     added = Contribution((CHILD,), "ann", {"a": CHILD.waiting_slot()})
     options: Any = {"actor": "work", "queue": "default", "retries_left": 3, "owner": "ann", "is_listed": False}
     change = store.enqueue("a", contribution=added, **options)
-    assert change.written and isinstance(change.told, Told) and change.told.running == 1
+    assert change.written and isinstance(change.composite, CompositeAnswer) and change.composite.running == 1
     assert group.read().parts.waiting == 1  # type: ignore[union-attr]
     [child] = store.read(["a"])
     assert child is not None and child.state is State.ENQUEUED
@@ -225,24 +235,24 @@ def test_a_child_is_added_with_its_record(store: Store) -> None:
 def test_a_message_that_could_not_be_sent_is_no_member(store: Store) -> None:
     group = Group(store, planned=1, flags="cw")
     for text in (CHILD.waiting_slot(), UNSENT, UNSENT):
-        group.tell(root=slot(State.RUNNING, 1, 0, 1), a=text)
+        group.contribute(root=slot(State.RUNNING, 1, 0, 1), a=text)
     assert group.read().parts.total == 1  # type: ignore[union-attr]
-    group.tell(a=CHILD.slot(State.RUNNING, 1, 0))
-    group.tell(a=UNSENT)
+    group.contribute(a=CHILD.slot(State.RUNNING, 1, 0))
+    group.contribute(a=UNSENT)
     assert group.read().parts.running == 2, "it was sent after all"  # type: ignore[union-attr]
 
 
 def test_children_have_the_weight_of_their_sender(store: Store) -> None:
-    group = Group(store, planned=2, weight=8, flags="cw")
-    child = CHILD._replace(share=5)
-    group.tell(a=slot(State.DONE, 1, 0, 5), b=slot(State.DONE, 1, 0, 3), c=child.slot(State.RUNNING, 1, 400))
+    group = Group(store, planned=2, planned_weight=8, flags="cw")
+    child = CHILD._replace(weight=5)
+    group.contribute(a=slot(State.DONE, 1, 0, 5), b=slot(State.DONE, 1, 0, 3), c=child.slot(State.RUNNING, 1, 400))
     assert group.read().percent == 76.9  # 10 of 13
 
 
 def test_callbacks_come_also_if_a_child_ends_badly(store: Store) -> None:
     """Dramatiq counts the members that it knows."""
     group = Group(store, planned=2, callbacks=1, flags="w")
-    group.tell(root=slot(State.DONE, 1, 0, 1), a=CHILD.slot(State.FAILED, 1, 0))
+    group.contribute(root=slot(State.DONE, 1, 0, 1), a=CHILD.slot(State.FAILED, 1, 0))
     assert group.read().state is State.RUNNING
     assert group.ends(State.DONE, "callback").state is State.FAILED
 
@@ -273,15 +283,15 @@ def test_a_delayed_composite_stays_so_when_it_is_closed(store: Store) -> None:
 
 
 def test_a_composite_can_be_read_as_its_members_carry_it(store: Store) -> None:
-    place = Place("g1", 0, "nightly", "co", description="Working", title="Night", owner="ann")
-    store.gather([Contribution((place,), "", {})], [])
-    assert store.read_place("g1") == place._replace(flags="co")
-    assert store.read_place("g2") is None
+    membership = Membership("g1", 0, "nightly", "co", description="Working", title="Night", owner="ann")
+    store.gather([Contribution((membership,), "", {})], [])
+    assert store.read_membership("g1") == membership._replace(flags="co")
+    assert store.read_membership("g2") is None
 
 
-def test_the_place_of_a_message_has_no_flags(store: Store) -> None:
+def test_the_membership_of_a_message_has_no_flags(store: Store) -> None:
     store.enqueue("m1", actor="work", queue="default", retries_left=0, cancellable=True, owner="ann")
-    assert store.read_place("m1") == Place("m1", 0, "work", owner="ann")
+    assert store.read_membership("m1") == Membership("m1", 0, "work", owner="ann")
 
 
 def test_a_composite_is_lost_when_its_running_members_are_silent(group: Group) -> None:
@@ -296,7 +306,7 @@ def test_a_composite_is_lost_when_its_running_members_are_silent(group: Group) -
 
 def test_a_composite_whose_members_wait_is_not_lost(group: Group) -> None:
     group.ends(State.DONE, "b")
-    group.tell(a=slot(State.ENQUEUED, 7, 500, 1))
+    group.contribute(a=slot(State.ENQUEUED, 7, 500, 1))
     change_heartbeat(group.store)
     assert group.read().state is State.RUNNING
 
@@ -317,8 +327,8 @@ def test_fail_fast_cancels_the_rest(store: Store) -> None:
     group = Group(store, flags="f")
     group.gather("a", "b", "c")
     assert not group.runs("a", "b").cancel_requested
-    told = group.ends(State.FAILED, "a")
-    assert (told.cancel_requested, told.state) == (True, State.RUNNING)
+    answer = group.ends(State.FAILED, "a")
+    assert (answer.cancel_requested, answer.state) == (True, State.RUNNING)
     assert group.ends(State.CANCELLED, "b").state is State.FAILED
     assert group.ends(State.CANCELLED, "c").state is State.FAILED
 
@@ -331,9 +341,9 @@ def test_a_failed_member_that_is_sent_again_runs_after_fail_fast(store: Store) -
     assert group.ends(State.FAILED, "b").cancel_requested
     assert not group.ends(State.FAILED, "c").cancel_requested, "there are no others"
     for name, state in (("b", State.FAILED), ("c", State.DONE)):
-        assert not store.start(Attempt(name, "work", "default", path=(group.place,))).is_unwanted
-        told = group.runs(name, attempt=2)
-        assert (told.state, told.cancel_requested) == (State.RUNNING, False), "the other one has failed before"
+        assert not store.start(Attempt(name, "work", "default", path=(group.membership,))).is_unwanted
+        answer = group.runs(name, attempt=2)
+        assert (answer.state, answer.cancel_requested) == (State.RUNNING, False), "the other one has failed before"
         assert group.ends(State.DONE, name, attempt=2).state is state
 
 
@@ -349,8 +359,8 @@ def test_fail_fast_awaits_no_callback_that_is_never_sent(store: Store) -> None:
     group = Group(store, flags="f", callbacks=1)
     group.gather("a", "b", "callback")
     assert group.ends(State.FAILED, "a").cancel_requested
-    told = group.ends(State.CANCELLED, "b")
-    assert (told.state, told.cancel_requested) == (State.FAILED, False)
+    answer = group.ends(State.CANCELLED, "b")
+    assert (answer.state, answer.cancel_requested) == (State.FAILED, False)
 
 
 # Cancel
@@ -368,7 +378,7 @@ def test_a_group_that_a_failure_cancels_can_be_cancelled_too(store: Store, force
     assert group.runs("b", thousandths=1).is_forced is force
     group.ends(State.CANCELLED, "b", "c")
     assert group.read().state is State.CANCELLED
-    assert store.start(Attempt("a", "work", "default", path=(group.place,))).is_unwanted
+    assert store.start(Attempt("a", "work", "default", path=(group.membership,))).is_unwanted
 
 
 def test_a_composite_of_which_no_member_runs_is_cancelled_at_once(group: Group) -> None:
@@ -384,14 +394,14 @@ def test_a_cancelled_composite_never_fills_itself_up(group: Group) -> None:
     group.ends(State.DONE, "a")
     group.runs("b", thousandths=500)
     group.store.cancel("g1")
-    group.tell(b=slot(State.CANCELLED, 1, 600, 1))
+    group.contribute(b=slot(State.CANCELLED, 1, 600, 1))
     group.ends(State.SKIPPED, "c")
     seen = group.read()
     assert (seen.state, seen.current, seen.percent) == (State.CANCELLED, 3, 53.3)
 
 
 def test_a_member_that_is_cancelled_before_it_runs_again_counts_with_its_last_report(group: Group) -> None:
-    group.tell(a=slot(State.RETRYING, 1, 900, 1))
+    group.contribute(a=slot(State.RETRYING, 1, 900, 1))
     group.ends(State.CANCELLED, "a", attempt=2)
     assert group.read().percent == 30.0
 
@@ -406,10 +416,10 @@ def test_the_running_members_of_a_cancelled_composite_are_told(group: Group) -> 
 
 def test_a_start_finds_out_that_a_composite_is_to_be_cancelled(group: Group) -> None:
     group.gather("a", "b", "c")
-    inner = Place("g2", 1, "fetch")
-    assert not group.store.start(Attempt("a", "work", "default", path=(inner, group.place))).is_unwanted
+    inner = Membership("g2", 1, "fetch")
+    assert not group.store.start(Attempt("a", "work", "default", path=(inner, group.membership))).is_unwanted
     group.store.cancel("g1")
-    assert group.store.start(Attempt("b", "work", "default", path=(inner, group.place))).is_unwanted
+    assert group.store.start(Attempt("b", "work", "default", path=(inner, group.membership))).is_unwanted
 
 
 def test_only_an_operator_cancels_members_whose_actors_are_not_cancellable(store: Store) -> None:
@@ -427,7 +437,7 @@ def test_a_composite_can_be_cancelled_if_all_its_actors_can(store: Store) -> Non
     group.gather("a")
     assert store.cancel("g1").outcome is CancelOutcome.NOT_CANCELLABLE
     # Also when others are added that can.
-    group.place = group.place._replace(flags="c")
+    group.membership = group.membership._replace(flags="c")
     group.gather("b")
     assert store.cancel("g1").outcome is CancelOutcome.NOT_CANCELLABLE
     assert store.cancel("g1", force=True).outcome is CancelOutcome.CANCELLED
@@ -443,7 +453,7 @@ def test_a_failed_member_is_counted_once_if_it_is_sent_again_after_its_record_ex
     settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"FINISHED_TTL": 0.05}
     group = Group(store, planned=2, flags=flags)
     group.ends(State.DONE, "a")
-    attempts = [Attempt("b", "work", "default", path=(group.place,)) for _ in range(2)]
+    attempts = [Attempt("b", "work", "default", path=(group.membership,)) for _ in range(2)]
     store.start(attempts[0])
     store.finish(attempts[0], state=State.FAILED)
     assert group.ends(State.FAILED, "b").state is State.FAILED
@@ -452,9 +462,9 @@ def test_a_failed_member_is_counted_once_if_it_is_sent_again_after_its_record_ex
 
     store.enqueue("b", actor="work", queue="default", retries_left=0)
     store.start(attempts[1])
-    assert (attempts[1].number, attempts[1].renews) == (1, True)
-    text = group.place.slot(State.RUNNING, 1, 0, renews=attempts[1].renews)
-    assert group.tell(b=text).state is State.RUNNING
+    assert (attempts[1].number, attempts[1].has_new_record) == (1, True)
+    text = group.membership.slot(State.RUNNING, 1, 0, has_new_record=attempts[1].has_new_record)
+    assert group.contribute(b=text).state is State.RUNNING
     assert group.ends(State.DONE, "b").state is State.DONE
     wait_until(lambda: store.read(["g1"]) == [None])
 
@@ -468,15 +478,15 @@ def test_a_cancelled_group_with_a_failed_member_is_known_when_that_is_sent_again
         store.cancel(id)
         group.ends(State.CANCELLED, "b", "c")
     wait_until(lambda: store.read(["g2"]) == [None])
-    assert group.store.start(Attempt("a", "work", "default", path=(Place("g1", 3, "resize"),))).is_unwanted
+    assert group.store.start(Attempt("a", "work", "default", path=(Membership("g1", 3, "resize"),))).is_unwanted
 
 
-def test_an_attempt_after_a_failure_is_no_renewal(group: Group) -> None:
+def test_an_attempt_after_a_failure_has_no_new_record(group: Group) -> None:
     """A report of an older attempt would be taken for a newer one otherwise."""
     for number in (1, 2):
-        attempt = Attempt("a", "work", "default", path=(group.place,))
+        attempt = Attempt("a", "work", "default", path=(group.membership,))
         group.store.start(attempt)
-        assert (attempt.number, attempt.renews) == (number, number == 1)
+        assert (attempt.number, attempt.has_new_record) == (number, number == 1)
         group.store.finish(attempt, state=State.FAILED)
         group.ends(State.FAILED, "a", attempt=number)
         group.store.enqueue("a", actor="work", queue="default", retries_left=0)
@@ -564,17 +574,20 @@ def test_a_server_that_has_forgotten_the_scripts_gets_each_text_once(server: Ser
 
 
 def test_the_order_in_which_a_server_learns_scripts_does_not_matter(server: Server) -> None:
-    """`finish` is unknown and `part` known, so that the composite is told first."""
+    """`finish` is unknown and `part` known, so that the contribution is written first."""
     store = RedisStore(prefix="x:", url=server.url, **PATIENT)
-    attempt = Attempt("a", "work", "default", path=(Place("g1", 1, "resize"),))
+    attempt = Attempt("a", "work", "default", path=(Membership("g1", 1, "resize"),))
     store.start(attempt)
     end = Contribution(attempt.path, "", {"a": slot(State.DONE, 1, 1000, 1)})
     with server.client() as client:
         client.script_flush()
-    store.tell([Contribution((Place("other", 1, "resize"),), "", {})])
+    store.contribute([Contribution((Membership("other", 1, "resize"),), "", {})])
     change = store.finish(attempt, state=State.DONE, contribution=end)
     assert (change.written, change.state, change.attempt) == (True, State.DONE, 1)
-    assert isinstance(change.told, Told) and (change.told.previous, change.told.state) == (None, State.DONE)
+    assert isinstance(change.composite, CompositeAnswer) and (change.composite.previous, change.composite.state) == (
+        None,
+        State.DONE,
+    )
     assert [seen and seen.state for seen in store.read(["a", "g1"])] == [State.DONE, State.DONE]
     store.close()
 
@@ -598,10 +611,10 @@ def test_a_thousand_members_are_recorded_in_few_round_trips(store: Store, monkey
     monkeypatch.setattr(store, "_call", counted)
     members = new_messages(1000, owner="ann")
     slots = {each.id: waiting_slot(1) for each in members}
-    place = Place("g1", 1000, "resize")
-    told, changes = store.gather([Contribution((place,), "ann", slots)], members)
+    membership = Membership("g1", 1000, "resize")
+    answers, changes = store.gather([Contribution((membership,), "ann", slots)], members)
     assert len(calls) <= 7
-    assert told["g1"].previous is None and all(changes.values()) and len(changes) == 1000
+    assert answers["g1"].previous is None and all(changes.values()) and len(changes) == 1000
     assert store.owned(["ann"]) == ["g1"], "the composite is listed, and no member"
     [group, first, last] = store.read(["g1", "m0", "m999"])
     assert group is not None and group.total == 1000
@@ -614,7 +627,7 @@ def test_members_that_are_recorded_late_only_add_what_is_missing(group: Group) -
     group.store.start(Attempt("m0", "work", "default"))
     slots = {f"m{i}": waiting_slot(1) for i in range(3)}
     members = new_messages(3)
-    _, changes = group.store.gather([Contribution((group.place,), "", slots)], members, age=5.0)
+    _, changes = group.store.gather([Contribution((group.membership,), "", slots)], members, age=5.0)
     assert [each.written for each in changes.values()] == [False, True, True]
     assert group.read().parts == Parts(
         total=3, waiting=2, running=0, retrying=0, done=1, failed=0, cancelled=0, skipped=0
@@ -625,7 +638,7 @@ def test_members_that_are_recorded_late_only_add_what_is_missing(group: Group) -
 
 def test_delayed_members_wait_in_no_queue(group: Group) -> None:
     slots = {f"m{i}": waiting_slot(1) for i in range(3)}
-    contribution = Contribution((group.place,), "", slots, 60.0, is_delayed=True)
+    contribution = Contribution((group.membership,), "", slots, 60.0, is_delayed=True)
     group.store.gather([contribution], new_messages(3, delay=60.0))
     assert group.read().state is State.DELAYED
     [member] = group.store.read(["m0"])
@@ -639,18 +652,18 @@ def test_a_delayed_composite_waits_in_the_queue_once_a_member_is_due(group: Grou
 
 
 def test_what_could_not_be_sent_is_withdrawn(store: Store) -> None:
-    contribution = Contribution((Place("g1", 3, "resize"),), "ann", {f"m{i}": waiting_slot(1) for i in range(3)})
-    told, changes = store.gather([contribution], new_messages(3))
+    contribution = Contribution((Membership("g1", 3, "resize"),), "ann", {f"m{i}": waiting_slot(1) for i in range(3)})
+    answers, changes = store.gather([contribution], new_messages(3))
     store.withdraw_all({name: (change, "default") for name, change in changes.items()})
-    store.withdraw_composite(contribution, told["g1"])
+    store.withdraw_composite(contribution, answers["g1"])
     assert store.read(["g1", "m0", "m1", "m2"]) == [None] * 4
     assert store.owned(["ann"]) == []
 
 
 def test_a_composite_that_has_changed_is_not_withdrawn(group: Group) -> None:
-    told = group.gather("a")
+    answer = group.gather("a")
     group.runs("a")
-    group.store.withdraw_composite(Contribution((group.place,), "", {}), told)
+    group.store.withdraw_composite(Contribution((group.membership,), "", {}), answer)
     assert group.read().state is State.RUNNING
 
 
@@ -661,18 +674,18 @@ def test_an_empty_composite_is_done(store: Store) -> None:
 
 
 def test_the_places_of_a_message_are_those_that_it_was_sent_with() -> None:
-    place = Place("g1", 3, "resize", "c", 2, 9, 0, "")
-    assert place.option() == ["g1", 3, "resize", "c", 2, 9]
-    assert Place.parse(place.option()) == place
-    assert Place("g1", 3, "resize").option() == ["g1", 3, "resize"]
+    membership = Membership("g1", 3, "resize", "c", 2, 9, 0, "")
+    assert membership.option() == ["g1", 3, "resize", "c", 2, 9]
+    assert Membership.parse(membership.option()) == membership
+    assert Membership("g1", 3, "resize").option() == ["g1", 3, "resize"]
 
 
 @pytest.mark.parametrize(
     "option", [[], "g1", ["a b", 3, "x"], ["g1", -1, "x"], ["g1", 3.5, "x"], ["g1", 3, None], ["g1", 3, "x", "?"], 3]
 )
-def test_odd_places_are_refused(option: Any) -> None:
+def test_odd_memberships_are_refused(option: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
-        Place.parse(option)
+        Membership.parse(option)
 
 
 @pytest.mark.parametrize("state", ENDS)

@@ -615,6 +615,21 @@ def test_odd_weights_are_refused(site: Site, weights: Any) -> None:
             make([site.work.message(), site.work.message()], weights=weights, broker=site.broker)
 
 
+def test_weights_that_are_no_list_are_refused(site: Site) -> None:
+    for make in (progress_group, progress_pipeline):
+        with pytest.raises(
+            TypeError, match=re.escape("weights=5 isn't a list. Pass a number for each member, as in [1")
+        ):
+            make([site.work.message()], weights=5, broker=site.broker)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", ["fail_fast", "with_children", "open"])
+@pytest.mark.parametrize("value", ["no", None, 1])
+def test_switches_that_are_no_bools_are_refused(site: Site, option: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{option}={value!r} isn't True or False"):
+        progress_group([site.work.message()], broker=site.broker, **{option: value})
+
+
 def test_weights_that_no_longer_fit_are_refused(site: Site) -> None:
     job = progress_group([site.work.message()], weights=[1], broker=site.broker)
     job.children.append(site.work.message())
@@ -741,12 +756,25 @@ def test_a_delay_that_is_no_number_is_refused(site: Site) -> None:
     assert get_progress(job) is None
 
 
+@pytest.mark.parametrize("delay", [float("nan"), float("inf"), float("-inf")])
+def test_a_delay_that_is_not_finite_is_refused(site: Site, delay: Any) -> None:
+    for make in (progress_group, progress_pipeline):
+        job = make([site.work.message()], broker=site.broker)
+        with pytest.raises(ValueError, match=f"delay={delay} isn't a finite number of milliseconds, such as 60_000"):
+            job.run(delay=delay)
+        assert get_progress(job) is None
+    job = progress_group([], open=True, broker=site.broker).run()
+    with pytest.raises(ValueError, match=f"delay={delay} isn't a finite number"):
+        job.add([site.work.message()], delay=delay)
+    assert not job.children
+
+
 def test_stages_can_be_added_to_a_pipeline(site: Site) -> None:
     job = progress_pipeline([site.work.message()], weights=[5], name="convert", broker=site.broker)
     longer = job | site.work.message() | (site.work.message() | site.work.message())
-    assert (len(longer), longer.composition.shares, longer.composition.name) == (4, [5, 1, 1, 1], "convert")
+    assert (len(longer), longer.composition.weights, longer.composition.name) == (4, [5, 1, 1, 1], "convert")
     job = progress_pipeline([site.work.message(), site.work.message()], weights=iter([0.25, 0.5]), broker=site.broker)
-    assert (job | site.work.message()).composition.shares == [250, 500, 1000]
+    assert (job | site.work.message()).composition.weights == [250, 500, 1000]
 
 
 def test_receivers_of_the_signal_get_each_state_of_a_group(site: Site) -> None:

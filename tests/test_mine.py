@@ -17,7 +17,7 @@ from dramatiq_progress.owners import VISITOR_KEY
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.calls import OWNED_LIMIT
-from dramatiq_progress.stores.composites import Contribution, Place, slot
+from dramatiq_progress.stores.composites import Contribution, Membership, slot
 from tests.people import People
 from tests.waiting import wait_until
 
@@ -87,9 +87,9 @@ def test_a_failed_group_is_listed_no_longer_than_other_jobs(people: People, sett
     actor = progress_actor(broker=people.broker, actor_name="index")(lambda: None)
     with owned_by(people.users["owner"]):
         group = progress_group([actor.message() for _ in range(2)], broker=people.broker).run()
-    place = Place(group.message_id, 2, "index")
+    membership = Membership(group.message_id, 2, "index")
     slots = {each.message_id: slot(State.FAILED, 1, 0, 1) for each in group.children}
-    get_store().tell([Contribution((place,), "", slots)])
+    get_store().contribute([Contribution((membership,), "", slots)])
     assert ids(people.clients["owner"]) == [group.message_id]
     settings.DRAMATIQ_PROGRESS = {**settings.DRAMATIQ_PROGRESS, "FINISHED_TTL": 0.2}
     wait_until(lambda: not ids(people.clients["owner"]))

@@ -19,7 +19,7 @@ from dramatiq_progress import CancelOutcome, PauseOutcome, ProgressObserver, Sta
 from dramatiq_progress.errors import StoreRefused
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.stores.composites import Contribution, Place, Told, slot
+from dramatiq_progress.stores.composites import CompositeAnswer, Contribution, Membership, slot
 from dramatiq_progress.stores.outcomes import Peek
 from dramatiq_progress.worker.observing.binding import Binding
 
@@ -118,9 +118,12 @@ def check(client: Client, store: Store) -> None:
     # A worker that gets the message runs it whatever the record is: a refused start is retried on its own.
     with suppress(StoreRefused):
         store.start(Attempt("odd", "work", "default"))
-    place = Place("odd", 3, "resize")
-    for told in (*store.tell([Contribution((place,), "", {"m1": slot(State.DONE, 1, 0, 1)})]), *store.peek(["odd"])):
-        assert isinstance(told, Told | Peek | StoreRefused)
+    membership = Membership("odd", 3, "resize")
+    for answer in (
+        *store.contribute([Contribution((membership,), "", {"m1": slot(State.DONE, 1, 0, 1)})]),
+        *store.peek(["odd"]),
+    ):
+        assert isinstance(answer, CompositeAnswer | Peek | StoreRefused)
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -19,12 +19,12 @@ from dramatiq_progress.owners import current_owner
 from dramatiq_progress.progress import Parts
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.stores.composites import PATH_OPTION, Contribution, Place, Told, slot
+from dramatiq_progress.stores.composites import PATH_OPTION, CompositeAnswer, Contribution, Membership, slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.worker.recording import deferred
+from dramatiq_progress.worker.recording.contributing import Contributor
 from dramatiq_progress.worker.recording.deferred import Refusals
 from dramatiq_progress.worker.recording.ledger import COMPOSITES_LIMIT, Ledger
-from dramatiq_progress.worker.recording.parts import Parts as ContributedParts
 from tests.brokers import as_global_broker, working
 from tests.conftest import PATIENT
 from tests.reading import when
@@ -124,12 +124,12 @@ def test_an_inner_composite_that_is_lost_alone_comes_back(gate: Gate, client: re
 def test_a_redelivery_contributes_the_end_of_an_earlier_one(gate: Gate, broker: StubBroker, store: Store) -> None:
     """The worker was killed between the two writes."""
     message = gate.quick.message()
-    place = Place("g1", 1, "quick")
+    membership = Membership("g1", 1, "quick")
     attempt = Attempt(message.message_id, "quick", "default")
     store.start(attempt)
     store.finish(attempt, state=State.DONE)
     assert get_progress("g1") is None
-    broker.enqueue(message.copy(options={PATH_OPTION: [place.option()]}))
+    broker.enqueue(message.copy(options={PATH_OPTION: [membership.option()]}))
     assert when("g1", State.DONE).current == 1
 
 
@@ -209,15 +209,15 @@ def test_a_thousand_members_are_sent_in_few_round_trips(store: Any, monkeypatch:
     broker.close()
 
 
-def test_a_message_with_an_odd_place_runs_by_itself(gate: Gate, broker: StubBroker, caplog: Any) -> None:
+def test_a_message_with_an_odd_membership_runs_by_itself(gate: Gate, broker: StubBroker, caplog: Any) -> None:
     message = broker.enqueue(gate.quick.message().copy(options={PATH_OPTION: ["g1", 3]}))
     when(message, State.DONE)
     assert "doesn't contribute to its group or pipeline" in caplog.text
 
 
 def note(ledger: Ledger, composite: str, member: str, state: State = State.RUNNING) -> None:
-    contribution = Contribution((Place(composite, 1, "work"),), "", {member: slot(State.DONE, 1, 0, 1)})
-    ledger.note(contribution, Told(None, state, 1, False, False, "1", 0, 0), keeps=True)
+    contribution = Contribution((Membership(composite, 1, "work"),), "", {member: slot(State.DONE, 1, 0, 1)})
+    ledger.note(contribution, CompositeAnswer(None, state, 1, False, False, "1", 0, 0), keeps=True)
 
 
 def test_a_member_that_was_cancelled_counts_with_its_last_report_after_a_loss(
@@ -225,12 +225,12 @@ def test_a_member_that_was_cancelled_counts_with_its_last_report_after_a_loss(
 ) -> None:
     """It waited for a retry, here or in another process: the record has its last report."""
     message = gate.quick.message()
-    place = Place("g1", 2, "quick")
-    attempt = Attempt(message.message_id, "quick", "default", path=(place,))
+    membership = Membership("g1", 2, "quick")
+    attempt = Attempt(message.message_id, "quick", "default", path=(membership,))
     store.start(attempt)
     store.finish(attempt, state=State.RETRYING, fields={"current": "9", "total": "10"}, retry_in=0.0)
     store.cancel(message.message_id, force=True)
-    broker.queues["default"].put(message.copy(options={PATH_OPTION: [place.option()]}).encode())
+    broker.queues["default"].put(message.copy(options={PATH_OPTION: [membership.option()]}).encode())
     wait_until(lambda: parts("g1").cancelled == 1)
     for _ in range(2):
         seen = get_progress("g1")
@@ -272,9 +272,11 @@ class Failing(MemoryStore):
         super().__init__(prefix="p:")
         self._errors = [error]
 
-    def tell(self, contributions: Sequence[Contribution], *, age: float = 0.0) -> list[Told | StoreUnavailable]:
+    def contribute(
+        self, contributions: Sequence[Contribution], *, age: float = 0.0
+    ) -> list[CompositeAnswer | StoreUnavailable]:
         if not self._errors:
-            return super().tell(contributions, age=age)
+            return super().contribute(contributions, age=age)
         error = self._errors.pop()
         if isinstance(error, StoreUnavailable):
             return [error] * len(contributions)
@@ -287,22 +289,22 @@ class Failing(MemoryStore):
 def test_ends_are_contributed_again_after_an_error_that_left_them_out(error: Exception) -> None:
     """A store came back empty, and failed again at the first of several round trips."""
     groups = [f"g{number}" for number in range(6)]
-    contributed = ContributedParts(Refusals(), lambda: None)
+    contributor = Contributor(Refusals(), lambda: None)
 
     def end(store: Store, member: str) -> None:
         for group in groups:
             text = slot(State.DONE, 1, 0, 1)
-            contributed.contribute(store, [Contribution((Place(group, 2, "work"),), "", {member: text})])
+            contributor.contribute(store, [Contribution((Membership(group, 2, "work"),), "", {member: text})])
 
     end(MemoryStore(prefix="p:"), "a")
     emptied = Failing(error)
-    contributed.doubt()
+    contributor.doubt()
     with pytest.raises(type(error)):
-        contributed.repair(emptied)
+        contributor.repair(emptied)
     end(emptied, "b")
     for _ in range(3):
-        contributed.doubt()
-        contributed.repair(emptied)
+        contributor.doubt()
+        contributor.repair(emptied)
     states = {each.id: each.state for each in emptied.read(groups) if each is not None}
     assert states == dict.fromkeys(groups, State.DONE)
 
@@ -310,8 +312,8 @@ def test_ends_are_contributed_again_after_an_error_that_left_them_out(error: Exc
 def test_the_ledger_keeps_the_last_report_of_a_member_that_is_cancelled_before_it_runs_again() -> None:
     ledger = Ledger()
     for text in (slot(State.RETRYING, 1, 900, 1), slot(State.CANCELLED, 2, 0, 1)):
-        contribution = Contribution((Place("g1", 1, "work"),), "", {"a": text})
-        ledger.note(contribution, Told(None, State.RUNNING, 1, False, False, "1", 0, 0), keeps=True)
+        contribution = Contribution((Membership("g1", 1, "work"),), "", {"a": text})
+        ledger.note(contribution, CompositeAnswer(None, State.RUNNING, 1, False, False, "1", 0, 0), keeps=True)
     ledger.mark_incomplete("g1")
     [again] = ledger.take_incomplete()
     assert again.slots == {"a": slot(State.CANCELLED, 2, 900, 1)}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dramatiq_progress import Progress, State
 from dramatiq_progress.polling import LONGEST_SECONDS, SHORTEST_SECONDS, poll_after, retry_after
 from dramatiq_progress.stores.decoding import decode
-from dramatiq_progress.stores.pace import QueuePlace
+from dramatiq_progress.stores.pace import QueuePosition
 from dramatiq_progress.worker.observing.rate import RateEstimator
 
 REPORT_SECONDS = 0.1
@@ -141,11 +141,11 @@ def test_a_retry_that_no_worker_starts_is_polled_less_and_less_often() -> None:
 def waiting(seconds: float, position: int) -> int:
     """Return the number of polls of a message that waits this long at this queue position."""
     now, polls = 0.0, 0
-    place = QueuePlace(position, 500, None)
+    queued = QueuePosition(position, 500, None)
     while now < seconds:
         polls += 1
         record = {"actor": "a", "queue": "q", "version": "1", "state": "enqueued", "enqueued_at": "0"}
-        now += decode("m1", record, now=now, lost_after=15, queued=place).poll_after
+        now += decode("m1", record, now=now, lost_after=15, queued=queued).poll_after
     return polls
 
 

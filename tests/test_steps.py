@@ -37,8 +37,8 @@ from dramatiq_progress.progress import StepProgress
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.decoding import decode
+from dramatiq_progress.stores.speed import MIN_SAMPLES, MIN_SECONDS
 from dramatiq_progress.worker.observing.binding import Binding
-from dramatiq_progress.worker.observing.rate import MIN_SAMPLES, MIN_SECONDS
 from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests.waiting import wait_until
 

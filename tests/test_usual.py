@@ -522,7 +522,7 @@ def test_a_poll_costs_the_same_commands_with_an_estimate(client_of_store: redis.
     # An actor's durations are read once.
     assert scripts_in(client_of_store, lambda: read("m2")) == 2
     assert scripts_in(client_of_store, lambda: [read("m2") for _ in range(10)]) == 10
-    # Its record, and its place in the queue.
+    # Its record, and its position in the queue.
     assert scripts_in(client_of_store, lambda: [read("m1") for _ in range(10)]) == 20
     assert (found := usual()) is not None and None not in found
 

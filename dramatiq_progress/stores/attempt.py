@@ -43,7 +43,7 @@ class Attempt:
       shown_at: When the store was last asked and answered that the record shows this attempt, by `time.monotonic`.
       sends_all: Whether the next report has all values, and not only those that changed: the store may have lost some.
       slot: The slot that its composite has, as of the store's last answer.
-      renews: Whether the record was made for this attempt, and its composites may know a higher number.
+      has_new_record: Whether the record was made for this attempt, and its composites may know a higher number.
       companion: Private data of the message, if it has any.
       brought: What the message brings of an earlier attempt: its cursor, and the values that belong to it.
       follows: The token of the attempt whose actor has sent this message, its own, for another round.
@@ -68,7 +68,7 @@ class Attempt:
     pause_requested: bool = False
     path: Path = ()
     shown_at: float = -math.inf
-    renews: bool = False
+    has_new_record: bool = False
     sends_all: bool = False
     slot: str = ""
     companion: Companion | None = field(default=None, repr=False)

@@ -90,7 +90,7 @@ class Store(AttemptStore, ReadableStore, SteeredStore):
           is_listed: Whether it is one of its owner's jobs. A member of a composite isn't.
           estimate_key: The kind of runs that its duration is compared with.
           companion: Private data of the message, if it has any.
-          contribution: What the composite of the message is told in the same round trip, whatever the outcome is.
+          contribution: The contribution to its composite, sent in the same round trip, whatever the outcome is.
         """
         message = NewMessage(
             message_id, actor, queue, retries_left, cancellable, owner, delay, title, metadata, estimate_key, companion
@@ -108,8 +108,8 @@ class Store(AttemptStore, ReadableStore, SteeredStore):
         (outcome, before, version), *others = self._answers(calls)
         if companion is not None and not due:
             self._note_kept(companion, keep, others[0], must_be_kept=outcome == "written")
-        told = None if contribution is None else self._read_told([contribution], others[-1:])[0]
-        change = Change(outcome == "written", state_of(before), int(version), told=told)
+        composite = None if contribution is None else self._composite_answers([contribution], others[-1:])[0]
+        change = Change(outcome == "written", state_of(before), int(version), composite=composite)
         if delay is None and age and change.written:
             # Only now is it known that the message hasn't had its turn in the meantime.
             self._call([join])

@@ -21,12 +21,13 @@ SLOT_STATES = {
     State.CANCELLED: "c",
     State.SKIPPED: "s",
 }
-WHOLE = 1000
+#: The whole of a member's work, or of a composite's.
+THOUSANDTHS = 1000
 
 #: The message option that holds the path.
 PATH_OPTION = "progress_part"
 
-#: The letters of `Place.flags`.
+#: The letters of `Membership.flags`.
 IS_PIPELINE = "p"
 IS_FAIL_FAST = "f"
 IS_CANCELLABLE = "c"
@@ -39,21 +40,21 @@ FLAGS = frozenset(IS_PIPELINE + IS_FAIL_FAST + IS_CANCELLABLE + WITH_CHILDREN + 
 #: In place of a slot: the message could not be sent.
 UNSENT = "-"
 
-#: The most composites inside each other that a message is a member of, and the largest number in a place.
+#: The most composites inside each other that a message is a member of, and the largest number in a membership.
 MAX_LEVELS = 16
 MAX_NUMBER = 2**40
 
 
-class Place(NamedTuple):
-    """A composite, and the place of a member in it: all that is needed to make its record again after a loss.
+class Membership(NamedTuple):
+    """A composite, as one of its members carries it: all that is needed to make its record again after a loss.
 
     Attributes:
       id: The composite's id.
       planned: Number of members at the time of the send.
       name: The composite's name, in place of an actor's.
       flags: See `IS_PIPELINE` and others.
-      share: The weight of the member.
-      weight: The sum of the weights of all planned members.
+      weight: The weight of the member.
+      planned_weight: The sum of the weights of all planned members.
       callbacks: Number of members that are sent only after all others have succeeded.
       description: Plain text that says what the members do.
       title: Its title; empty for its name in words.
@@ -64,23 +65,25 @@ class Place(NamedTuple):
     planned: int
     name: str
     flags: str = ""
-    share: int = 1
-    weight: int = 0
+    weight: int = 1
+    planned_weight: int = 0
     callbacks: int = 0
     description: str = ""
     title: str = ""
     owner: str | None = None
 
-    def slot(self, state: State, attempt: int, thousandths: int, *, renews: bool = False) -> str:
+    def slot(self, state: State, attempt: int, thousandths: int, *, has_new_record: bool = False) -> str:
         """Return the member's slot: see `slot`."""
-        return slot(state, attempt, thousandths, self.share, is_child=IS_CHILD in self.flags, renews=renews)
+        return slot(
+            state, attempt, thousandths, self.weight, is_child=IS_CHILD in self.flags, has_new_record=has_new_record
+        )
 
     def waiting_slot(self) -> str:
         """Return the member's slot when it is about to be sent."""
         return self.slot(State.ENQUEUED, 0, 0)
 
     def option(self) -> list[Any]:
-        """Return the place as a message carries it, without trailing defaults."""
+        """Return the membership as a message carries it, without trailing defaults."""
         values: list[Any] = list(self)
         for name in reversed(self._fields):
             if values[-1] != self._field_defaults.get(name):
@@ -89,26 +92,26 @@ class Place(NamedTuple):
         return values
 
     @classmethod
-    def parse(cls, option: Any) -> Place:
-        """Return the place that a message carries.
+    def parse(cls, option: Any) -> Membership:
+        """Return the membership that a message carries.
 
         Raises:
           TypeError, ValueError: It isn't one that this version of the package writes.
         """
-        place = cls(*option)
-        texts = place.name, place.flags, place.description, place.title, place.owner or ""
-        numbers = place.planned, place.share, place.weight, place.callbacks
-        if not isinstance(place.id, str) or MESSAGE_ID.fullmatch(place.id) is None:
-            raise ValueError(f"{show(place.id)} is not an id")
-        if not all(isinstance(text, str) for text in texts) or not FLAGS.issuperset(place.flags):
-            raise ValueError(f"{show(option)} isn't a place in a composite")
+        membership = cls(*option)
+        texts = membership.name, membership.flags, membership.description, membership.title, membership.owner or ""
+        numbers = membership.planned, membership.weight, membership.planned_weight, membership.callbacks
+        if not isinstance(membership.id, str) or MESSAGE_ID.fullmatch(membership.id) is None:
+            raise ValueError(f"{show(membership.id)} is not an id")
+        if not all(isinstance(text, str) for text in texts) or not FLAGS.issuperset(membership.flags):
+            raise ValueError(f"{show(option)} isn't a membership of a composite")
         if not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in numbers):
-            raise ValueError(f"{show(option)} isn't a place in a composite")
-        return place
+            raise ValueError(f"{show(option)} isn't a membership of a composite")
+        return membership
 
 
 #: The composites that a message is a member of: the first directly, each other one through the one before it.
-Path = tuple[Place, ...]
+Path = tuple[Membership, ...]
 
 
 class Contribution(NamedTuple):
@@ -129,32 +132,32 @@ class Contribution(NamedTuple):
     is_delayed: bool = False
 
     @property
-    def place(self) -> Place:
+    def membership(self) -> Membership:
         """The composite."""
         return self.path[0]
 
     @property
     def owner(self) -> str:
         """Keyed hash of the composite's owner; empty if it has none."""
-        return self.member_owner if self.place.owner is None else self.place.owner
+        return self.member_owner if self.membership.owner is None else self.membership.owner
 
     @property
     def is_listed(self) -> bool:
         """Whether the composite is one of its owner's jobs: it isn't a member of another one."""
         return len(self.path) == 1
 
-    def outward(self, told: Told) -> Contribution | None:
+    def outward(self, answer: CompositeAnswer) -> Contribution | None:
         """Return what the composite itself then contributes to the one that it is a member of, if there is one."""
-        if self.is_listed or told.state is None:
+        if self.is_listed or answer.state is None:
             return None
         # Its attempt is its version. It waits while none of its members runs.
-        state = told.state if told.state.is_final else State.RUNNING if told.running else State.ENQUEUED
-        text = self.path[1].slot(state, told.version, told.thousandths)
-        is_delayed = told.state is State.DELAYED
-        return Contribution(self.path[1:], self.member_owner, {self.place.id: text}, self.delay, is_delayed)
+        state = answer.state if answer.state.is_final else State.RUNNING if answer.running else State.ENQUEUED
+        text = self.path[1].slot(state, answer.version, answer.thousandths)
+        is_delayed = answer.state is State.DELAYED
+        return Contribution(self.path[1:], self.member_owner, {self.membership.id: text}, self.delay, is_delayed)
 
 
-class Told(NamedTuple):
+class CompositeAnswer(NamedTuple):
     """The answer of a composite to a contribution.
 
     Attributes:
@@ -179,7 +182,7 @@ class Told(NamedTuple):
 
 
 def slot(
-    state: State, attempt: int, thousandths: int, share: int, *, is_child: bool = False, renews: bool = False
+    state: State, attempt: int, thousandths: int, weight: int, *, is_child: bool = False, has_new_record: bool = False
 ) -> str:
     """Return a member's slot.
 
@@ -187,16 +190,17 @@ def slot(
       state: The state of its record.
       attempt: The number of its attempt; 0 before the first.
       thousandths: What is done of its work. A success and a failure count as all of it.
-      share: Its weight.
+      weight: Its weight.
       is_child: Whether another member has sent it.
-      renews: Whether its record has just been made for this attempt.
+      has_new_record: Whether its record has just been made for this attempt.
     """
-    return f"{SLOT_STATES[state]} {attempt}:{thousandths}:{share}{'+' if is_child else ''}{'!' if renews else ''}"
+    marks = "+" * is_child + "!" * has_new_record
+    return f"{SLOT_STATES[state]} {attempt}:{thousandths}:{weight}{marks}"
 
 
-def waiting_slot(share: int) -> str:
+def waiting_slot(weight: int) -> str:
     """Return the slot of a member that is about to be sent."""
-    return slot(State.ENQUEUED, 0, 0, share)
+    return slot(State.ENQUEUED, 0, 0, weight)
 
 
 def as_unsent(text: str) -> str:
@@ -211,9 +215,11 @@ def path_of_children(path: Path, owner: str) -> Path:
       path: The member's own.
       owner: Keyed hash of the member's owner; empty if it has none.
     """
-    for index, place in enumerate(path):
-        if WITH_CHILDREN in place.flags:
-            first = place if IS_CHILD in place.flags else place._replace(flags=place.flags + IS_CHILD)
+    for index, membership in enumerate(path):
+        if WITH_CHILDREN in membership.flags:
+            first = (
+                membership if IS_CHILD in membership.flags else membership._replace(flags=membership.flags + IS_CHILD)
+            )
             # The messages may have another owner.
             return tuple(
                 each if each.owner is not None else each._replace(owner=owner) for each in (first, *path[index + 1 :])
@@ -223,12 +229,12 @@ def path_of_children(path: Path, owner: str) -> Path:
 
 def not_cancellable(path: Path) -> Path:
     """Return the same composites with the note that they can't be cancelled."""
-    return tuple(place._replace(flags=place.flags.replace(IS_CANCELLABLE, "")) for place in path)
+    return tuple(membership._replace(flags=membership.flags.replace(IS_CANCELLABLE, "")) for membership in path)
 
 
 def is_child(path: Path) -> bool:
     """Return whether another member has sent a member, or one that it is a part of."""
-    return any(IS_CHILD in place.flags for place in path)
+    return any(IS_CHILD in membership.flags for membership in path)
 
 
 def read_path(option: Any) -> Path:
@@ -239,4 +245,4 @@ def read_path(option: Any) -> Path:
     """
     if not isinstance(option, list | tuple) or not 0 < len(option) <= MAX_LEVELS:
         raise ValueError(f"{show(option)} isn't a list of composites")
-    return tuple(Place.parse(each) for each in option)
+    return tuple(Membership.parse(each) for each in option)

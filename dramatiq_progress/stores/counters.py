@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from dramatiq_progress.error_texts import show
 
-from .composites import IS_CLOSED, IS_OPEN, WITH_CHILDREN
+from .composites import IS_CLOSED, IS_OPEN, THOUSANDTHS, WITH_CHILDREN
 
 _RANK = {"r": 1, "w": 2, "t": 2, "d": 3, "f": 3, "c": 3, "s": 3}
-_WHOLE = frozenset("df")
+_IS_WHOLE = frozenset("df")
 _SLOT = re.compile(r"([rwtdfcs]) (\d+):(\d+):(\d+)(\+?)(!?)")
 
 
@@ -22,21 +22,21 @@ class Slot(NamedTuple):
     state: str
     attempt: int
     thousandths: int
-    share: int
-    late: bool = False
-    renews: bool = False
+    weight: int
+    is_child: bool = False
+    has_new_record: bool = False
 
     @classmethod
     def parse(cls, text: str | None) -> Slot | None:
         found = _SLOT.fullmatch(text or "")
         if found is None:
             return None
-        state, attempt, thousandths, share, late, renews = found.groups()
-        done = 1000 if state in _WHOLE else int(thousandths)
-        return cls(state, int(attempt), done, int(share), bool(late), bool(renews))
+        state, attempt, thousandths, weight, is_child, has_new_record = found.groups()
+        done = THOUSANDTHS if state in _IS_WHOLE else int(thousandths)
+        return cls(state, int(attempt), done, int(weight), bool(is_child), bool(has_new_record))
 
     def text(self) -> str:
-        return f"{self.state} {self.attempt}:{self.thousandths}:{self.share}{'+' if self.late else ''}"
+        return f"{self.state} {self.attempt}:{self.thousandths}:{self.weight}{'+' if self.is_child else ''}"
 
     @property
     def has_ended(self) -> bool:
@@ -45,7 +45,7 @@ class Slot(NamedTuple):
     def may_follow(self, known: Slot) -> bool:
         if known.has_ended and known.state != "f" and known.attempt:
             return False
-        if self.renews or self.attempt > known.attempt:
+        if self.has_new_record or self.attempt > known.attempt:
             return True
         return self.attempt == known.attempt and not known.has_ended and _RANK[self.state] >= _RANK[known.state]
 
@@ -55,7 +55,7 @@ def text_after(known: str | None, text: str) -> str:
     slot, before = Slot.parse(text), Slot.parse(known)
     if slot is None or before is None or slot.thousandths or not slot.has_ended:
         return text
-    return slot._replace(thousandths=before.thousandths).text() + ("!" if slot.renews else "")
+    return slot._replace(thousandths=before.thousandths).text() + ("!" if slot.has_new_record else "")
 
 
 @dataclass(slots=True)
@@ -73,10 +73,10 @@ class Counters:
     f: int = 0
     c: int = 0
     s: int = 0
-    share: int = 0
-    weight: int = 0
-    late: int = 0
-    late_weight: int = 0
+    weighted_thousandths: int = 0
+    known_weight: int = 0
+    children: int = 0
+    children_weight: int = 0
     over: int = 0
     bad: int = 0
     moved: float = 0.0
@@ -116,12 +116,12 @@ class Counters:
     @property
     def others(self) -> int:
         """Number of members that weren't sent by other members."""
-        return max(self.planned, self.known - self.late)
+        return max(self.planned, self.known - self.children)
 
     @property
     def total(self) -> int:
         """Number of members."""
-        return self.others + self.late
+        return self.others + self.children
 
     @property
     def is_open(self) -> bool:
@@ -134,17 +134,17 @@ class Counters:
         return self.is_open or (WITH_CHILDREN in self.flags and self.over < self.others)
 
     @property
-    def whole(self) -> int:
+    def total_weight(self) -> int:
         """The sum of the weights of all members."""
-        return max(self.planned_weight, self.weight - self.late_weight) + self.late_weight
+        return max(self.planned_weight, self.known_weight - self.children_weight) + self.children_weight
 
     def count(self, slot: Slot, sign: int) -> None:
         setattr(self, slot.state, getattr(self, slot.state) + sign)
-        self.share += sign * slot.share * slot.thousandths
-        self.weight += sign * slot.share
-        if slot.late:
-            self.late += sign
-            self.late_weight += sign * slot.share
+        self.weighted_thousandths += sign * slot.weight * slot.thousandths
+        self.known_weight += sign * slot.weight
+        if slot.is_child:
+            self.children += sign
+            self.children_weight += sign * slot.weight
         elif slot.has_ended:
             self.over += sign
             self.bad += sign * (slot.state != "d")

@@ -11,19 +11,16 @@ from dramatiq_progress.progress import DEFAULT_RESULTS, STATES, Progress, State
 from dramatiq_progress.progress_values import Parts, StepProgress
 from dramatiq_progress.titles import shown_title
 
-from .composites import IS_PIPELINE, WHOLE
+from .composites import IS_PIPELINE, THOUSANDTHS
 from .counters import Counters
 from .durations import Estimate
 from .fields import finite, fraction_of, json_of, number_of, object_of, step_of, whole_number_of
-from .pace import QueuePlace
+from .pace import QueuePosition
+from .speed import MIN_SAMPLES, MIN_SECONDS
 from .times import elapsed, heartbeat_age, is_another_alive, seconds_until, silence, time_left, usual_times
 
 #: Number of unreadable records that are remembered, so that each is logged once and not at every poll.
 REMEMBERED_RECORDS = 1_000
-
-#: A composite has no rate before this many contributions, and this many seconds: see worker/observing/rate.py.
-MIN_SAMPLES = 3
-MIN_SECONDS = 2.0
 
 #: The errors of reading a record that another version of this package, or another program, has written.
 UNREADABLE = (ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
@@ -70,7 +67,7 @@ def decode(
     now: float,
     lost_after: float,
     overdue_after: float = math.inf,
-    queued: QueuePlace | None = None,
+    queued: QueuePosition | None = None,
     usual: Estimate | None = None,
 ) -> Progress:
     """Return the progress in a record, whose values are all such that a browser can read them.
@@ -81,7 +78,7 @@ def decode(
       now: The store's clock when the record was read, in seconds.
       lost_after: Seconds without a heartbeat after which a running message is `State.LOST`.
       overdue_after: Seconds without a heartbeat after which it has no `Progress.eta`: its worker may have died.
-      queued: The message's place in its queue.
+      queued: The message's position in its queue.
       usual: How long a run of its actor usually takes.
 
     Raises:
@@ -100,8 +97,11 @@ def decode(
     overall = fraction_of(number_of(record, "overall"))
     if counters is not None:
         current, total = counters.ended, counters.total
-        is_known = counters.whole and (state.is_final or not counters.is_growing)
-        has_steps, overall = True, fraction_of(counters.share / (WHOLE * counters.whole)) if is_known else None
+        is_known = counters.total_weight and (state.is_final or not counters.is_growing)
+        has_steps = True
+        overall = (
+            fraction_of(counters.weighted_thousandths / (THOUSANDTHS * counters.total_weight)) if is_known else None
+        )
         if counters.is_growing and not state.is_final:
             total = None
         rate = _rate(counters) if state is State.RUNNING else None
@@ -168,9 +168,9 @@ def _parts(counters: Counters) -> Parts:
 
 def _rate(counters: Counters) -> float | None:
     """Return the fraction of a composite that is done per second."""
-    if counters.samples < MIN_SAMPLES or counters.spent < MIN_SECONDS or not counters.whole:
+    if counters.samples < MIN_SAMPLES or counters.spent < MIN_SECONDS or not counters.total_weight:
         return None
-    return counters.moved / counters.spent / (WHOLE * counters.whole)
+    return counters.moved / counters.spent / (THOUSANDTHS * counters.total_weight)
 
 
 def _result(state: State, stored: str | None, counters: Counters | None) -> Any:

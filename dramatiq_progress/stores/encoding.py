@@ -145,12 +145,14 @@ class Part(NamedTuple):
     owner: str
     cancellable: str
     planned: str
-    weight: str
+    planned_weight: str
     callbacks: str
     flags: str
     ttl: str
     finished_ttl: str
     age: str
+    memory_seconds: str
+    memory_part: str
 
 
 class Peek(NamedTuple):

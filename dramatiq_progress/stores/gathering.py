@@ -12,10 +12,11 @@ from dramatiq_progress.progress import State
 
 from . import encoding
 from .calls import NO_PURGE_SECONDS, NewMessage, StoreCalls, state_of
-from .composites import IS_CANCELLABLE, IS_CHILD, Contribution, Told
+from .composites import IS_CANCELLABLE, IS_CHILD, CompositeAnswer, Contribution
 from .encoding import Call, flag, flat, milliseconds, seconds
 from .health import NodeUnreachable
 from .outcomes import Change, Peek
+from .speed import MEMORY_PART, MEMORY_SECONDS
 
 #: Number of calls in a round trip, and of members in a call. With 1,000 members in a call, one of them exceeded the
 #: timeout of 0.25 s on a busy machine.
@@ -27,14 +28,16 @@ T = TypeVar("T")
 class CompositeStore(StoreCalls):
     """The methods of a store for composites."""
 
-    def tell(self, contributions: Sequence[Contribution], *, age: float = 0.0) -> list[Told | StoreUnavailable]:
+    def contribute(
+        self, contributions: Sequence[Contribution], *, age: float = 0.0
+    ) -> list[CompositeAnswer | StoreUnavailable]:
         """Contribute to composites, in one round trip. The record of each that has none is made.
 
         Returns:
           The answer of each composite, or its error.
         """
         answers = self._call([self._part_call(each, age=age) for each in contributions])
-        return self._read_told(contributions, answers)
+        return self._composite_answers(contributions, answers)
 
     def peek(self, composites: Sequence[str]) -> list[Peek | StoreUnavailable]:
         """Return what identifies the record of each composite, and whether it is to be cancelled."""
@@ -43,7 +46,7 @@ class CompositeStore(StoreCalls):
 
     def gather(
         self, contributions: Sequence[Contribution], members: Sequence[NewMessage], *, age: float = 0.0
-    ) -> tuple[dict[str, Told], dict[str, Change]]:
+    ) -> tuple[dict[str, CompositeAnswer], dict[str, Change]]:
         """Record composites whose members are about to be sent, and those messages that are sent now.
 
         Parameters:
@@ -56,7 +59,7 @@ class CompositeStore(StoreCalls):
         Raises:
           StoreUnavailable: Something wasn't recorded. Try all of it again, with an age: all of it is idempotent.
         """
-        told: dict[str, Told] = {}
+        composites: dict[str, CompositeAnswer] = {}
         changes: dict[str, Change] = {}
         failure: StoreUnavailable | None = None
         pieces = [piece for each in contributions for piece in pieces_of(each)]
@@ -70,17 +73,17 @@ class CompositeStore(StoreCalls):
                     changes[each.id] = Change(answer[0] == "written", state_of(answer[1]), int(answer[2]))
                 else:
                     # A composite in several pieces is new if it was so before the first.
-                    previous = told.get(each.place.id, told_of(answer)).previous
-                    told[each.place.id] = told_of(answer)._replace(previous=previous)
+                    previous = composites.get(each.membership.id, composite_answer_of(answer)).previous
+                    composites[each.membership.id] = composite_answer_of(answer)._replace(previous=previous)
             if isinstance(failure, StoreUnreachable) and not isinstance(failure, NodeUnreachable):
                 raise failure
         if age:
             self._join_late([each for each in members if each.id in changes and changes[each.id].written], age)
-        self._own_again([(each.place.id, each.owner, age, each.delay) for each in contributions if each.is_listed])
+        self._own_again([(each.membership.id, each.owner, age, each.delay) for each in contributions if each.is_listed])
         if failure is not None:
             raise failure
         self._keep_sent(members)
-        return told, changes
+        return composites, changes
 
     def withdraw_all(self, members: Mapping[str, tuple[Change, str]]) -> None:
         """Remove the records of messages of composites that could not be sent, unless they have changed.
@@ -96,13 +99,13 @@ class CompositeStore(StoreCalls):
                     calls.append(self._leave_call(message_id, queue, purged_after=NO_PURGE_SECONDS))
             self._call(calls)
 
-    def withdraw_composite(self, contribution: Contribution, told: Told) -> None:
+    def withdraw_composite(self, contribution: Contribution, answer: CompositeAnswer) -> None:
         """Remove a composite none of whose members could be sent, unless it has changed."""
-        place = contribution.place
-        keys = (self.key(place.id), self.members_key(place.id))
-        calls = [Call("withdraw", keys, encoding.Withdraw(str(told.version)))]
+        membership = contribution.membership
+        keys = (self.key(membership.id), self.members_key(membership.id))
+        calls = [Call("withdraw", keys, encoding.Withdraw(str(answer.version)))]
         if contribution.owner and contribution.is_listed:
-            calls.append(self._disown_call(place.id, contribution.owner))
+            calls.append(self._disown_call(membership.id, contribution.owner))
         self._first(calls)
 
     def _gather_call(self, work: Contribution | NewMessage, age: float) -> Call:
@@ -126,45 +129,47 @@ class CompositeStore(StoreCalls):
         return [self._join_call(ids, queue, age=age) for queue, ids in by_queue.items()]
 
     def _part_call(self, contribution: Contribution, *, script: str = "part", age: float = 0.0) -> Call:
-        place, settings = contribution.place, configuration()
+        membership, settings = contribution.membership, configuration()
         arguments = encoding.Part(
             state=State.DELAYED if contribution.is_delayed else State.ENQUEUED,
-            name=place.name,
-            title=place.title,
-            description=place.description,
+            name=membership.name,
+            title=membership.title,
+            description=membership.description,
             owner=contribution.owner,
-            cancellable=flag(IS_CANCELLABLE in place.flags),
-            planned=str(place.planned),
-            weight=str(place.weight or place.planned),
-            callbacks=str(place.callbacks),
-            flags=place.flags.replace(IS_CHILD, ""),
+            cancellable=flag(IS_CANCELLABLE in membership.flags),
+            planned=str(membership.planned),
+            planned_weight=str(membership.planned_weight or membership.planned),
+            callbacks=str(membership.callbacks),
+            flags=membership.flags.replace(IS_CHILD, ""),
             ttl=milliseconds(settings.unfinished_ttl + contribution.delay),
             finished_ttl=milliseconds(settings.finished_ttl),
             age=seconds(age),
+            memory_seconds=str(MEMORY_SECONDS),
+            memory_part=str(MEMORY_PART),
         )
-        keys = (self.key(place.id), self.members_key(place.id))
+        keys = (self.key(membership.id), self.members_key(membership.id))
         return Call(script, keys, (*arguments, *flat(contribution.slots)))
 
-    def _read_told(
+    def _composite_answers(
         self, contributions: Sequence[Contribution], answers: Sequence[Any]
-    ) -> list[Told | StoreUnavailable]:
-        told = [answer if isinstance(answer, StoreUnavailable) else told_of(answer) for answer in answers]
+    ) -> list[CompositeAnswer | StoreUnavailable]:
+        read = [each if isinstance(each, StoreUnavailable) else composite_answer_of(each) for each in answers]
         self._own_again(
             [
-                (each.place.id, each.owner, 0.0, each.delay)
-                for each, answer in zip(contributions, told, strict=True)
-                if each.is_listed and isinstance(answer, Told) and answer.previous is None
+                (each.membership.id, each.owner, 0.0, each.delay)
+                for each, answer in zip(contributions, read, strict=True)
+                if each.is_listed and isinstance(answer, CompositeAnswer) and answer.previous is None
             ]
         )
-        return told
+        return read
 
 
-def told_of(answer: Sequence[Any]) -> Told:
+def composite_answer_of(answer: Sequence[Any]) -> CompositeAnswer:
     """Return the answer of ``part`` or ``gather``."""
     before, after, version, cancel_requested, born, running, thousandths = answer
     cancel = int(cancel_requested)
     numbers = int(version), cancel > 0, cancel > 1, str(born), int(running), int(thousandths)
-    return Told(state_of(before), state_of(after), *numbers)
+    return CompositeAnswer(state_of(before), state_of(after), *numbers)
 
 
 def peek_of(answer: Sequence[Any]) -> Peek:

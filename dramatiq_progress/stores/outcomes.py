@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.progress import State
 
-from .composites import Told
+from .composites import CompositeAnswer
 
 #: The outcome of a report: written; rebuilt, where the record was gone or showed another attempt; incomplete, where it
 #: has to be rebuilt and the report has only what changed; waiting, since an earlier attempt is alive and shown; or
@@ -56,7 +56,7 @@ class Change(NamedTuple):
       version: The record's new version, where it is known.
       state: After the end of an attempt, the state now, also if another attempt's.
       attempt: The number of the attempt that the record then shows.
-      told: The answer of the composite, if a contribution was sent with the change.
+      composite: The answer of the composite, if a contribution was sent with the change.
       moment: When the attempt ended, by the store's clock.
     """
 
@@ -66,14 +66,14 @@ class Change(NamedTuple):
     state: State | None = None
     attempt: int = 0
     moment: float | None = None
-    told: Told | StoreUnavailable | None = None
+    composite: CompositeAnswer | StoreUnavailable | None = None
 
     def __bool__(self) -> bool:
         return self.written
 
 
 class Peek(NamedTuple):
-    """The identity of a composite's record: see `Told`. An empty `born` if there is none.
+    """The identity of a composite's record: see `CompositeAnswer`. An empty `born` if there is none.
 
     Attributes:
       slot: The slot of the member that asks; empty if it has none.

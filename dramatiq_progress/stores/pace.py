@@ -20,8 +20,8 @@ MAX_INTERVALS = 3
 TTL_SECONDS = 24 * 3600
 
 
-class QueuePlace(NamedTuple):
-    """The place of a message in its queue, as a reader sees it.
+class QueuePosition(NamedTuple):
+    """The position of a message in its queue, as a reader sees it.
 
     Attributes:
       position: About its position; 1 is next.
@@ -48,14 +48,14 @@ def after_departure(pace: str, now: float, given: Leave, *, waiting: bool) -> st
     return f"{departures:.4f} {spent:.4f} {seconds(now)} {int(waiting)}"
 
 
-def place_of(before: int, length: int, pace: str | None, clock: object, microseconds: object) -> QueuePlace:
-    """Return the place of a message, from the answer of position.lua."""
+def position_of(before: int, length: int, pace: str | None, clock: object, microseconds: object) -> QueuePosition:
+    """Return the position of a message, from the answer of position.lua."""
     try:
         wait = wait_at(before + 1, pace, int(str(clock)) + int(str(microseconds)) / 1e6)
     except (ArithmeticError, ValueError):
         # Another program, or a later version of this package, has written the pace.
         wait = None
-    return QueuePlace(before + 1, length, wait)
+    return QueuePosition(before + 1, length, wait)
 
 
 def wait_at(position: int, pace: str | None, now: float) -> float | None:

@@ -15,12 +15,12 @@ from dramatiq_progress.progress import Progress, State
 from . import encoding
 from .calls import OWNED_LIMIT, StoreCalls
 from .companion import Kept
-from .composites import Place
+from .composites import Membership
 from .decoding import log_unreadable, read_record
 from .durations import Durations, run_of
 from .encoding import Call
 from .health import Health, NodeUnreachable
-from .pace import QueuePlace, place_of
+from .pace import QueuePosition, position_of
 
 #: How long a read waits for a store that gives no answer, from the start of the outage. A pause of the store (a fork
 #: for a snapshot takes up to 300 ms) then costs its readers time and no error.
@@ -75,16 +75,17 @@ class ReadableStore(StoreCalls):
         found = self._read_answers(self._query(self._read_calls([self.key(each) for each in message_ids])))
         current = configuration()
         records = [stored if isinstance(stored, dict) else {} for _, stored in found]
-        queued = self._queue_places(message_ids, records, with_wait=current.estimates)
+        queued = self._queue_positions(message_ids, records, with_wait=current.estimates)
         estimates = self.durations.estimates(records) if current.estimates else {}
         known = {"lost_after": current.lost_after, "overdue_after": OVERDUE_HEARTBEATS * current.heartbeat_interval}
         progresses: list[Progress | NodeUnreachable | None] = []
         for message_id, (now, stored) in zip(message_ids, found, strict=True):
             if isinstance(stored, dict):
-                place = queued.get(message_id)
                 # A composite has the actor of its members, and no queue: their times aren't its own.
                 usual = estimates.get(run_of(stored)) if stored.get("queue") else None
-                progresses.append(read_record(message_id, stored, now=now, queued=place, usual=usual, **known))
+                progresses.append(
+                    read_record(message_id, stored, now=now, queued=queued.get(message_id), usual=usual, **known)
+                )
             elif isinstance(stored, NodeUnreachable):
                 progresses.append(stored)
             else:
@@ -104,10 +105,10 @@ class ReadableStore(StoreCalls):
                 raise stored
         return Kept(record, beside)  # type: ignore[arg-type]  # the errors were raised above
 
-    def read_place(self, composite: str) -> Place | None:
+    def read_membership(self, composite: str) -> Membership | None:
         """Return a composite, as messages that are added to it carry it. None if it has no record.
 
-        A message has a place too, without flags.
+        A message has one too, without flags.
         """
         [(_, stored)] = self._read_answers(self._call([Call("read", (self.key(composite),))]))
         if isinstance(stored, StoreUnavailable):
@@ -115,8 +116,8 @@ class ReadableStore(StoreCalls):
         if not stored:
             return None
         flags = stored.get("parts", "").rpartition(" ")[2]
-        place = Place(composite, 0, stored.get("actor", ""), flags, owner=stored.get("owner", ""))
-        return place._replace(description=stored.get("description", ""), title=stored.get("title", ""))
+        membership = Membership(composite, 0, stored.get("actor", ""), flags, owner=stored.get("owner", ""))
+        return membership._replace(description=stored.get("description", ""), title=stored.get("title", ""))
 
     async def aread(self, message_ids: Sequence[str]) -> list[Progress | None]:
         """`read`, for async code."""
@@ -149,9 +150,9 @@ class ReadableStore(StoreCalls):
             if not any(health.wait(READ_PATIENCE_SECONDS) for health in healths):
                 return answers
 
-    def _queue_places(
+    def _queue_positions(
         self, message_ids: Sequence[str], records: Sequence[Mapping[str, str]], *, with_wait: bool
-    ) -> dict[str, QueuePlace]:
+    ) -> dict[str, QueuePosition]:
         waiting = [
             (message_id, record["queue"])
             for message_id, record in zip(message_ids, records, strict=True)
@@ -164,7 +165,7 @@ class ReadableStore(StoreCalls):
             [Call("position", self._line_keys(queue, with_wait), encoding.Position(each)) for each, queue in waiting]
         )
         return {
-            message_id: place_of(*answer)
+            message_id: position_of(*answer)
             for (message_id, _), answer in zip(waiting, answers, strict=True)
             if not isinstance(answer, StoreUnavailable) and answer[0] is not None
         }

@@ -16,7 +16,7 @@ from . import encoding
 from .attempt import Attempt
 from .calls import NO_PURGE_SECONDS, PURGED_AFTER_SECONDS, state_of
 from .companion import Companion
-from .composites import Contribution, Told
+from .composites import CompositeAnswer, Contribution
 from .counters import Slot
 from .encoding import Call, flag, flat, milliseconds, number_text, seconds
 from .gathering import CompositeStore, peek_of
@@ -24,7 +24,7 @@ from .outcomes import Change, Peek, ReportOutcome, Start
 
 
 class AttemptStore(CompositeStore):
-    """The methods of a store for attempts. Composites are told in the same round trips."""
+    """The methods of a store for attempts. Contributions to composites are sent in the same round trips."""
 
     def start(self, attempt: Attempt, *, age: float = 0.0) -> Start:
         """Record that a worker starts a message: the attempt gets its number, and becomes the one that is shown.
@@ -75,7 +75,7 @@ class AttemptStore(CompositeStore):
             attempt.number, attempt.version = int(number), int(version)
             if is_shown:
                 attempt.shown_at = sent_at
-                attempt.renews = not previous or _is_counted_again(attempt, found)
+                attempt.has_new_record = not previous or _is_counted_again(attempt, found)
         return Start(
             verdict,
             int(deliveries),
@@ -103,8 +103,8 @@ class AttemptStore(CompositeStore):
 
     def flush(
         self, reports: Sequence[tuple[Attempt, Mapping[str, str]]], contributions: Sequence[Contribution]
-    ) -> tuple[list[ReportOutcome | StoreUnreachable | StoreRefused], list[Told | StoreUnavailable]]:
-        """`report` and `tell` in one round trip."""
+    ) -> tuple[list[ReportOutcome | StoreUnreachable | StoreRefused], list[CompositeAnswer | StoreUnavailable]]:
+        """`report` and `contribute` in one round trip."""
         current = configuration()
         ttl, lost_after = milliseconds(current.unfinished_ttl), seconds(current.lost_after)
         calls = []
@@ -120,7 +120,7 @@ class AttemptStore(CompositeStore):
         ]
         rebuilt = [attempt for (attempt, _), outcome in zip(reports, outcomes, strict=True) if outcome == "rebuilt"]
         self._restore(rebuilt)
-        return outcomes, self._read_told(contributions, answers[len(reports) :])
+        return outcomes, self._composite_answers(contributions, answers[len(reports) :])
 
     def keep(self, attempt: Attempt, fields: Mapping[str, str]) -> bool:
         """Store fields beside the record of an attempt that has a companion.
@@ -157,7 +157,7 @@ class AttemptStore(CompositeStore):
           given_up: Whether the message was given up. Any attempt of it that turns out to be alive continues the record.
           yields: Whether the attempt makes room, with the state ``enqueued``: the message is cancelled or paused
             instead if that was requested.
-          contribution: What the composite of the message is told in the same round trip, whatever the outcome is.
+          contribution: The contribution to its composite, sent in the same round trip, whatever the outcome is.
           beside: The fields that an attempt with a companion stores beside the record.
         """
         settings = configuration()
@@ -192,14 +192,14 @@ class AttemptStore(CompositeStore):
             # Its message goes to the delay queue instead.
             with suppress(StoreUnavailable):
                 self._call([self._leave_call(attempt.message_id, attempt.queue, purged_after=NO_PURGE_SECONDS)])
-        told = None if contribution is None else self._read_told([contribution], others[-1:])[0]
+        composite = None if contribution is None else self._composite_answers([contribution], others[-1:])[0]
         return Change(
             outcome != "refused",
             state_of(before),
             state=state_of(after),
             attempt=int(number),
             moment=float(moment),
-            told=told,
+            composite=composite,
         )
 
     def _restore(self, attempts: Sequence[Attempt], *, have_run: bool = True) -> None:
@@ -223,10 +223,10 @@ class AttemptStore(CompositeStore):
 
     def _peek_calls(self, attempt: Attempt) -> list[Call]:
         # Only the first composite has a slot of the message.
-        asked = [(self.members_key(place.id),) for place in attempt.path[:1]] + [()] * len(attempt.path[1:])
+        asked = [(self.members_key(membership.id),) for membership in attempt.path[:1]] + [()] * len(attempt.path[1:])
         return [
-            Call("peek", (self.key(place.id), *members), encoding.Peek(attempt.message_id))
-            for place, members in zip(attempt.path, asked, strict=True)
+            Call("peek", (self.key(membership.id), *members), encoding.Peek(attempt.message_id))
+            for membership, members in zip(attempt.path, asked, strict=True)
         ]
 
     def _keys_of(self, attempt: Attempt) -> tuple[str, ...]:
@@ -255,7 +255,7 @@ def _report_outcome(attempt: Attempt, answer: Any, sent_at: float) -> ReportOutc
     attempt.pause_requested = bool(int(pause_requested))
     attempt.shown_at = sent_at if outcome in ("written", "rebuilt") else -math.inf
     attempt.sends_all = attempt.sends_all and not attempt.is_shown
-    attempt.renews = attempt.renews or outcome == "rebuilt"
+    attempt.has_new_record = attempt.has_new_record or outcome == "rebuilt"
     return outcome
 
 

@@ -10,7 +10,7 @@ from dramatiq_progress.progress_values import Number, UsualTimes
 
 from .durations import Estimate
 from .fields import finite
-from .pace import QueuePlace
+from .pace import QueuePosition
 
 
 def seconds_until(moment: str | None, now: float) -> float | None:
@@ -53,7 +53,7 @@ def elapsed(state: State, record: Mapping[str, str], now: float) -> float | None
     return max(0.0, round(finite(ended) - finite(started), 1))
 
 
-def usual_times(state: State, run: Estimate | None, queued: QueuePlace | None) -> UsualTimes | None:
+def usual_times(state: State, run: Estimate | None, queued: QueuePosition | None) -> UsualTimes | None:
     """Return `Progress.usual`."""
     if state.is_final or state in (State.LOST, State.PAUSED):
         return None

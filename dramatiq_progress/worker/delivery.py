@@ -236,7 +236,7 @@ class Delivery:
             if change.written:
                 send_state_changed(store, attempt.message_id, change.previous, late=bool(age))
             if attempt.path:
-                get_recorder().parts.contribute_end(store, end, change, contribution, age=age)
+                get_recorder().composites.contribute_end(store, end, change, contribution, age=age)
             return change
 
         size = 0 if companion is None else companion.size + sum(map(len, beside.values()))
@@ -262,7 +262,7 @@ class Delivery:
             with_store(message_id, lambda store, age: send_state_changed(store, message_id, start.previous))
 
     def _contribute_recorded(self, store: Store, age: float) -> None:
-        get_recorder().parts.contribute_recorded(store, self.attempt, age=age)
+        get_recorder().composites.contribute_recorded(store, self.attempt, age=age)
 
     def _text_for_user(self) -> str | None:
         """Return the message for the user about a failure, as JSON."""

@@ -14,7 +14,7 @@ from dramatiq.middleware import GroupCallbacks, Middleware
 from dramatiq.rate_limits.backends import RedisBackend
 
 from dramatiq_progress.stores import get_store
-from dramatiq_progress.worker.recording.parts import Parts
+from dramatiq_progress.worker.recording.contributing import Contributor
 from dramatiq_progress.worker.recording.recorder import get_recorder
 from dramatiq_progress.worker.sending.membership import MemberEnd
 from tests.faults.dying import kill_own_process
@@ -46,14 +46,14 @@ class DieBeforeSend(Middleware):
 
 
 class DiesBetweenWrites(Middleware):
-    """Kills the process once, after the outcome of a member was recorded and before its composite was told.
+    """Kills the process once, after the outcome of a member was recorded and before its contribution was.
 
     Both are one round trip, except on a cluster whose nodes have one each.
     """
 
     def after_process_boot(self, broker: dramatiq.Broker) -> None:
         died = Path(os.environ["TEST_LEDGER"] + "-died")
-        contribute_end = Parts.contribute_end
+        contribute_end = Contributor.contribute_end
 
         def die(*args: Any, **kwargs: Any) -> None:
             if died.exists():
@@ -64,7 +64,7 @@ class DiesBetweenWrites(Middleware):
 
         if not died.exists():
             MemberEnd.expected = lambda _: None  # type: ignore[method-assign]
-            Parts.contribute_end = die  # type: ignore[method-assign]
+            Contributor.contribute_end = die  # type: ignore[method-assign]
 
 
 class TellsWhatIsStored(Middleware):

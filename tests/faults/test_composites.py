@@ -235,7 +235,7 @@ def test_pipelines_in_a_group_whose_worker_is_killed(scene: Scene, tmp_path: Pat
     with scene.worker("-p", "1", "-t", "4") as first:
         wait_until(lambda: (parts(scene, job).running, parts(scene, job).failed) == (3, 1))
         wait_until(lambda: all(len(scene.deeds(each.messages[1], "began")) == 1 for each in pipes))
-        # A group is told of a start with the next flush. Until then the pipelines wait.
+        # A start is contributed to its group with the next flush. Until then the pipelines wait.
         wait_until(lambda: parts_now(job).running == 3)
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()

@@ -19,9 +19,6 @@ from .prelude import Outcome, Record, describe, increment_version, is_final, is_
 #: Member id to slot.
 Members = dict[str, str]
 
-_MEMORY_SECONDS = 10.0
-_MEMORY_PART = 0.15
-
 
 def part(record: Record, members: Members, now: float, given: encoding.Part, slots: dict[str, str]) -> Outcome:
     """See composite.lua."""
@@ -32,7 +29,7 @@ def part(record: Record, members: Members, now: float, given: encoding.Part, slo
     failed_before = Counters.parse(known).f if known else 0
     counters = _load(record, members, now, given)
     counters.planned = max(counters.planned, int(given.planned))
-    counters.planned_weight = max(counters.planned_weight, int(given.weight))
+    counters.planned_weight = max(counters.planned_weight, int(given.planned_weight))
     counters.callbacks = max(counters.callbacks, int(given.callbacks))
     if IS_CLOSED in given.flags and IS_CLOSED not in counters.flags:
         counters.flags += IS_CLOSED
@@ -41,19 +38,19 @@ def part(record: Record, members: Members, now: float, given: encoding.Part, slo
     else:
         record["cancellable"] = "0"
     describe(record, "", given.owner)
-    share_before, has_run = counters.share, counters.r > 0
+    weighted_before, has_run = counters.weighted_thousandths, counters.r > 0
     is_alive = False
     for member, text in slots.items():
         is_alive = _contribute(record, counters, members, member, text) or is_alive
     if counters.f > failed_before and IS_FAIL_FAST in counters.flags:
         record.setdefault("cancel_requested", "fail_fast")
-    if counters.known > counters.w or counters.share:
+    if counters.known > counters.w or counters.weighted_thousandths:
         record.setdefault("started_at", seconds(now - float(given.age)))
-    has_moved = counters.share > share_before
-    if not has_run and (counters.r or has_moved) and now - counters.moved_at > _MEMORY_SECONDS:
+    has_moved = counters.weighted_thousandths > weighted_before
+    if not has_run and (counters.r or has_moved) and now - counters.moved_at > float(given.memory_seconds):
         counters.moved_at = now
     if has_moved:
-        _estimate(counters, counters.share - share_before, now, float(record["started_at"]))
+        _estimate(counters, counters.weighted_thousandths - weighted_before, now, float(record["started_at"]), given)
         record["reported_at"] = seconds(now)
     after, is_awaited = _outcome(record, counters, given.state)
     is_changed = after != before or counters.text() != known
@@ -67,7 +64,7 @@ def part(record: Record, members: Members, now: float, given: encoding.Part, slo
     record.setdefault("version", str(counters.born))
     version = increment_version(record) if is_changed else int(record["version"])
     answer = (before or "", after, version, _cancel_of(record), counters.born, counters.r)
-    done = counters.share // max(counters.whole, 1)
+    done = counters.weighted_thousandths // max(counters.total_weight, 1)
     is_over = is_final(after) and not (is_awaited or counters.f)
     ttl = given.finished_ttl if is_over else given.ttl
     return Outcome((*answer, done), ttl, changed=is_changed, only_later=not is_over)
@@ -90,7 +87,7 @@ def _load(record: Record, members: Members, now: float, given: encoding.Part) ->
         record["enqueued_at"] = seconds(now - float(given.age))
         record |= {field: text for field in ("title", "description") if (text := getattr(given, field))}
     counters.born = max(counters.born + 1, math.floor(now * 1000))
-    for name in ("w", "r", "t", "d", "f", "c", "s", "share", "weight", "late", "late_weight", "over", "bad"):
+    for name in [*"wrtdfcs", "weighted_thousandths", "known_weight", "children", "children_weight", "over", "bad"]:
         setattr(counters, name, 0)
     for member, text in list(members.items()):
         if (slot := Slot.parse(text)) is None:
@@ -119,7 +116,7 @@ def _contribute(record: Record, counters: Counters, members: Members, member: st
         if not slot.may_follow(known):
             return True
         counters.count(known, -1)
-        slot = slot._replace(share=known.share, late=known.late)
+        slot = slot._replace(weight=known.weight, is_child=known.is_child)
         if slot.has_ended and not slot.thousandths:
             slot = slot._replace(thousandths=known.thousandths)
     counters.count(slot, 1)
@@ -127,9 +124,10 @@ def _contribute(record: Record, counters: Counters, members: Members, member: st
     return True
 
 
-def _estimate(counters: Counters, moved: int, now: float, started_at: float) -> None:
+def _estimate(counters: Counters, moved: int, now: float, started_at: float, given: encoding.Part) -> None:
     spent = max(0.0, now - counters.moved_at)
-    fading = math.exp(-spent / max(_MEMORY_SECONDS, _MEMORY_PART * (now - started_at)))
+    memory = max(float(given.memory_seconds), float(given.memory_part) * (now - started_at))
+    fading = math.exp(-spent / memory)
     counters.moved = counters.moved * fading + moved
     counters.spent = counters.spent * fading + spent
     counters.samples, counters.moved_at = counters.samples + 1, now

@@ -5,13 +5,8 @@ from __future__ import annotations
 import math
 
 from dramatiq_progress.progress_values import Number
+from dramatiq_progress.stores.speed import MEMORY_PART, MEMORY_SECONDS, MIN_SAMPLES, MIN_SECONDS
 
-#: No rate before this many samples, and this many seconds.
-MIN_SAMPLES = 3
-MIN_SECONDS = 2.0
-#: Older samples count for less than a third; in long runs, those older than this part of the run.
-MEMORY_SECONDS = 10.0
-MEMORY_PART = 0.15
 #: An interval this many times longer than usual, in which at most as many times more was done, is a pause: it doesn't
 #: count for the speed of the work. (In an interval that was only not observed, as in an outage, more was done.)
 PAUSE_FACTOR = 5.0

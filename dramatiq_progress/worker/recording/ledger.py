@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from dramatiq_progress.stores.composites import Contribution, Path, Told
+from dramatiq_progress.stores.composites import CompositeAnswer, Contribution, Path
 from dramatiq_progress.stores.counters import text_after
 from dramatiq_progress.stores.outcomes import Peek
 
@@ -23,7 +23,7 @@ class _Known:
     Attributes:
       path: The composite, and those that it is a member of.
       member_owner: See `Contribution`.
-      born: See `Told`.
+      born: See `CompositeAnswer`.
       version: The highest version of its record.
       is_over: Whether its state is final.
       is_incomplete: Whether its record lacks something that was contributed.
@@ -53,20 +53,20 @@ class Ledger:
         with self._lock:
             return any(each.is_incomplete for each in self._known.values())
 
-    def note(self, contribution: Contribution, told: Told, *, keeps: bool) -> None:
+    def note(self, contribution: Contribution, answer: CompositeAnswer, *, keeps: bool) -> None:
         """Note the answer of a composite.
 
         Parameters:
           keeps: Whether to remember the slots: no running member will contribute them again.
         """
         with self._lock:
-            composite = contribution.place.id
+            composite = contribution.membership.id
             known = self._known.pop(composite, None) or _Known(contribution.path, contribution.member_owner)
             # The last noted is the last one.
             self._known[composite] = known
-            known.is_incomplete = known.is_incomplete or known.born not in ("", told.born)
-            known.born, known.version = told.born, max(known.version, told.version)
-            known.is_over = told.state is not None and told.state.is_final
+            known.is_incomplete = known.is_incomplete or known.born not in ("", answer.born)
+            known.born, known.version = answer.born, max(known.version, answer.version)
+            known.is_over = answer.state is not None and answer.state.is_final
             if keeps:
                 self._members -= len(known.slots)
                 for member, text in contribution.slots.items():

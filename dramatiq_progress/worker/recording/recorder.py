@@ -22,9 +22,9 @@ from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.health import Health
 from dramatiq_progress.threads import SingleThread
 
+from .contributing import Contributor
 from .deferred import Action, DeferredChanges, Refusals
 from .durations import FinishedRuns
-from .parts import Parts
 from .running import RunningMessages
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class Recorder:
         self._wake = threading.Event()
         self._is_idle = False
         refusals = Refusals()
-        #: The composites that messages of this process are members of.
-        self.parts = Parts(refusals, self._wake.set)
-        self._running = RunningMessages(refusals, self.parts, self._wake.set)
+        #: Contributes to the composites that messages of this process are members of.
+        self.composites = Contributor(refusals, self._wake.set)
+        self._running = RunningMessages(refusals, self.composites, self._wake.set)
         self._deferred = DeferredChanges(refusals)
         self._runs = FinishedRuns()
         # Whether the flush before failed, and the health of the store that failed it, if there was one.

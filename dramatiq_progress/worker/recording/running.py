@@ -16,8 +16,8 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.health import Health, NodeUnreachable
 from dramatiq_progress.stores.outcomes import ReportOutcome
 
+from .contributing import Contributor
 from .deferred import Refusals
-from .parts import Parts
 
 if TYPE_CHECKING:
     from dramatiq_progress.worker.observing.binding import Binding
@@ -33,13 +33,13 @@ class RunningMessages:
 
     Parameters:
       refusals: The records that the store refuses.
-      parts: The composites that the messages are members of.
+      composites: The contributor to the composites that the messages are members of.
       wake: Wakes the recorder's thread.
     """
 
-    def __init__(self, refusals: Refusals, parts: Parts, wake: Callable[[], None]) -> None:
+    def __init__(self, refusals: Refusals, composites: Contributor, wake: Callable[[], None]) -> None:
         self._refusals = refusals
-        self._parts = parts
+        self._composites = composites
         self._wake = wake
         self._bindings: dict[Binding, None] = {}
         self._changed: deque[Binding] = deque()
@@ -85,7 +85,7 @@ class RunningMessages:
 
     def next_due_at(self) -> float:
         """Return when there is something to write, by `time.monotonic`."""
-        if self._changed or self._parts.is_due:
+        if self._changed or self._composites.is_due:
             return 0.0
         return min([self._next_heartbeat, *(due_at() for due_at in list(self._held.values()))])
 
@@ -101,7 +101,7 @@ class RunningMessages:
             # The store may have come back empty, or as it was some time ago; or its master was replaced.
             for binding in self.bindings():
                 self._rewrite(binding)
-            self._parts.doubt()
+            self._composites.doubt()
         self._written_to = written_to
 
     def write(self, store: Store, heartbeat_interval: float) -> None:
@@ -114,7 +114,7 @@ class RunningMessages:
         self._retry_held()
         self._start_late(store)
         self._report(store, heartbeat_interval)
-        self._parts.repair(store)
+        self._composites.repair(store)
 
     def _make_room(self) -> None:
         """Interrupt the messages that have run for as long as they may at once."""
@@ -158,11 +158,11 @@ class RunningMessages:
             if self._is_writable(binding, attempt):
                 # Also the fields of a binding that was interrupted before it could notify us.
                 reports[binding] = (attempt, binding.take_changes())
-        contributions = self._parts.collect(self._members((*changed, *beating)), beating=is_beating)
+        contributions = self._composites.collect(self._members((*changed, *beating)), beating=is_beating)
         if not reports and not contributions:
             return
         try:
-            outcomes, told = store.flush(list(reports.values()), contributions)
+            outcomes, answers = store.flush(list(reports.values()), contributions)
         except BaseException:
             self._changed.extend(changed)
             raise
@@ -179,15 +179,15 @@ class RunningMessages:
                 self._settle(binding, attempt, written, outcome)
         if unreachable is not None:
             raise unreachable
-        self._cancel_members(self._parts.settle_reports(store, contributions, told))
+        self._cancel_members(self._composites.settle_reports(store, contributions, answers))
 
     def _cancel_members(self, cancelled: Mapping[str, bool]) -> None:
-        """Interrupt the members of composites that are to be cancelled: see `Parts.settle_reports`."""
+        """Interrupt the members of composites that are to be cancelled: see `Contributor.settle_reports`."""
         for binding in self.bindings() if cancelled else []:
             attempt = binding.bound_attempt
             if attempt is None:
                 continue
-            forced = [cancelled[place.id] for place in attempt.path if place.id in cancelled]
+            forced = [cancelled[membership.id] for membership in attempt.path if membership.id in cancelled]
             if any(forced) or (forced and attempt.cancellable):
                 binding.note_cancel_request()
 
@@ -236,7 +236,7 @@ class RunningMessages:
             self._rewrite(binding)
             return
         if outcome == "rebuilt":
-            # Its composites may have to be told again.
+            # Its composites may have lost its slot too.
             attempt.slot = ""
             self._changed.append(binding)
         binding.confirm(fields)

@@ -40,13 +40,13 @@ class Children:
         return bool(self._unconfirmed)
 
     def adopt(self, message: AnyMessage, owner: str, *, cancellable: bool, delay: float | None) -> Contribution:
-        """Make a message that is about to be sent a member. Return what its composite must be told of it."""
+        """Make a message that is about to be sent a member. Return the contribution that adds it."""
         path = self.path if cancellable else not_cancellable(self.path)
-        message.options[PATH_OPTION] = [place.option() for place in path]
+        message.options[PATH_OPTION] = [membership.option() for membership in path]
         return self.expect(message.message_id, path, owner, delay=delay)
 
     def expect(self, child: str, path: Path, owner: str, *, delay: float | None) -> Contribution:
-        """Note a message or a composite that is about to be sent. Return what its composite must be told of it."""
+        """Note a message or a composite that is about to be sent. Return the contribution that adds it."""
         slots = {child: path[0].waiting_slot()}
         self._unconfirmed |= slots
         return Contribution(path, owner, slots, delay or 0.0, is_delayed=delay is not None)

@@ -15,9 +15,9 @@ from dramatiq_progress.stores.composites import (
     IS_CLOSED,
     IS_OPEN,
     UNSENT,
+    CompositeAnswer,
     Contribution,
-    Place,
-    Told,
+    Membership,
     as_unsent,
     not_cancellable,
 )
@@ -28,16 +28,16 @@ from dramatiq_progress.worker.recording.best_effort import with_store
 from dramatiq_progress.worker.recording.recorder import get_recorder
 
 from .children import Children
-from .composition import Composition, Job, Sent, is_empty
+from .composition import Composite, Composition, Sent, is_empty
 from .enqueueing import BulkSend
-from .planning import Plan
+from .planning import SendPlan
 
 #: About the bytes in memory of a message whose record waits for the store, without its texts, and of a slot.
 MEMBER_BYTES = 300
 SLOT_BYTES = 100
 
 
-def send_recorded(job: Job, composition: Composition, delay: int | None, *, is_more: bool = False) -> None:
+def send_recorded(composite: Composite, composition: Composition, delay: int | None, *, is_more: bool = False) -> None:
     """Record a group or a pipeline and all of its messages that are sent now, and send those.
 
     Parameters:
@@ -49,12 +49,12 @@ def send_recorded(job: Job, composition: Composition, delay: int | None, *, is_m
         more than `MAX_LEVELS` groups and pipelines are inside each other. Nothing was sent.
     """
     sent = composition.sent if is_more else Sent()
-    plan = Plan(current_owner(composition.id), delay, sent.message_ids)
+    plan = SendPlan(current_owner(composition.id), delay, sent.message_ids)
     delivery = current_delivery()
     # An open group ends by itself, wherever it is sent. One without messages never contributes an end.
-    is_child = delivery is not None and IS_OPEN not in composition.flags and not is_empty(job)
+    is_child = delivery is not None and IS_OPEN not in composition.flags and not is_empty(composite)
     children = delivery.children if delivery is not None and is_child and delivery.children.path else None
-    bound = plan.bind(job, composition, () if children is None else children.path)
+    bound = plan.bind(composite, composition, () if children is None else children.path)
     known_ids = plan.assign_ids()
     if IS_OPEN in composition.flags:
         composition.owner = plan.contributions[0].owner
@@ -77,7 +77,7 @@ def send_recorded(job: Job, composition: Composition, delay: int | None, *, is_m
 
 def send_more(group: dramatiq.group, composition: Composition, delay: int | None) -> None:
     """Add the members of a group to an open one, as `send_recorded` does."""
-    send_recorded(group, replace(composition, has_run=False, shares=None), delay, is_more=True)
+    send_recorded(group, replace(composition, has_run=False, weights=None), delay, is_more=True)
 
 
 def find(composition: Composition) -> bool:
@@ -90,12 +90,12 @@ def find(composition: Composition) -> bool:
       ValueError: It isn't an open group.
     """
 
-    def read(store: Store, age: float) -> Place | None:
-        return store.read_place(composition.id)
+    def read(store: Store, age: float) -> Membership | None:
+        return store.read_membership(composition.id)
 
-    place = with_store(composition.id, read)
-    # Without an answer, its owner isn't known: a record that is made from this place has none.
-    known = place or Place(composition.id, 0, "", IS_OPEN, owner="")
+    membership = with_store(composition.id, read)
+    # Without an answer, its owner isn't known: a record that is made from this membership has none.
+    known = membership or Membership(composition.id, 0, "", IS_OPEN, owner="")
     if IS_OPEN not in known.flags:
         raise ValueError(
             f"{composition.id} isn't an open group: it is a message, a pipeline or a group without open=True, named "
@@ -105,7 +105,7 @@ def find(composition: Composition) -> bool:
     # Whether it can be cancelled depends on the members that are added.
     composition.flags = known.flags.replace(IS_CLOSED, "").replace(IS_CANCELLABLE, "")
     composition.owner = known.owner
-    return place is not None
+    return membership is not None
 
 
 def close(composition: Composition) -> None:
@@ -113,18 +113,18 @@ def close(composition: Composition) -> None:
     flags = composition.flags + IS_CLOSED + IS_CANCELLABLE
     # Other processes may have sent more.
     count = composition.sent.count
-    place = Place(composition.id, count, composition.name or "group", flags, owner=composition.owner or "")
-    place = place._replace(description=composition.description, title=composition.title)
+    membership = Membership(composition.id, count, composition.name or "group", flags, owner=composition.owner or "")
+    membership = membership._replace(description=composition.description, title=composition.title)
 
     def write(store: Store, age: float) -> None:
         # Its members may all be delayed.
-        closing = Contribution((place,), "", {}, is_delayed=True)
-        get_recorder().parts.contribute(store, [closing], age=age)
+        closing = Contribution((membership,), "", {}, is_delayed=True)
+        get_recorder().composites.contribute(store, [closing], age=age)
 
     with_store(composition.id, write, defer=True)
 
 
-def _note_sent(composition: Composition, sent: Sent, plan: Plan, unsent: Collection[str]) -> None:
+def _note_sent(composition: Composition, sent: Sent, plan: SendPlan, unsent: Collection[str]) -> None:
     """Remember the members of an open group that were sent.
 
     Parameters:
@@ -141,7 +141,7 @@ def _note_sent(composition: Composition, sent: Sent, plan: Plan, unsent: Collect
 
 def _without(contribution: Contribution, unsent: Collection[str]) -> Contribution:
     """Return a contribution without the members of an open group that could not be sent."""
-    if IS_OPEN not in contribution.place.flags:
+    if IS_OPEN not in contribution.membership.flags:
         return contribution
     slots = {member: slot for member, slot in contribution.slots.items() if member not in unsent}
     return contribution._replace(slots=slots)
@@ -159,22 +159,22 @@ class _Records:
       size: Bytes that they take in memory.
     """
 
-    def __init__(self, plan: Plan, children: Children | None, *, is_more: bool) -> None:
+    def __init__(self, plan: SendPlan, children: Children | None, *, is_more: bool) -> None:
         self._contributions = plan.contributions
         self._messages = plan.messages
-        self._id = plan.contributions[0].place.id
+        self._id = plan.contributions[0].membership.id
         self._is_more = is_more
         self._children = children
-        # What the composite of the sender is told.
+        # The contribution to the composite of the sender.
         self._outer: Contribution | None = None
         if children is not None:
             own = plan.contributions[0]
-            path = children.path if IS_CANCELLABLE in own.place.flags else not_cancellable(children.path)
+            path = children.path if IS_CANCELLABLE in own.membership.flags else not_cancellable(children.path)
             self._outer = children.expect(self._id, path, plan.owner, delay=own.delay)
         self.size = sum(MEMBER_BYTES + len(each.title) + len(each.metadata) for each in self._messages)
         self.size += sum(SLOT_BYTES * len(each.slots) for each in self._contributions)
         self.size += sum(each.companion.size for each in self._messages if each.companion is not None)
-        self._told: dict[str, Told] = {}
+        self._answers: dict[str, CompositeAnswer] = {}
         self._changes: dict[str, Change] = {}
 
     def write(self, store: Store, age: float) -> None:
@@ -183,10 +183,12 @@ class _Records:
             # Deferred, and nothing was sent.
             return
         outer = [] if self._outer is None else [self._outer]
-        self._told, self._changes = store.gather([*self._contributions, *outer], self._messages, age=age)
+        self._answers, self._changes = store.gather([*self._contributions, *outer], self._messages, age=age)
         if self._children is not None:
             self._children.confirm(self._id)
-        previous = {each: told.previous for each, told in self._told.items() if told.previous is not told.state}
+        previous = {
+            each: answer.previous for each, answer in self._answers.items() if answer.previous is not answer.state
+        }
         previous |= {each: change.previous for each, change in self._changes.items() if change.written}
         send_states_changed(store, previous, late=bool(age))
 
@@ -197,9 +199,9 @@ class _Records:
         is_nothing_sent = len(unsent) == len(self._messages)
         self._messages = [each for each in self._messages if each.id not in unsent]
         new = self._contributions[self._is_more :] if is_nothing_sent else []
-        composites = [(each, self._told[each.place.id]) for each in new if each.place.id in self._told]
+        composites = [(each, self._answers[each.membership.id]) for each in new if each.membership.id in self._answers]
         # Without an answer they aren't recorded later either.
-        corrected = list(self._corrections(unsent, is_nothing_sent)) if self._told or not is_nothing_sent else []
+        corrected = list(self._corrections(unsent, is_nothing_sent)) if self._answers or not is_nothing_sent else []
         # A write that is deferred comes after this one, and must not make an open group wait for them.
         self._contributions = [_without(each, unsent) for each in self._contributions]
         if is_nothing_sent:
@@ -209,10 +211,10 @@ class _Records:
 
         def write(store: Store, age: float) -> None:
             store.withdraw_all(members)
-            for contribution, told in composites:
-                store.withdraw_composite(contribution, told)
+            for contribution, answer in composites:
+                store.withdraw_composite(contribution, answer)
             if corrected:
-                get_recorder().parts.contribute(store, corrected, age=age)
+                get_recorder().composites.contribute(store, corrected, age=age)
 
         with_store(next(iter(unsent), ""), write, defer=True, size=self.size)
 
@@ -226,7 +228,7 @@ class _Records:
         for contribution in self._contributions[: self._is_more] if is_nothing_sent else self._contributions:
             # With the groups in it, which are withdrawn.
             members = contribution.slots if is_nothing_sent else contribution.slots.keys() & unsent
-            is_open = IS_OPEN in contribution.place.flags
+            is_open = IS_OPEN in contribution.membership.flags
             slots = {each: UNSENT if is_open else as_unsent(contribution.slots[each]) for each in members}
             if slots:
                 yield from pieces_of(contribution._replace(slots=slots))

@@ -21,12 +21,12 @@ from dramatiq_progress.worker.tracking import tracked_actor
 from dramatiq_progress.worker.validation import printable, to_number
 
 #: Weights are kept as whole numbers up to this one.
-LARGEST_SHARE = 1_000
+LARGEST_WEIGHT = 1_000
 #: Longer names and descriptions are cut: each message carries them.
 MAX_TEXT_CHARACTERS = 200
 
-#: Several messages that are sent together. Those of this package have a `Composition`.
-Job = dramatiq.group | dramatiq.pipeline
+#: Several messages that are sent together, with one record. Those of this package have a `Composition`.
+Composite = dramatiq.group | dramatiq.pipeline
 AnyMember = Message[Any] | dramatiq.group | dramatiq.pipeline
 
 
@@ -51,8 +51,8 @@ class Composition:
       name: Its name; empty for that of its members' actor.
       title: Its name for users; empty for that of its members' actor.
       description: Plain text that says what its members do.
-      flags: See `Place.flags`.
-      shares: The weight of each member; None if all are equal.
+      flags: See `Membership.flags`.
+      weights: The weight of each member; None if all are equal.
       id: The id of its progress.
       has_run: Whether it was sent under this id.
       owner: Keyed hash of the owner of an open group, to which any user may add members. None before it is known.
@@ -63,14 +63,14 @@ class Composition:
     title: str = ""
     description: str = ""
     flags: str = ""
-    shares: Sequence[int] | None = None
+    weights: Sequence[int] | None = None
     id: str = field(default_factory=lambda: str(uuid4()))
     has_run: bool = False
     owner: str | None = None
     sent: Sent = field(default_factory=Sent)
 
 
-def members_of(kind: type[Job], children: Iterable[AnyMember]) -> list[Any]:
+def members_of(kind: type[Composite], children: Iterable[AnyMember]) -> list[Any]:
     """Return the members that were given for a group or a pipeline.
 
     Raises:
@@ -98,23 +98,51 @@ def milliseconds_of(delay: timedelta | int | None) -> int | None:
 
     Raises:
       TypeError: It is neither a number nor a `timedelta`.
+      ValueError: It isn't finite.
     """
     if isinstance(delay, timedelta):
         return round(delay.total_seconds() * 1000)
+    if isinstance(delay, float) and not math.isfinite(delay):
+        raise ValueError(f"delay={show(delay)} isn't a finite number of milliseconds, such as 60_000.")
     if delay is None or isinstance(delay, int | float):
         return delay
     raise TypeError(f"delay={show(delay)} isn't a number of milliseconds, such as 60_000, nor a timedelta.")
 
 
-def shares_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequence[int] | None:
-    """Return weights as whole numbers.
+def check_switches(**given: object) -> None:
+    """Check that arguments are True or False.
 
     Raises:
-      ValueError: They are not one for each of `count` members, negative, not finite, or all 0.
+      TypeError: One isn't a bool: "no" would be true.
+    """
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}={show(value)} isn't True or False.")
+
+
+def listed_weights(weights: Iterable[Number | Decimal] | None) -> list[Number | Decimal] | None:
+    """Return weights as they were given, so that they can be read more than once.
+
+    Raises:
+      TypeError: They aren't a list, or anything else that can be iterated over.
     """
     if weights is None:
         return None
-    given = list(weights)
+    if not isinstance(weights, Iterable):
+        raise TypeError(f"weights={show(weights)} isn't a list. Pass a number for each member, as in [1, 5].")
+    return list(weights)
+
+
+def weights_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequence[int] | None:
+    """Return weights as whole numbers.
+
+    Raises:
+      TypeError: See `listed_weights`.
+      ValueError: They are not one for each of `count` members, negative, not finite, or all 0.
+    """
+    given = listed_weights(weights)
+    if given is None:
+        return None
     try:
         numbers = [to_number(weight) for weight in given]
     except (TypeError, ValueError, OverflowError) as error:
@@ -124,9 +152,9 @@ def shares_of(weights: Iterable[Number | Decimal] | None, count: int) -> Sequenc
     largest = max(numbers, default=1)
     if not 0 < largest < math.inf:
         raise ValueError(f"weights={show(given)}: one of them must be above 0.")
-    if largest <= LARGEST_SHARE and all(isinstance(number, int) for number in numbers):
+    if largest <= LARGEST_WEIGHT and all(isinstance(number, int) for number in numbers):
         return [int(number) for number in numbers]
-    return [max(1, round(number / largest * LARGEST_SHARE)) if number else 0 for number in numbers]
+    return [max(1, round(number / largest * LARGEST_WEIGHT)) if number else 0 for number in numbers]
 
 
 def texts_of(**given: object) -> list[str]:
@@ -143,12 +171,12 @@ def texts_of(**given: object) -> list[str]:
     return [printable(("" if text is None else str(text)).strip()[:MAX_TEXT_CHARACTERS]) for text in given.values()]
 
 
-def composition_of(job: Job) -> Composition:
+def composition_of(composite: Composite) -> Composition:
     """Return the composition of a group or a pipeline; that of Dramatiq's own has nothing but flags."""
-    known = getattr(job, "composition", None)
+    known = getattr(composite, "composition", None)
     if isinstance(known, Composition):
         return known
-    return Composition(flags=IS_PIPELINE if isinstance(job, dramatiq.pipeline) else "")
+    return Composition(flags=IS_PIPELINE if isinstance(composite, dramatiq.pipeline) else "")
 
 
 def is_empty(member: AnyMember) -> bool:
@@ -156,26 +184,26 @@ def is_empty(member: AnyMember) -> bool:
     return not isinstance(member, Message) and next(messages_of(member), None) is None
 
 
-def messages_of(job: Job) -> Iterator[Message[Any]]:
+def messages_of(composite: Composite) -> Iterator[Message[Any]]:
     """Yield all messages whose ends count."""
-    for member in job.messages if isinstance(job, dramatiq.pipeline) else job.children:
+    for member in composite.messages if isinstance(composite, dramatiq.pipeline) else composite.children:
         if isinstance(member, Message):
             yield member
         else:
             yield from messages_of(member)
-    yield from callbacks_of(job)
+    yield from callbacks_of(composite)
 
 
-def callbacks_of(job: Job) -> list[Message[Any]]:
+def callbacks_of(composite: Composite) -> list[Message[Any]]:
     """Return the completion callbacks of a group that can be members."""
-    return [callback for callback, is_member in all_callbacks(job) if is_member]
+    return [callback for callback, is_member in all_callbacks(composite) if is_member]
 
 
-def all_callbacks(job: Job) -> list[tuple[Message[Any], bool]]:
+def all_callbacks(composite: Composite) -> list[tuple[Message[Any], bool]]:
     """Return the completion callbacks of a group, and whether each of them can be a member.
 
     Dramatiq never sends those of a group without members.
     """
-    given = job.completion_callbacks if isinstance(job, dramatiq.group) and job.children else []
+    given = composite.completion_callbacks if isinstance(composite, dramatiq.group) and composite.children else []
     callbacks: list[Message[Any]] = [Message(**each) for each in given]
-    return [(each, tracked_actor(job.broker, each) is not None) for each in callbacks]
+    return [(each, tracked_actor(composite.broker, each) is not None) for each in callbacks]

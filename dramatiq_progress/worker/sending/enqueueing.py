@@ -18,7 +18,7 @@ from dramatiq import Broker, Message
 from dramatiq_progress.signals import send_state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.companion import Companion
-from dramatiq_progress.stores.composites import UNSENT, Contribution, Told
+from dramatiq_progress.stores.composites import UNSENT, CompositeAnswer, Contribution
 from dramatiq_progress.stores.outcomes import Change
 from dramatiq_progress.worker.recording.best_effort import with_store
 from dramatiq_progress.worker.recording.recorder import get_recorder
@@ -37,7 +37,7 @@ class Send:
       message_id: The message's id.
       due: Whether the consumer's thread moves it from its delay queue.
       companion: Private data of the message, if it has any.
-      contribution: What its composite is told with it.
+      contribution: The contribution to its composite, sent with it.
       children: Those of its sender, if it is one of them.
       **options: Further arguments of `Store.enqueue`.
     """
@@ -87,7 +87,7 @@ class Send:
         def remove(store: Store, age: float) -> None:
             if contribution is not None:
                 unsent = contribution._replace(slots={self.message_id: UNSENT})
-                get_recorder().parts.contribute(store, [unsent], age=age)
+                get_recorder().composites.contribute(store, [unsent], age=age)
             if change:
                 store.withdraw(self.message_id, change, queue=self.queue, owner=self.owner)
 
@@ -109,9 +109,9 @@ class Send:
         )
         if self._change.written:
             send_state_changed(store, self.message_id, self._change.previous, late=bool(age))
-        if self._contribution is not None and self._change.told is not None:
-            get_recorder().parts.note_sent(store, self._contribution, self._change.told, age=age)
-            if self._children is not None and isinstance(self._change.told, Told):
+        if self._contribution is not None and self._change.composite is not None:
+            get_recorder().composites.note_sent(store, self._contribution, self._change.composite, age=age)
+            if self._children is not None and isinstance(self._change.composite, CompositeAnswer):
                 self._is_added = True
                 self._children.confirm(self.message_id)
 

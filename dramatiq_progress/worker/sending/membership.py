@@ -1,4 +1,4 @@
-"""The membership of a message in composites: the path that it carries, and what the end of its attempt contributes."""
+"""The memberships of a message: the path that it carries, and what the end of its attempt contributes to composites."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dramatiq_progress.conf import configuration
 from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.progress import State
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.stores.composites import PATH_OPTION, WHOLE, Contribution, Path, read_path
+from dramatiq_progress.stores.composites import PATH_OPTION, THOUSANDTHS, Contribution, Path, read_path
 from dramatiq_progress.stores.outcomes import Change
 from dramatiq_progress.worker.tracking import AnyMessage
 
@@ -80,12 +80,12 @@ class MemberEnd:
 
     def _contribution(self, state: State, number: int) -> Contribution:
         attempt = self.attempt
-        renews = attempt.renews or not attempt.number
-        text = attempt.path[0].slot(state, number, thousandths(self.fraction), renews=renews)
+        has_new_record = attempt.has_new_record or not attempt.number
+        text = attempt.path[0].slot(state, number, thousandths(self.fraction), has_new_record=has_new_record)
         return Contribution(attempt.path, attempt.owner, {attempt.message_id: text}, self.retry_in or 0.0)
 
 
 def thousandths(fraction: float | None) -> int:
     """Return the part of a member's work that is done, as its slot has it."""
     # Rounded first, as a percentage is: a fraction may be too small by some rounding errors.
-    return math.floor(round((fraction or 0.0) * WHOLE, 2))
+    return math.floor(round((fraction or 0.0) * THOUSANDTHS, 2))

@@ -1,4 +1,4 @@
-"""The plan of a group or a pipeline that is about to be sent: the places and the records of its messages."""
+"""The plan of a group or a pipeline that is about to be sent: the memberships and the records of its messages."""
 
 from __future__ import annotations
 
@@ -20,18 +20,27 @@ from dramatiq_progress.stores.composites import (
     MAX_LEVELS,
     PATH_OPTION,
     Contribution,
+    Membership,
     Path,
-    Place,
     waiting_slot,
 )
 from dramatiq_progress.worker.tracking import companion_of, count_retries_left, is_cancellable, name_of, tracked_actor
 
-from .composition import AnyMember, Composition, Job, all_callbacks, callbacks_of, composition_of, is_empty, messages_of
+from .composition import (
+    AnyMember,
+    Composite,
+    Composition,
+    all_callbacks,
+    callbacks_of,
+    composition_of,
+    is_empty,
+    messages_of,
+)
 from .options import estimate_key_of, metadata_of, title_of
 
 
-class Plan:
-    """The messages of a group or a pipeline with their places, and the records that they get.
+class SendPlan:
+    """The messages of a group or a pipeline with their memberships, and the records that they get.
 
     Parameters:
       owner: The owner of all.
@@ -57,8 +66,8 @@ class Plan:
         self._last_path: Path = ()
         self._last_option: list[Any] = []
 
-    def bind(self, job: Job, composition: Composition, outer: Path) -> Job:
-        """Return a copy of a group or a pipeline whose messages have their places.
+    def bind(self, composite: Composite, composition: Composition, outer: Path) -> Composite:
+        """Return a copy of a group or a pipeline whose messages carry their memberships.
 
         Parameters:
           outer: The composites that it is a member of.
@@ -68,31 +77,34 @@ class Plan:
         """
         if len(outer) == MAX_LEVELS:
             raise ValueError(f"Groups and pipelines are nested more than {MAX_LEVELS} deep.")
-        if isinstance(job, dramatiq.pipeline) and not job.messages:
+        if isinstance(composite, dramatiq.pipeline) and not composite.messages:
             raise ValueError("A pipeline has no message.")
-        members: Sequence[AnyMember] = job.messages if isinstance(job, dramatiq.pipeline) else job.children
-        shares = [1] * len(members) if composition.shares is None else composition.shares
-        if len(shares) != len(members):
-            raise ValueError(f"There are {len(shares)} weights for {len(members)} members. Give one for each of them.")
+        members: Sequence[AnyMember] = (
+            composite.messages if isinstance(composite, dramatiq.pipeline) else composite.children
+        )
+        weights = [1] * len(members) if composition.weights is None else composition.weights
+        if len(weights) != len(members):
+            raise ValueError(f"There are {len(weights)} weights for {len(members)} members. Give one for each of them.")
         is_open = IS_OPEN in composition.flags
         if is_open and outer:
             raise ValueError("An open group can't be a member of another group: its end would come from elsewhere.")
-        found = [(_actor_of(job.broker, message), message) for message in messages_of(job)]
-        callbacks = callbacks_of(job)
-        counted = [share for member, share in zip(members, shares, strict=True) if not is_empty(member)]
-        is_weighted = composition.shares is not None and any(counted)
+        found = [(_actor_of(composite.broker, message), message) for message in messages_of(composite)]
+        callbacks = callbacks_of(composite)
+        counted = [weight for member, weight in zip(members, weights, strict=True) if not is_empty(member)]
+        is_weighted = composition.weights is not None and any(counted)
         if not is_weighted:
             # Also if all members with a weight are empty: otherwise nothing would ever move the bar.
-            shares = [1] * len(members)
+            weights = [1] * len(members)
         flags = composition.flags + (IS_CANCELLABLE if all(starmap(is_cancellable, found)) else "")
         names = set(starmap(name_of, found))
-        place = Place(
+        membership = Membership(
             self._next_id(composition),
             # Of an open group, the number isn't known before it is closed.
             planned=0 if is_open else len(counted) + len(callbacks),
-            name=composition.name or (names.pop() if len(names) == 1 else type(job).__name__.removeprefix("progress_")),
+            name=composition.name
+            or (names.pop() if len(names) == 1 else type(composite).__name__.removeprefix("progress_")),
             flags=flags,
-            weight=sum(counted) + len(callbacks) if is_weighted else 0,
+            planned_weight=sum(counted) + len(callbacks) if is_weighted else 0,
             callbacks=len(callbacks),
             description=composition.description,
             title=composition.title,
@@ -100,33 +112,35 @@ class Plan:
         )
         slots: dict[str, str] = {}
         first_message, first_composite = len(self.messages), len(self.contributions)
-        self.contributions.append(Contribution((place, *outer), self.owner, slots))
+        self.contributions.append(Contribution((membership, *outer), self.owner, slots))
         bound: list[AnyMember] = []
         # Most members have the same.
         paths: dict[int, Path] = {}
-        for index, (member, share) in enumerate(zip(members, shares, strict=True)):
-            path = paths.get(share) or paths.setdefault(share, (place._replace(share=share), *outer))
+        for index, (member, weight) in enumerate(zip(members, weights, strict=True)):
+            path = paths.get(weight) or paths.setdefault(weight, (membership._replace(weight=weight), *outer))
             if isinstance(member, Message):
-                is_sent_now = isinstance(job, dramatiq.group) or not index
-                bound.append(self._bind_message(job, member, path, is_sent_now=is_sent_now))
-                slots[member.message_id] = waiting_slot(share)
+                is_sent_now = isinstance(composite, dramatiq.group) or not index
+                bound.append(self._bind_message(composite, member, path, is_sent_now=is_sent_now))
+                slots[member.message_id] = waiting_slot(weight)
             else:
                 index_of_inner = len(self.contributions)
                 bound.append(self.bind(member, composition_of(member), path))
                 if not is_empty(member):
-                    slots[self.contributions[index_of_inner].place.id] = waiting_slot(share)
-        self._note_delay(job, first_composite, self.messages[first_message:])
-        if isinstance(job, dramatiq.pipeline):
-            return dramatiq.pipeline(bound, broker=job.broker)  # type: ignore[arg-type]
-        made = dramatiq.group(bound, broker=job.broker)  # type: ignore[no-untyped-call]
-        for callback, is_member in all_callbacks(job):
+                    slots[self.contributions[index_of_inner].membership.id] = waiting_slot(weight)
+        self._note_delay(composite, first_composite, self.messages[first_message:])
+        if isinstance(composite, dramatiq.pipeline):
+            return dramatiq.pipeline(bound, broker=composite.broker)  # type: ignore[arg-type]
+        made = dramatiq.group(bound, broker=composite.broker)  # type: ignore[no-untyped-call]
+        for callback, is_member in all_callbacks(composite):
             if is_member:
-                callback = self._bind_message(job, callback, (place, *outer), is_sent_now=False)
+                callback = self._bind_message(composite, callback, (membership, *outer), is_sent_now=False)
                 slots[callback.message_id] = waiting_slot(1)
             made.add_completion_callback(callback)  # type: ignore[no-untyped-call]
         return made
 
-    def _bind_message(self, job: Job, message: Message[Any], path: Path, *, is_sent_now: bool) -> Message[Any]:
+    def _bind_message(
+        self, composite: Composite, message: Message[Any], path: Path, *, is_sent_now: bool
+    ) -> Message[Any]:
         if message.message_id in self._sent_before:
             raise ValueError(
                 f"Message {message.message_id} of {message.actor_name} was already sent with this group: its progress "
@@ -143,12 +157,12 @@ class Plan:
         if owner != self.owner:
             path = tuple(each if each.owner is not None else each._replace(owner=self.owner) for each in path)
         if path is not self._last_path:
-            self._last_path, self._last_option = path, [place.option() for place in path]
+            self._last_path, self._last_option = path, [membership.option() for membership in path]
         options: dict[str, Any] = {PATH_OPTION: self._last_option}
         if owner:
             options[OWNER_OPTION] = owner
         if is_sent_now:
-            self.messages.append(self._new_message(job, message, owner))
+            self.messages.append(self._new_message(composite, message, owner))
         return message.copy(options=options)
 
     def assign_ids(self) -> list[tuple[Composition, tuple[str, bool]]]:
@@ -170,11 +184,11 @@ class Plan:
         for contribution in reversed(self.contributions if missing else []):
             if not missing.isdisjoint(contribution.slots):
                 missing |= (contribution.slots.keys() & self._seen) - sent_now
-                missing.add(contribution.place.id)
+                missing.add(contribution.membership.id)
         return self._seen - missing
 
     def _owner_of(self, composition: Composition) -> str | None:
-        """Return `Place.owner`. A member may have an owner although its composite has none, or another one."""
+        """Return `Membership.owner`. A member may have an owner although its composite has none, or another one."""
         if IS_OPEN in composition.flags:
             return self.owner if composition.owner is None else composition.owner
         return None if self.owner else ""
@@ -184,7 +198,7 @@ class Plan:
         self._ids.append((composition, made))
         return made
 
-    def _note_delay(self, job: Job, index: int, messages: Sequence[NewMessage]) -> None:
+    def _note_delay(self, composite: Composite, index: int, messages: Sequence[NewMessage]) -> None:
         """Note in the contribution of a composite when its members are due.
 
         Parameters:
@@ -192,15 +206,15 @@ class Plan:
         """
         inner = self.contributions[index + 1 :]
         longest = max([*(each.delay or 0.0 for each in messages), *(each.delay for each in inner)], default=0.0)
-        if isinstance(job, dramatiq.pipeline):
-            longest += sum(each.options.get("delay") or 0 for each in job.messages[1:]) / 1000
+        if isinstance(composite, dramatiq.pipeline):
+            longest += sum(each.options.get("delay") or 0 for each in composite.messages[1:]) / 1000
         is_delayed = bool(messages) and all(each.delay is not None for each in messages)
         self.contributions[index] = self.contributions[index]._replace(delay=longest, is_delayed=is_delayed)
 
-    def _new_message(self, job: Job, message: Message[Any], owner: str) -> NewMessage:
-        actor = job.broker.actors[message.actor_name]
+    def _new_message(self, composite: Composite, message: Message[Any], owner: str) -> NewMessage:
+        actor = composite.broker.actors[message.actor_name]
         delay = self._delay
-        if isinstance(job, dramatiq.pipeline):
+        if isinstance(composite, dramatiq.pipeline):
             # As `dramatiq.pipeline.run` does.
             delay = max(delay or 0, message.options.get("delay") or 0) or None
         companion = companion_of(actor, message)
@@ -208,7 +222,7 @@ class Plan:
             message.message_id,
             message.actor_name if companion is None else companion.name,
             q_name(message.queue_name),
-            count_retries_left(job.broker, message, actor),
+            count_retries_left(composite.broker, message, actor),
             is_cancellable(actor, message),
             owner,
             None if delay is None else delay / 1000,

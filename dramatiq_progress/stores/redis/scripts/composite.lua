@@ -18,14 +18,12 @@ local RANK = {r = 1, w = 2, t = 2, d = 3, f = 3, c = 3, s = 3}
 -- else a composite would fill itself up after a cancel.
 local IS_WHOLE = {d = true, f = true}
 
--- The numbers in the field `parts`; the flags follow. w to s: the slots of each state. share: the sum of weight x
--- thousandths. late and late_weight: the members that other members have sent. over: those of the others that have ended;
--- bad: without success.
-local COUNTERS = {'born', 'planned', 'planned_weight', 'callbacks', 'w', 'r', 't', 'd', 'f', 'c', 's', 'share', 'weight',
-  'late', 'late_weight', 'over', 'bad', 'moved', 'spent', 'samples', 'moved_at'}
-
--- For the speed, older contributions count for less than a third. In long runs, those older than this part of the run.
-local MEMORY_SECONDS, MEMORY_PART = 10, 0.15
+-- The numbers in the field `parts`; the flags follow. w to s: the slots of each state. weighted_thousandths: the sum of
+-- weight x thousandths. known_weight: the sum of the weights of all slots. children and children_weight: the members that
+-- other members have sent. over: those of the others that have ended; bad: without success.
+local COUNTERS = {'born', 'planned', 'planned_weight', 'callbacks', 'w', 'r', 't', 'd', 'f', 'c', 's',
+  'weighted_thousandths', 'known_weight', 'children', 'children_weight', 'over', 'bad', 'moved', 'spent', 'samples',
+  'moved_at'}
 
 local now = clock()
 local before, parts, version, cancel_requested, started_at, known_cancellable, known_owner = unpack(redis.call('HMGET',
@@ -38,19 +36,20 @@ started_at = tonumber(started_at or nil)
 local counters = {flags = ''}
 
 local function parse(slot)
-  local state, attempt, thousandths, weight, late, fresh =
+  local state, attempt, thousandths, weight, is_child, has_new_record =
     string.match(slot or '', '^(%l) (%d+):(%d+):(%d+)(%+?)(!?)$')
   if not RANK[state] then return nil end
-  return {state = state, attempt = tonumber(attempt), weight = tonumber(weight), late = late == '+', fresh = fresh == '!',
-    thousandths = IS_WHOLE[state] and 1000 or tonumber(thousandths)}
+  return {state = state, attempt = tonumber(attempt), weight = tonumber(weight), is_child = is_child == '+',
+    has_new_record = has_new_record == '!', thousandths = IS_WHOLE[state] and 1000 or tonumber(thousandths)}
 end
 
 local function count(slot, sign)
   counters[slot.state] = counters[slot.state] + sign
-  counters.share = counters.share + sign * slot.weight * slot.thousandths
-  counters.weight = counters.weight + sign * slot.weight
-  if slot.late then
-    counters.late, counters.late_weight = counters.late + sign, counters.late_weight + sign * slot.weight
+  counters.weighted_thousandths = counters.weighted_thousandths + sign * slot.weight * slot.thousandths
+  counters.known_weight = counters.known_weight + sign * slot.weight
+  if slot.is_child then
+    counters.children = counters.children + sign
+    counters.children_weight = counters.children_weight + sign * slot.weight
   elseif RANK[slot.state] == 3 then
     counters.over = counters.over + sign
     if slot.state ~= 'd' then counters.bad = counters.bad + sign end
@@ -89,8 +88,8 @@ end
 -- Each of the two keys may be evicted alone. With a new `born`, processes contribute the ends that they remember again.
 if not parts or count_slots() ~= redis.call('HLEN', members) then
   counters.born = math.max(counters.born + 1, math.floor(now * 1000))
-  for _, name in ipairs({'w', 'r', 't', 'd', 'f', 'c', 's', 'share', 'weight', 'late', 'late_weight', 'over',
-    'bad'}) do counters[name] = 0 end
+  for _, name in ipairs({'w', 'r', 't', 'd', 'f', 'c', 's', 'weighted_thousandths', 'known_weight', 'children',
+    'children_weight', 'over', 'bad'}) do counters[name] = 0 end
   local known = redis.call('HGETALL', members)
   for j = 1, #known, 2 do
     local slot = parse(known[j + 1])
@@ -98,14 +97,14 @@ if not parts or count_slots() ~= redis.call('HLEN', members) then
   end
 end
 counters.planned = math.max(counters.planned, planned)
-counters.planned_weight = math.max(counters.planned_weight, weight)
+counters.planned_weight = math.max(counters.planned_weight, planned_weight)
 counters.callbacks = math.max(counters.callbacks, callbacks)
 if string.find(flags, 'x', 1, true) and not has_flag('x') then counters.flags = counters.flags .. 'x' end
 -- It can be cancelled while the actors of all its members can.
 if not known_cancellable or known_cancellable == '1' and cancellable == '0' then change('cancellable', cancellable) end
 if owner ~= '' and not known_owner then change('owner', owner) end
 
-local share_before, has_run = counters.share, counters.r > 0
+local weighted_before, has_run = counters.weighted_thousandths, counters.r > 0
 local is_alive = false
 
 -- Returns whether the slot of a member has changed.
@@ -120,7 +119,7 @@ local function contribute(id, text)
   end
   local slot = parse(text)
   if slot.state == 'w' and slot.attempt == 0 then
-    -- Only its place: it may have started already.
+    -- Only if it has no slot: it may have started already.
     if redis.call('HSETNX', members, id, text) == 1 then count(slot, 1) end
     return
   end
@@ -130,34 +129,36 @@ local function contribute(id, text)
     if RANK[known.state] == 3 and known.state ~= 'f' and known.attempt > 0 then return end
     local is_older = slot.attempt < known.attempt or slot.attempt == known.attempt
       and (RANK[known.state] == 3 or RANK[slot.state] < RANK[known.state])
-    if is_older and not slot.fresh then return end
+    if is_older and not slot.has_new_record then return end
     count(known, -1)
-    slot.weight, slot.late = known.weight, known.late
+    slot.weight, slot.is_child = known.weight, known.is_child
     -- It was cancelled or skipped before it ran again.
     if RANK[slot.state] == 3 and slot.thousandths == 0 then slot.thousandths = known.thousandths end
   end
   count(slot, 1)
   redis.call('HSET', members, id, string.format('%s %d:%d:%d%s', slot.state, slot.attempt, slot.thousandths,
-    slot.weight, slot.late and '+' or ''))
+    slot.weight, slot.is_child and '+' or ''))
 end
 
 for j = FIELDS, #ARGV, 2 do contribute(ARGV[j], ARGV[j + 1]) end
 
 -- Not while it merely has a failed member: of two that are sent again, one after the other, the first would be cancelled.
 if counters.f > failed_before and has_flag('f') and not cancel_requested then cancel_requested = 'fail_fast' end
-if not started_at and (count_slots() > counters.w or counters.share > 0) then
+if not started_at and (count_slots() > counters.w or counters.weighted_thousandths > 0) then
   started_at = now - age
   change('started_at', moment(started_at))
 end
-local has_moved = counters.share > share_before
+local has_moved = counters.weighted_thousandths > weighted_before
 -- A long time in which no member ran says nothing about the speed.
-if not has_run and (counters.r > 0 or has_moved) and now - counters.moved_at > MEMORY_SECONDS then
+if not has_run and (counters.r > 0 or has_moved) and now - counters.moved_at > tonumber(memory_seconds) then
   counters.moved_at = now
 end
 if has_moved then
   local spent = math.max(0, now - counters.moved_at)
-  local fading = math.exp(-spent / math.max(MEMORY_SECONDS, MEMORY_PART * (now - started_at)))
-  counters.moved = counters.moved * fading + counters.share - share_before
+  -- Contributions that are older than this count for less than a third.
+  local memory = math.max(memory_seconds, memory_part * (now - started_at))
+  local fading = math.exp(-spent / memory)
+  counters.moved = counters.moved * fading + counters.weighted_thousandths - weighted_before
   counters.spent = counters.spent * fading + spent
   counters.samples, counters.moved_at = counters.samples + 1, now
   change('reported_at', moment(now))
@@ -165,8 +166,8 @@ end
 
 -- Returns the state, and whether members are still to come.
 local function outcome()
-  local others = math.max(counters.planned, count_slots() - counters.late)
-  local total, ended = others + counters.late, count_ended()
+  local others = math.max(counters.planned, count_slots() - counters.children)
+  local total, ended = others + counters.children, count_ended()
   local is_missing = ended < total or has_flag('o') and not has_flag('x')
   local is_idle = counters.r == 0 and counters.t == 0
   -- The stages of a pipeline that come after a bad end are never sent, and neither are callbacks. If one of those has
@@ -222,7 +223,8 @@ for _, key in ipairs({record, members}) do
     redis.call('PEXPIRE', key, ttl, 'NX')
   end
 end
-local whole = math.max(counters.planned_weight, counters.weight - counters.late_weight) + counters.late_weight
+local others_weight = math.max(counters.planned_weight, counters.known_weight - counters.children_weight)
+local total_weight = others_weight + counters.children_weight
 return {before or '', after, version, cancel_requested == 'forced' and 2 or cancel_requested and 1 or 0,
   counters.born, counters.r,
-  math.floor(counters.share / math.max(whole, 1))}
+  math.floor(counters.weighted_thousandths / math.max(total_weight, 1))}

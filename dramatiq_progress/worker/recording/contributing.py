@@ -11,7 +11,7 @@ from dramatiq_progress.progress import State
 from dramatiq_progress.signals import send_state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.stores.composites import Contribution, Path, Told
+from dramatiq_progress.stores.composites import CompositeAnswer, Contribution, Path
 from dramatiq_progress.stores.gathering import pieces_of
 from dramatiq_progress.stores.health import NodeUnreachable
 from dramatiq_progress.stores.outcomes import CancelOutcome, Change
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 PIECES_AT_ONCE = 4
 
 
-class Parts:
-    """The composites of the members that this process runs and has run.
+class Contributor:
+    """The contributor to the composites of the members that this process runs and has run.
 
     Parameters:
       refusals: The records that the store refuses.
@@ -56,10 +56,10 @@ class Parts:
         """
         if end.children:
             self.contribute(store, list(end.children.contributions()), age=age)
-        if contribution is not None and change.told is not None:
-            answers = [change.told]
+        if contribution is not None and change.composite is not None:
+            answers = [change.composite]
         elif (contribution := end.recorded(change)) is not None:
-            answers = store.tell([contribution], age=age)
+            answers = store.contribute([contribution], age=age)
         else:
             return
         _, errors = self._settle(store, [contribution], answers, keeps=True, age=age)
@@ -85,12 +85,12 @@ class Parts:
         Raises:
           StoreUnavailable: As for `contribute_end`.
         """
-        _, errors = self._settle(store, contributions, store.tell(contributions, age=age), keeps=True, age=age)
+        _, errors = self._settle(store, contributions, store.contribute(contributions, age=age), keeps=True, age=age)
         if errors:
             raise errors[0]
 
     def note_sent(
-        self, store: Store, contribution: Contribution, answer: Told | StoreUnavailable, *, age: float
+        self, store: Store, contribution: Contribution, answer: CompositeAnswer | StoreUnavailable, *, age: float
     ) -> None:
         """Note the answer to what was contributed with the record of a message that is being sent."""
         self._settle(store, [contribution], [answer], keeps=False, age=age)
@@ -111,15 +111,17 @@ class Parts:
             if not attempt.is_shown or self._is_refused(attempt.path):
                 continue
             fraction = binding.levels.fraction
-            text = attempt.path[0].slot(State.RUNNING, attempt.number, thousandths(fraction), renews=attempt.renews)
+            text = attempt.path[0].slot(
+                State.RUNNING, attempt.number, thousandths(fraction), has_new_record=attempt.has_new_record
+            )
             if beating or text != attempt.slot:
                 known = found.get(attempt.path[0].id, Contribution(attempt.path, attempt.owner, {}))
-                found[known.place.id] = known._replace(slots={**known.slots, attempt.message_id: text})
+                found[known.membership.id] = known._replace(slots={**known.slots, attempt.message_id: text})
                 self._flushed[attempt.message_id] = attempt, text
         return [piece for each in found.values() for piece in pieces_of(each)]
 
     def settle_reports(
-        self, store: Store, contributions: Sequence[Contribution], answers: Sequence[Told | StoreUnavailable]
+        self, store: Store, contributions: Sequence[Contribution], answers: Sequence[CompositeAnswer | StoreUnavailable]
     ) -> dict[str, bool]:
         """Note the answers to what `collect` returned. Return the composites that are to be cancelled: see `_settle`.
 
@@ -127,9 +129,9 @@ class Parts:
           StoreUnreachable: The store gave no answer.
         """
         for contribution, answer in zip(contributions, answers, strict=True):
-            for message_id in contribution.slots if isinstance(answer, Told) else ():
+            for message_id in contribution.slots if isinstance(answer, CompositeAnswer) else ():
                 attempt, text = self._flushed[message_id]
-                attempt.slot, attempt.renews = text.removesuffix("!"), False
+                attempt.slot, attempt.has_new_record = text.removesuffix("!"), False
         cancelled, errors = self._settle(store, contributions, answers, keeps=False, late=True)
         self._raise_unreachable(errors)
         return cancelled
@@ -158,17 +160,17 @@ class Parts:
         try:
             while pieces:
                 some = pieces[:PIECES_AT_ONCE]
-                answers = store.tell(some)
+                answers = store.contribute(some)
                 for contribution, answer in zip(some, answers, strict=True):
                     if isinstance(answer, StoreUnavailable):
-                        self._ledger.mark_incomplete(contribution.place.id)
+                        self._ledger.mark_incomplete(contribution.membership.id)
                 _, errors = self._settle(store, some, answers, keeps=True, late=True)
                 self._raise_unreachable(errors)
                 del pieces[:PIECES_AT_ONCE]
         finally:
             # An error left them out. Otherwise the next report of another member would hide what they lack.
             for contribution in pieces:
-                self._ledger.mark_incomplete(contribution.place.id)
+                self._ledger.mark_incomplete(contribution.membership.id)
 
     # ---- In both ----
 
@@ -176,7 +178,7 @@ class Parts:
         self,
         store: Store,
         contributions: Sequence[Contribution],
-        answers: Sequence[Told | StoreUnavailable],
+        answers: Sequence[CompositeAnswer | StoreUnavailable],
         *,
         keeps: bool,
         age: float = 0.0,
@@ -191,49 +193,49 @@ class Parts:
         cancelled: dict[str, bool] = {}
         errors: list[StoreUnavailable] = []
         # The composites that have contributed to another one.
-        inner: dict[str, tuple[Contribution, Told]] = {}
+        inner: dict[str, tuple[Contribution, CompositeAnswer]] = {}
         while contributions:
             following: dict[str, Contribution] = {}
-            for contribution, told in zip(contributions, answers, strict=True):
-                composite = contribution.place.id
-                if isinstance(told, StoreUnavailable):
-                    self._note_error(composite, told)
-                    errors.append(told)
+            for contribution, answer in zip(contributions, answers, strict=True):
+                composite = contribution.membership.id
+                if isinstance(answer, StoreUnavailable):
+                    self._note_error(composite, answer)
+                    errors.append(answer)
                     continue
                 self._refusals.clear(composite)
-                self._ledger.note(contribution, told, keeps=keeps)
+                self._ledger.note(contribution, answer, keeps=keeps)
                 self.is_due = self.is_due or self._ledger.has_incomplete
-                if told.state is not told.previous:
-                    send_state_changed(store, composite, told.previous, state=told.state, late=late or bool(age))
-                if told.cancel_requested:
-                    cancelled[composite] = told.is_forced
+                if answer.state is not answer.previous:
+                    send_state_changed(store, composite, answer.previous, state=answer.state, late=late or bool(age))
+                if answer.cancel_requested:
+                    cancelled[composite] = answer.is_forced
                     members = [inner[each] for each in contribution.slots if each in inner]
-                    for each in self._cancel(store, members, force=told.is_forced, late=late or bool(age)):
-                        following[each.place.id] = each
-                if (outward := contribution.outward(told)) is not None:
-                    inner[composite] = contribution, told
-                    known = following.get(outward.place.id, outward)
-                    following[outward.place.id] = known._replace(slots={**known.slots, **outward.slots})
+                    for each in self._cancel(store, members, force=answer.is_forced, late=late or bool(age)):
+                        following[each.membership.id] = each
+                if (outward := contribution.outward(answer)) is not None:
+                    inner[composite] = contribution, answer
+                    known = following.get(outward.membership.id, outward)
+                    following[outward.membership.id] = known._replace(slots={**known.slots, **outward.slots})
             contributions, keeps = list(following.values()), True
-            answers = store.tell(contributions, age=age) if contributions else []
+            answers = store.contribute(contributions, age=age) if contributions else []
         if self.is_due:
             self._wake()
         return cancelled, errors
 
     def _cancel(
-        self, store: Store, members: Iterable[tuple[Contribution, Told]], *, force: bool, late: bool
+        self, store: Store, members: Iterable[tuple[Contribution, CompositeAnswer]], *, force: bool, late: bool
     ) -> Iterable[Contribution]:
         """Cancel composites whose own composite is to be cancelled. Yield contributions that find out their states."""
-        for contribution, told in members:
-            is_known = told.cancel_requested and told.is_forced >= force
-            if is_known or told.state is None or told.state.is_final:
+        for contribution, answer in members:
+            is_known = answer.cancel_requested and answer.is_forced >= force
+            if is_known or answer.state is None or answer.state.is_final:
                 continue
             try:
-                answer = store.cancel(contribution.place.id, force=force, is_inherited=True)
+                cancellation = store.cancel(contribution.membership.id, force=force, is_inherited=True)
             except StoreUnavailable:
                 continue  # The next contribution of a member tries again.
-            if answer.outcome is CancelOutcome.CANCELLED and answer.previous is not State.CANCELLED:
-                send_state_changed(store, contribution.place.id, answer.previous, late=late)
+            if cancellation.outcome is CancelOutcome.CANCELLED and cancellation.previous is not State.CANCELLED:
+                send_state_changed(store, contribution.membership.id, cancellation.previous, late=late)
             yield contribution._replace(slots={})
 
     def _is_refused(self, path: Path) -> bool:

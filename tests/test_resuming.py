@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import io
 import itertools
 import json
@@ -18,6 +19,7 @@ from typing import Any
 
 import dramatiq
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group
 from django.db import transaction
 from django.db.models import TextChoices
@@ -1169,6 +1171,55 @@ def test_a_function_that_yields_no_pairs_is_told_so(given: Any) -> None:
 def test_the_result_of_a_function_is_nothing_to_call_once() -> None:
     with pytest.raises(TypeError, match=r"once\('lock', …\) takes a function, and calls it: pass f, not f\(\)"):
         ProgressObserver().once("lock", None)  # type: ignore[arg-type]
+
+
+class Locker:
+    """An object that is an asynchronous function when it is called."""
+
+    def __init__(self) -> None:
+        self.years: list[int] = []
+
+    async def __call__(self, year: int = 2026) -> None:
+        self.years.append(year)
+
+
+#: Asynchronous functions that `once` awaits.
+ASYNCHRONOUS: dict[str, Callable[[Locker], Any]] = {
+    "a method": lambda locker: locker.__call__,
+    "an object": lambda locker: locker,
+    "a partial of a method": lambda locker: functools.partial(locker.__call__, 2026),
+    "a partial of an object": lambda locker: functools.partial(locker, year=2026),
+    "a function in a thread": lambda locker: sync_to_async(lambda: locker.years.append(2026)),
+}
+
+
+@pytest.mark.parametrize("kind", ASYNCHRONOUS)
+def test_an_asynchronous_function_of_any_kind_is_awaited_once(kind: str) -> None:
+    locker, observer = Locker(), ProgressObserver()
+
+    async def lock() -> None:
+        await observer.once("lock", ASYNCHRONOUS[kind](locker))
+
+    asyncio.run(lock())
+    assert (locker.years, observer._binding.resumption().text(1)) == ([2026], '[1, ["lock"], null, 0, null]')
+
+
+def test_a_call_whose_coroutine_nothing_awaits_is_an_error_and_is_not_done() -> None:
+    locker, observer = Locker(), ProgressObserver()
+    with pytest.raises(TypeError, match=r"pass the asynchronous function itself, or functools.partial\(function, …\)"):
+        observer.once("lock", lambda: locker(2026))
+    assert (locker.years, observer._binding.resumption().text(1)) == ([], "")
+
+
+def test_a_call_that_returns_a_future_is_an_error_too() -> None:
+    observer = ProgressObserver()
+
+    async def call() -> None:
+        observer.once("lock", asyncio.get_running_loop().create_future)
+
+    with pytest.raises(TypeError, match="returns an awaitable"):
+        asyncio.run(call())
+    assert observer._binding.resumption().text(1) == ""
 
 
 @pytest.mark.parametrize("option", [None, 7, {}, {"cursor": "?"}, {"cursor": 5}, {"cursor": "[1]"}, ["cursor"]])

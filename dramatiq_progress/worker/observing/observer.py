@@ -14,6 +14,7 @@ from dramatiq_progress.worker.resuming.loops import Request, begin
 from dramatiq_progress.worker.starting import wait_for_start, wait_for_start_in_loop
 from dramatiq_progress.worker.validation import length_of
 
+from .functions import is_coroutine_function
 from .reports import KEEP, Keep
 from .spans import Loop
 from .steps import Step, make_plan
@@ -161,25 +162,35 @@ class ProgressObserver(ReportedValues):
 
         Parameters:
           name: A name of its own, as for the loops of `track`.
-          fn: The function; await this method if it is asynchronous.
+          fn: The function; await this method if it is asynchronous. It must be the ``async def`` itself, or a
+            ``functools.partial`` of it: a lambda around it isn't asynchronous.
 
         Raises:
           InvalidReport: As for `track` with `resume`. Otherwise the function is called, in a transaction in each
             attempt.
-          TypeError: The second argument isn't callable.
+          TypeError: The second argument isn't callable, or has returned an awaitable and isn't asynchronous itself.
         """
         if not callable(fn):
             raise TypeError(f"once({name!r}, …) takes a function, and calls it: pass f, not f(). Got {show(fn)}.")
-        if inspect.iscoroutinefunction(fn):
+        if is_coroutine_function(fn):
             return self._await_once(name, fn)
         wait_for_start(self._binding)
         if self._binding.resumption().begin_call(name):
-            fn()
+            result = fn()
+            if inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                # Nothing awaits it, so the work isn't done.
+                raise TypeError(
+                    f"once({name!r}, …) got a function that isn't asynchronous and returns an awaitable: pass the "
+                    f"asynchronous function itself, or functools.partial(function, …), and await once(). "
+                    f"Got {show(fn)}."
+                )
             self._binding.resumption().end_call(name)
             self._binding.note_change()
         return None
 
-    async def _await_once(self, name: str, fn: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    async def _await_once(self, name: str, fn: Callable[[], Any]) -> None:
         await wait_for_start_in_loop(self._binding)
         if self._binding.resumption().begin_call(name):
             await fn()

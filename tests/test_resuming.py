@@ -1173,6 +1173,22 @@ def test_the_result_of_a_function_is_nothing_to_call_once() -> None:
         ProgressObserver().once("lock", None)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("name", "resume"), [("", True), ("rows", "rows")])
+def test_a_call_without_a_name_of_its_own_leaves_out_no_item(
+    memory_store: Store, name: str, resume: bool | str
+) -> None:
+    """As in production, where it is no error."""
+    observer, seen = lenient(), []
+    for item in observer.track(range(4), resume=resume):
+        seen.append(item)
+        if item == 2:
+            observer.once(name, lambda: None)
+            break
+    going_on = lenient(observer._binding.carried(), 2)
+    seen += going_on.track(range(4), resume=resume)
+    assert seen == [0, 1, 2, 2, 3]
+
+
 class Locker:
     """An object that is an asynchronous function when it is called."""
 

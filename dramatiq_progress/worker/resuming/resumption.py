@@ -55,7 +55,18 @@ class Resumption:
       keeps_steps: Whether steps that are complete are noted.
     """
 
-    __slots__ = ("_checks", "_inherited", "_names", "_over", "_pending", "_place", "_steps", "_text", "keeps_steps")
+    __slots__ = (
+        "_calls",
+        "_checks",
+        "_inherited",
+        "_names",
+        "_over",
+        "_pending",
+        "_place",
+        "_steps",
+        "_text",
+        "keeps_steps",
+    )
 
     def __init__(self, checks: Checks, text: str = "") -> None:
         self._checks = checks
@@ -68,6 +79,8 @@ class Resumption:
         self._place: Place | None = None
         # The names that this attempt has begun.
         self._names: set[str] = set()
+        # Those of calls that aren't to be made again.
+        self._calls: set[str] = set()
         self._steps: dict[tuple[str, ...], object] = {}
         self.keeps_steps = any(each.startswith(STEP_PREFIX) for each in self._over)
 
@@ -178,6 +191,7 @@ class Resumption:
             self._checks.ignore("once", name, reason)
             return True
         self._names.add(name)
+        self._calls.add(name)
         if name in self._over:
             return False
         if is_in_transaction():
@@ -207,8 +221,8 @@ class Resumption:
 
         Not in a transaction, whose rollback would take back the work and leave the name: the next attempt repeats it.
         """
-        # A name that isn't one was reported by begin_call.
-        if not isinstance(name, str):
+        # Others were reported by begin_call. "" is the name of a loop with True, and a name may be that of another loop.
+        if not is_name(name) or name not in self._calls:
             return
         if is_in_transaction():
             # Without autocommit, the call itself may have begun it.

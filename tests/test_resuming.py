@@ -45,6 +45,7 @@ from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.worker.current import this_thread
 from dramatiq_progress.worker.observing.binding import Binding
+from dramatiq_progress.worker.observing.steps import Step
 from dramatiq_progress.worker.resuming.cursor import CURSOR_OPTION, MAX_CURSOR_BYTES
 from tests.conftest import PATIENT
 from tests.reading import when
@@ -697,6 +698,78 @@ def test_loops_that_cannot_be_gone_on_from_are_not_interrupted(site: Site) -> No
     assert (seen, done.attempt) == ([0, 1, 2, 3], 1)
 
 
+@pytest.mark.parametrize("is_asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize(("options", "attempts"), [({}, 4), ({"batch": 2}, 2), ({"batch": 3}, 2)])
+def test_a_loop_does_not_make_room_after_an_item_without_a_cursor(
+    site: Site, options: Any, attempts: int, is_asynchronous: bool
+) -> None:
+    """That item would be done again, in each attempt."""
+    done: list[int] = []
+
+    def pages(cursor: int | None) -> Iterator[tuple[int, int | None]]:
+        for number in range(cursor or 0, 5):
+            # The second page and the last one have no cursor.
+            yield number, None if number in (1, 4) else number + 1
+
+    async def pages_later(cursor: int | None) -> AsyncIterator[tuple[int, int | None]]:
+        for pair in pages(cursor):
+            yield pair
+
+    def note(observer: ProgressObserver, given: Any) -> None:
+        if observer.attempt < 10:
+            observer._binding.request_yield()
+        done.extend(given if options else [given])
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for given in progress_observer.track(pages, resume=True, **options):
+            note(progress_observer, given)
+
+    async def work_later(progress_observer: ProgressObserver) -> None:
+        async for given in progress_observer.track(pages_later, resume=True, **options):
+            note(progress_observer, given)
+
+    _, ended = site.run(work_later if is_asynchronous else work)
+    assert (done, ended.attempt) == ([0, 1, 2, 3, 4], attempts)
+
+
+#: Work whose place can't be stored: it yields its items, each of which calls the job's name for one.
+UNSTORABLE: dict[str, Callable[[ProgressObserver], Iterator[int]]] = {
+    "a cursor that is no JSON": lambda observer: observer.track(
+        lambda cursor: ((number, uuid.UUID(int=number)) for number in range(cursor or 0, 300)), resume=True
+    ),
+    "a cursor that is too long": lambda observer: observer.track(
+        lambda _: ((number, f"{number:05000}") for number in range(300)), resume=True
+    ),
+    "a loop for each of many names": lambda observer: (
+        number for number in range(300) for _ in observer.track(range(1), resume=f"import-{number:020}")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNSTORABLE)
+def test_a_loop_does_not_make_room_where_its_place_cannot_be_stored(site: Site, kind: str) -> None:
+    """The next attempt would do the same again, and make room at the same item."""
+    done: Counter[int] = Counter()
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for number in UNSTORABLE[kind](progress_observer):
+            done[number] += 1
+            if len(done) > 200 and progress_observer.attempt < 10:
+                progress_observer._binding.request_yield()
+
+    _, ended = site.run(work)
+    assert (len(done), set(done.values()), ended.attempt) == (300, {1}, 1)
+
+
+def test_a_loop_whose_place_cannot_be_stored_ends_if_another_attempt_does_the_work(memory_store: Store) -> None:
+    observer = lenient()
+    with pytest.raises(Interrupted):
+        for _ in UNSTORABLE["a cursor that is no JSON"](observer):
+            # As the recorder does it.
+            observer._binding.request_yield()
+            observer._binding.release()
+
+
 @pytest.mark.parametrize("kind", ["batch", "function", "asynchronous"])
 def test_loops_without_resume_keep_no_place(memory_store: Store, kind: str) -> None:
     """So a pause is refused, and the loop isn't interrupted."""
@@ -1147,6 +1220,32 @@ def test_a_cursor_that_is_too_long_leaves_the_last_one(memory_store: Store, capl
     texts = [lenient._binding.resumption().text(1) for _ in lenient.track(pages, resume=True)]
     assert [json.loads(text or "null") for text in texts] == [None, [1, [], "", 1, "first"], [1, [], "", 1, "first"]]
     assert len([each for each in caplog.records if "limit is 4,096" in each.message]) == 1
+
+
+NAMED: dict[str, Callable[[ProgressObserver, str], object]] = {
+    "loops": lambda observer, name: list(observer.track(range(1), resume=name)),
+    "calls": lambda observer, name: observer.once(name, int),
+    "steps": lambda observer, name: do(observer.steps(name)[0]),
+}
+
+
+def do(step: Step) -> None:
+    if not step.done:
+        with step:
+            pass
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_too_many_names_are_an_error(memory_store: Store, kind: str) -> None:
+    strict, production = ProgressObserver(), lenient()
+    with pytest.raises(InvalidReport, match="too many names: use `resume` of one loop"), strict.steps("all")[0]:
+        for number in range(200):
+            NAMED[kind](strict, f"import-{number:020}.csv")
+    assert 50 < number < 150
+    with production.steps("all")[0]:
+        for number in range(200):
+            NAMED[kind](production, f"import-{number:020}.csv")
+    assert len(production._binding.resumption().text(1)) < MAX_CURSOR_BYTES
 
 
 @pytest.mark.parametrize("given", [7, (1, 2, 3), "ab", None])

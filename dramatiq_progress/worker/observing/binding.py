@@ -156,9 +156,13 @@ class Binding:
                     self.must_notify = True
             return self._resumption
 
-    def is_current(self, place: Place) -> bool:
-        """Return whether the place of a loop is stored, so that the loop can be resumed."""
-        return self._resumption is not None and self._resumption.is_current(place)
+    def can_end(self, place: Place, count: int) -> bool:
+        """Return whether a loop can end after this many of its items, and nothing is done twice."""
+        resumption = self._resumption
+        if resumption is None or not resumption.is_current(place):
+            return False
+        # Without an attempt, another one does the work already.
+        return self._bound_attempt is None or resumption.is_kept(place, count, self.attempt_number)
 
     def note_step(self, name: str, step: object) -> None:
         """Note that a step is complete, if the actor asks for that."""

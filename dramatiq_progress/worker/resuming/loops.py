@@ -116,7 +116,7 @@ def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generato
                 yield item
                 place.reached = level.current = done
                 if binding.must_notify:
-                    _note_item(binding, place)
+                    _note_item(binding, place, done)
         else:
             found = entries(request.source, request.order, count, value, _keep_of(binding, request))
             for item, count, reached in found if request.batch is None else batches(found, request.batch):
@@ -126,7 +126,7 @@ def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generato
                 if reached is not None:
                     place.reached = reached
                 if binding.must_notify:
-                    _note_item(binding, place)
+                    _note_item(binding, place, count)
         _end(binding, request, place)
     finally:
         _close(binding, loop, level, place)
@@ -222,13 +222,13 @@ def _pass(binding: Binding, level: Level, place: Place, count: int, reached: Any
     if reached is not None:
         place.reached = reached
     if binding.must_notify:
-        _note_item(binding, place)
+        _note_item(binding, place, count)
 
 
-def _note_item(binding: Binding, place: Place) -> None:
-    """Note that an item is done, and end the loop here if it is to make room and can be resumed."""
+def _note_item(binding: Binding, place: Place, count: int) -> None:
+    """Note that an item is done, the last of this many, and end the loop here if it is to yield and can be resumed."""
     binding.note_change()
-    if binding.is_current(place):
+    if binding.interruption.yields and binding.can_end(place, count):
         binding.interruption.check_yield(binding.message_id)
 
 

@@ -119,7 +119,10 @@ def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generato
                     _note_item(binding, place, done)
         else:
             found = entries(request.source, request.order, count, value, _keep_of(binding, request))
+            is_batched = request.batch is not None
             for item, count, reached in found if request.batch is None else batches(found, request.batch):
+                if is_batched:
+                    loop.item_size = len(item)
                 yield item
                 # As `_pass` does, without a call for each item.
                 level.current = count
@@ -173,6 +176,8 @@ class AsyncItems(AsyncIterator[Any]):
             try:
                 item, count, reached = await anext(self._found)
                 self._last = count, reached
+                if request.batch is not None:
+                    self._loop.item_size = len(item)
             except StopAsyncIteration:
                 if self._place is not None:
                     _end(binding, request, self._place)

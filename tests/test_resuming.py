@@ -1111,6 +1111,28 @@ def test_steps_of_one_name_in_two_steps_are_two(memory_store: Store) -> None:
     assert done == ["read in Import", "write in Import", "read in Export", "write in Export"]
 
 
+def test_an_attempt_after_one_that_has_completed_all_steps_can_begin_them() -> None:
+    """As with DEBUG, where steps that find nothing left to divide are an error."""
+    done: list[str] = []
+
+    def work(observer: ProgressObserver) -> None:
+        render, upload = observer.steps("Rendering", "Uploading")
+        if not render.done:
+            with render:
+                done.append("render")
+        with upload:
+            for page in observer.track(range(2), resume="upload"):
+                done.append(f"page {page}")
+
+    first, second = ProgressObserver(), ProgressObserver()
+    work(first)
+    second._binding._go_on(first._binding.carried())
+    work(second)
+    assert (done, second.percent) == (["render", "page 0", "page 1"], 100.0)
+    with pytest.raises(InvalidReport, match="name all steps in one call"):
+        second.steps("Mail")
+
+
 def test_of_two_steps_of_one_name_the_second_is_never_done(memory_store: Store, caplog: Any) -> None:
     done: list[bool] = []
 

@@ -432,6 +432,29 @@ def test_steps_that_are_done_can_be_left_out_and_the_percentage_never_falls(site
     assert percents == sorted(percents) and done.percent == 100.0
 
 
+@pytest.mark.parametrize("kind", ["a partial", "a partial of an object", "an object"])
+def test_an_asynchronous_function_of_a_cursor_may_be_of_any_kind(kind: str) -> None:
+    class Client:
+        async def __call__(self, cursor: int | None, step: int = 1) -> AsyncIterator[tuple[int, int]]:
+            for number in range(cursor or 0, 3, step):
+                yield number, number + 1
+
+    async def pages(step: int, cursor: int | None) -> AsyncIterator[tuple[int, int]]:
+        async for pair in Client()(cursor, step):
+            yield pair
+
+    sources: dict[str, Any] = {
+        "a partial": functools.partial(pages, 1),
+        "a partial of an object": functools.partial(Client(), step=1),
+        "an object": Client(),
+    }
+
+    async def collect() -> list[Any]:
+        return [item async for item in ProgressObserver().track(sources[kind], resume=True)]
+
+    assert asyncio.run(collect()) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("kind", ["iterator", "function", "queryset"])
 @pytest.mark.django_db(transaction=True)
 def test_asynchronous_loops_go_on_too(site: Site, kind: str) -> None:

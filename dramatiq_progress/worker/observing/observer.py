@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, Protocol, TypeVar, overload
 
 from dramatiq_progress.error_texts import show
+from dramatiq_progress.event_loop import in_event_loop
 from dramatiq_progress.progress_values import Number
 from dramatiq_progress.worker.resuming.loops import Request, begin
 from dramatiq_progress.worker.starting import wait_for_start, wait_for_start_in_loop
@@ -118,9 +119,10 @@ class ProgressObserver(ReportedValues):
         Parameters:
           iterable: Any iterable. ``len()`` of a queryset loads all its rows; for many rows, pass
             ``queryset.iterator()`` and ``queryset.count()`` as the total, or use `resume`. An asynchronous iterable is
-            for ``async for``. With `resume`, querysets are read in pieces, by their primary key or the one unique field
-            in ``order_by``, and may be used by ``async for`` too; or a function of a cursor (None at the start) that
-            yields ``(item, cursor)``, where the cursor is JSON that finds what follows the item.
+            for ``async for``, and so is a queryset in an event loop, where its total is unknown unless given. With
+            `resume`, querysets are read in pieces, by their primary key or the one unique field in ``order_by``; or
+            a function of a cursor (None at the start) that yields ``(item, cursor)``, where the cursor is JSON that
+            finds what follows the item.
           total: The number of items. Defaults to ``len(iterable)``, or to unknown if it has no length.
           description: The current activity. Defaults to the last one.
           resume: True in an actor with one such loop; otherwise a name of at most 100 characters for each. A loop
@@ -132,8 +134,10 @@ class ProgressObserver(ReportedValues):
             this attempt, it is in the body of another such loop or in a transaction, or no row of its queryset can be
             found by the order. Otherwise such a loop begins at the start in each attempt.
         """
-        # A function of a cursor and an asynchronous iterable have no `__iter__`.
-        if resume is not False or batch is not None or not hasattr(type(iterable), "__iter__"):
+        kind = type(iterable)
+        # A function of a cursor and an asynchronous iterable have no `__iter__`. A queryset has both methods.
+        is_asynchronous = not hasattr(kind, "__iter__") or (hasattr(kind, "__aiter__") and in_event_loop())
+        if resume is not False or batch is not None or is_asynchronous:
             loop = self._new_loop()
             return begin(self, Request.of(self._binding.checks, iterable, total, description, resume, batch), loop)
         if total is KEEP:

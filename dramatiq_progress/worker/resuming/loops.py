@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from django.db.models.manager import BaseManager
+
+from dramatiq_progress.error_texts import show
 from dramatiq_progress.event_loop import in_event_loop
 from dramatiq_progress.progress_values import Number
 from dramatiq_progress.worker.observing.reports import KEEP, Checks, Keep
@@ -56,7 +59,10 @@ class Request(NamedTuple):
 
         Raises:
           InvalidReport: See `ProgressObserver` for when. Otherwise the loop can't be resumed, or has batches of 1.
+          TypeError: The source is a manager.
         """
+        if isinstance(source, BaseManager):
+            raise TypeError(f"track({show(source)}) got a manager, which has no rows of its own: use .all().")
         name, order = name_of(resume, checks), None
         if name is not None and is_queryset(source):
             try:
@@ -85,9 +91,9 @@ class Request(NamedTuple):
 
 
 def begin(observer: ProgressObserver, request: Request, loop: Loop) -> Any:
-    """Return the items: an iterator, or an asynchronous one if the source, or a queryset's caller, is."""
+    """Return the items: an iterator, or an asynchronous one if the source is, or both it and its caller can be."""
     items: Any
-    if is_asynchronous(request.source) or (is_queryset(request.source) and in_event_loop()):
+    if is_asynchronous(request.source) or (hasattr(type(request.source), "__aiter__") and in_event_loop()):
         items = AsyncItems(observer, request, loop)
     else:
         items = _items(observer, request, loop)
@@ -150,6 +156,20 @@ class AsyncItems(AsyncIterator[Any]):
         self._found: AsyncIterator[Entry] | None = None
         self._last: tuple[int, Any] | None = None
         self.is_in_body = False
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return the items for a ``for``, which can read a queryset whose rows are loaded too.
+
+        Raises:
+          TypeError: Only ``async for`` can read them.
+        """
+        request = self._request
+        if request.order is not None or is_asynchronous(request.source):
+            kind = type(request.source).__name__
+            raise TypeError(f"track() of a {kind} is read by `async for` here, and not by `for`.")
+        items = _items(self._observer, request, self._loop)
+        self._loop.generator = weakref.ref(items)
+        return items
 
     async def __anext__(self) -> Any:
         observer, request = self._observer, self._request

@@ -1028,6 +1028,33 @@ def test_a_loop_inside_another_one_that_can_be_gone_on_from_is_an_error() -> Non
             list(observer.track(range(2), resume="inner"))
 
 
+@pytest.mark.parametrize("is_asynchronous", [False, True], ids=["sync", "async"])
+def test_a_loop_in_a_variable_that_was_left_is_over_after_its_close(is_asynchronous: bool) -> None:
+    observer = ProgressObserver()
+
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(2):
+            yield number
+
+    async def leave(items: Any) -> None:
+        if is_asynchronous:
+            async for _ in items:
+                break
+        else:
+            for _ in items:
+                break
+
+    async def work() -> None:
+        first = observer.track(numbers() if is_asynchronous else range(2), resume="first")
+        await leave(first)
+        with pytest.raises(InvalidReport, match=r"isn't over after break: .* or call close\(\)"):
+            list(observer.track(range(2), resume="second"))
+        first.close()
+        list(observer.track(range(2), resume="second"))
+
+    asyncio.run(work())
+
+
 def lenient(carried: dict[str, str] | None = None, number: int = 1) -> ProgressObserver:
     """Return the observer of an attempt in production, which only warns."""
     return ProgressObserver(

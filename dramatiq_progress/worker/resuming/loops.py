@@ -205,14 +205,15 @@ class AsyncItems(AsyncIterator[Any]):
             self.is_in_body = True
             return item
         except BaseException:
-            self._close()
+            self.close()
             raise
 
     def __del__(self) -> None:
         # Left by `break`, `return` or an exception.
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the loop at the item that it is at."""
         if self._level is not None and self._place is not None:
             level, self._level = self._level, None
             _close(self._observer._binding, self._loop, level, self._place)

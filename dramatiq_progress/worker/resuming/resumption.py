@@ -157,7 +157,10 @@ class Resumption:
             return None
         elif self._place is not None and self._place.is_running:
             outer = f'resume="{self._place.name}"' if self._place.name else "resume=True"
-            reason = f"it is inside the loop with {outer}, and only one of the two can be resumed: leave out one"
+            reason = (
+                f"it is inside the loop with {outer}, and only one of the two can be resumed: leave out one (a loop "
+                "that a variable still has isn't over after break: write track() into the for itself, or call close())"
+            )
         elif is_in_transaction():
             reason = "a database transaction is open around it; open one for each item or batch instead, in the loop"
         else:

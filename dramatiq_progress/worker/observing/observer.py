@@ -1,4 +1,6 @@
-"""The observer: the object that an actor reports to. Its values are in `values`; this adds its loops and its steps."""
+"""The observer: the object that an actor reports to. Its values are in its `Binding`, which the methods in `values` set
+and return; this adds loops and steps.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +55,10 @@ class ProgressObserver(ReportedValues):
     """
 
     __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        # For child processes. A subclass may have attributes that can't be pickled.
+        return ProgressObserver, (self._binding,)
 
     @property
     def resumed(self) -> bool:

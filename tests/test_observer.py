@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import json
 import math
+import pickle
 import re
 import threading
 import uuid
@@ -255,6 +257,22 @@ def test_a_call_whose_name_is_none_is_made(
     lenient.once(name, lambda: calls.append("lenient"))
     assert calls == ["lenient"]
     assert "once=['mail'] (it must be a name" in caplog.text
+
+
+class Locked(ProgressObserver):
+    """An observer of a project's, with an attribute that can't be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize("copy_of", [lambda each: pickle.loads(pickle.dumps(each)), copy.deepcopy, copy.copy])  # noqa: S301 - its own
+@pytest.mark.parametrize("kind", [ProgressObserver, Locked])
+def test_an_observer_of_a_subclass_can_be_copied(kind: type[ProgressObserver], copy_of: Any) -> None:
+    copied = copy_of(kind())
+    copied.set_progress(3, 5)
+    assert (type(copied), copied.current, copied.total) == (ProgressObserver, 3, 5)
 
 
 # Metadata and results

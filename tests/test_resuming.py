@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import io
 import itertools
 import json
@@ -18,6 +19,7 @@ from typing import Any
 
 import dramatiq
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Group
 from django.db import transaction
 from django.db.models import TextChoices
@@ -43,6 +45,7 @@ from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.worker.current import this_thread
 from dramatiq_progress.worker.observing.binding import Binding
+from dramatiq_progress.worker.observing.steps import Step
 from dramatiq_progress.worker.resuming.cursor import CURSOR_OPTION, MAX_CURSOR_BYTES
 from tests.conftest import PATIENT
 from tests.reading import when
@@ -429,6 +432,29 @@ def test_steps_that_are_done_can_be_left_out_and_the_percentage_never_falls(site
     assert percents == sorted(percents) and done.percent == 100.0
 
 
+@pytest.mark.parametrize("kind", ["a partial", "a partial of an object", "an object"])
+def test_an_asynchronous_function_of_a_cursor_may_be_of_any_kind(kind: str) -> None:
+    class Client:
+        async def __call__(self, cursor: int | None, step: int = 1) -> AsyncIterator[tuple[int, int]]:
+            for number in range(cursor or 0, 3, step):
+                yield number, number + 1
+
+    async def pages(step: int, cursor: int | None) -> AsyncIterator[tuple[int, int]]:
+        async for pair in Client()(cursor, step):
+            yield pair
+
+    sources: dict[str, Any] = {
+        "a partial": functools.partial(pages, 1),
+        "a partial of an object": functools.partial(Client(), step=1),
+        "an object": Client(),
+    }
+
+    async def collect() -> list[Any]:
+        return [item async for item in ProgressObserver().track(sources[kind], resume=True)]
+
+    assert asyncio.run(collect()) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("kind", ["iterator", "function", "queryset"])
 @pytest.mark.django_db(transaction=True)
 def test_asynchronous_loops_go_on_too(site: Site, kind: str) -> None:
@@ -695,6 +721,78 @@ def test_loops_that_cannot_be_gone_on_from_are_not_interrupted(site: Site) -> No
     assert (seen, done.attempt) == ([0, 1, 2, 3], 1)
 
 
+@pytest.mark.parametrize("is_asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize(("options", "attempts"), [({}, 4), ({"batch": 2}, 2), ({"batch": 3}, 2)])
+def test_a_loop_does_not_make_room_after_an_item_without_a_cursor(
+    site: Site, options: Any, attempts: int, is_asynchronous: bool
+) -> None:
+    """That item would be done again, in each attempt."""
+    done: list[int] = []
+
+    def pages(cursor: int | None) -> Iterator[tuple[int, int | None]]:
+        for number in range(cursor or 0, 5):
+            # The second page and the last one have no cursor.
+            yield number, None if number in (1, 4) else number + 1
+
+    async def pages_later(cursor: int | None) -> AsyncIterator[tuple[int, int | None]]:
+        for pair in pages(cursor):
+            yield pair
+
+    def note(observer: ProgressObserver, given: Any) -> None:
+        if observer.attempt < 10:
+            observer._binding.request_yield()
+        done.extend(given if options else [given])
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for given in progress_observer.track(pages, resume=True, **options):
+            note(progress_observer, given)
+
+    async def work_later(progress_observer: ProgressObserver) -> None:
+        async for given in progress_observer.track(pages_later, resume=True, **options):
+            note(progress_observer, given)
+
+    _, ended = site.run(work_later if is_asynchronous else work)
+    assert (done, ended.attempt) == ([0, 1, 2, 3, 4], attempts)
+
+
+#: Work whose place can't be stored: it yields its items, each of which calls the job's name for one.
+UNSTORABLE: dict[str, Callable[[ProgressObserver], Iterator[int]]] = {
+    "a cursor that is no JSON": lambda observer: observer.track(
+        lambda cursor: ((number, uuid.UUID(int=number)) for number in range(cursor or 0, 300)), resume=True
+    ),
+    "a cursor that is too long": lambda observer: observer.track(
+        lambda _: ((number, f"{number:05000}") for number in range(300)), resume=True
+    ),
+    "a loop for each of many names": lambda observer: (
+        number for number in range(300) for _ in observer.track(range(1), resume=f"import-{number:020}")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNSTORABLE)
+def test_a_loop_does_not_make_room_where_its_place_cannot_be_stored(site: Site, kind: str) -> None:
+    """The next attempt would do the same again, and make room at the same item."""
+    done: Counter[int] = Counter()
+
+    def work(progress_observer: ProgressObserver) -> None:
+        for number in UNSTORABLE[kind](progress_observer):
+            done[number] += 1
+            if len(done) > 200 and progress_observer.attempt < 10:
+                progress_observer._binding.request_yield()
+
+    _, ended = site.run(work)
+    assert (len(done), set(done.values()), ended.attempt) == (300, {1}, 1)
+
+
+def test_a_loop_whose_place_cannot_be_stored_ends_if_another_attempt_does_the_work(memory_store: Store) -> None:
+    observer = lenient()
+    with pytest.raises(Interrupted):
+        for _ in UNSTORABLE["a cursor that is no JSON"](observer):
+            # As the recorder does it.
+            observer._binding.request_yield()
+            observer._binding.release()
+
+
 @pytest.mark.parametrize("kind", ["batch", "function", "asynchronous"])
 def test_loops_without_resume_keep_no_place(memory_store: Store, kind: str) -> None:
     """So a pause is refused, and the loop isn't interrupted."""
@@ -930,6 +1028,33 @@ def test_a_loop_inside_another_one_that_can_be_gone_on_from_is_an_error() -> Non
             list(observer.track(range(2), resume="inner"))
 
 
+@pytest.mark.parametrize("is_asynchronous", [False, True], ids=["sync", "async"])
+def test_a_loop_in_a_variable_that_was_left_is_over_after_its_close(is_asynchronous: bool) -> None:
+    observer = ProgressObserver()
+
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(2):
+            yield number
+
+    async def leave(items: Any) -> None:
+        if is_asynchronous:
+            async for _ in items:
+                break
+        else:
+            for _ in items:
+                break
+
+    async def work() -> None:
+        first = observer.track(numbers() if is_asynchronous else range(2), resume="first")
+        await leave(first)
+        with pytest.raises(InvalidReport, match=r"isn't over after break: .* or call close\(\)"):
+            list(observer.track(range(2), resume="second"))
+        first.close()
+        list(observer.track(range(2), resume="second"))
+
+    asyncio.run(work())
+
+
 def lenient(carried: dict[str, str] | None = None, number: int = 1) -> ProgressObserver:
     """Return the observer of an attempt in production, which only warns."""
     return ProgressObserver(
@@ -1034,6 +1159,28 @@ def test_steps_of_one_name_in_two_steps_are_two(memory_store: Store) -> None:
         work(first, fails=True)
     work(lenient(first._binding.carried(), 2), fails=False)
     assert done == ["read in Import", "write in Import", "read in Export", "write in Export"]
+
+
+def test_an_attempt_after_one_that_has_completed_all_steps_can_begin_them() -> None:
+    """As with DEBUG, where steps that find nothing left to divide are an error."""
+    done: list[str] = []
+
+    def work(observer: ProgressObserver) -> None:
+        render, upload = observer.steps("Rendering", "Uploading")
+        if not render.done:
+            with render:
+                done.append("render")
+        with upload:
+            for page in observer.track(range(2), resume="upload"):
+                done.append(f"page {page}")
+
+    first, second = ProgressObserver(), ProgressObserver()
+    work(first)
+    second._binding._go_on(first._binding.carried())
+    work(second)
+    assert (done, second.percent) == (["render", "page 0", "page 1"], 100.0)
+    with pytest.raises(InvalidReport, match="name all steps in one call"):
+        second.steps("Mail")
 
 
 def test_of_two_steps_of_one_name_the_second_is_never_done(memory_store: Store, caplog: Any) -> None:
@@ -1147,6 +1294,32 @@ def test_a_cursor_that_is_too_long_leaves_the_last_one(memory_store: Store, capl
     assert len([each for each in caplog.records if "limit is 4,096" in each.message]) == 1
 
 
+NAMED: dict[str, Callable[[ProgressObserver, str], object]] = {
+    "loops": lambda observer, name: list(observer.track(range(1), resume=name)),
+    "calls": lambda observer, name: observer.once(name, int),
+    "steps": lambda observer, name: do(observer.steps(name)[0]),
+}
+
+
+def do(step: Step) -> None:
+    if not step.done:
+        with step:
+            pass
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_too_many_names_are_an_error(memory_store: Store, kind: str) -> None:
+    strict, production = ProgressObserver(), lenient()
+    with pytest.raises(InvalidReport, match="too many names: use `resume` of one loop"), strict.steps("all")[0]:
+        for number in range(200):
+            NAMED[kind](strict, f"import-{number:020}.csv")
+    assert 50 < number < 150
+    with production.steps("all")[0]:
+        for number in range(200):
+            NAMED[kind](production, f"import-{number:020}.csv")
+    assert len(production._binding.resumption().text(1)) < MAX_CURSOR_BYTES
+
+
 @pytest.mark.parametrize("given", [7, (1, 2, 3), "ab", None])
 def test_a_function_that_yields_no_pairs_is_told_so(given: Any) -> None:
     def pages(_: Any) -> Iterator[Any]:
@@ -1169,6 +1342,71 @@ def test_a_function_that_yields_no_pairs_is_told_so(given: Any) -> None:
 def test_the_result_of_a_function_is_nothing_to_call_once() -> None:
     with pytest.raises(TypeError, match=r"once\('lock', …\) takes a function, and calls it: pass f, not f\(\)"):
         ProgressObserver().once("lock", None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "resume"), [("", True), ("rows", "rows")])
+def test_a_call_without_a_name_of_its_own_leaves_out_no_item(
+    memory_store: Store, name: str, resume: bool | str
+) -> None:
+    """As in production, where it is no error."""
+    observer, seen = lenient(), []
+    for item in observer.track(range(4), resume=resume):
+        seen.append(item)
+        if item == 2:
+            observer.once(name, lambda: None)
+            break
+    going_on = lenient(observer._binding.carried(), 2)
+    seen += going_on.track(range(4), resume=resume)
+    assert seen == [0, 1, 2, 2, 3]
+
+
+class Locker:
+    """An object that is an asynchronous function when it is called."""
+
+    def __init__(self) -> None:
+        self.years: list[int] = []
+
+    async def __call__(self, year: int = 2026) -> None:
+        self.years.append(year)
+
+
+#: Asynchronous functions that `once` awaits.
+ASYNCHRONOUS: dict[str, Callable[[Locker], Any]] = {
+    "a method": lambda locker: locker.__call__,
+    "an object": lambda locker: locker,
+    "a partial of a method": lambda locker: functools.partial(locker.__call__, 2026),
+    "a partial of an object": lambda locker: functools.partial(locker, year=2026),
+    "a function in a thread": lambda locker: sync_to_async(lambda: locker.years.append(2026)),
+}
+
+
+@pytest.mark.parametrize("kind", ASYNCHRONOUS)
+def test_an_asynchronous_function_of_any_kind_is_awaited_once(kind: str) -> None:
+    locker, observer = Locker(), ProgressObserver()
+
+    async def lock() -> None:
+        await observer.once("lock", ASYNCHRONOUS[kind](locker))
+
+    asyncio.run(lock())
+    assert (locker.years, observer._binding.resumption().text(1)) == ([2026], '[1, ["lock"], null, 0, null]')
+
+
+def test_a_call_whose_coroutine_nothing_awaits_is_an_error_and_is_not_done() -> None:
+    locker, observer = Locker(), ProgressObserver()
+    with pytest.raises(TypeError, match=r"pass the asynchronous function itself, or functools.partial\(function, …\)"):
+        observer.once("lock", lambda: locker(2026))
+    assert (locker.years, observer._binding.resumption().text(1)) == ([], "")
+
+
+def test_a_call_that_returns_a_future_is_an_error_too() -> None:
+    observer = ProgressObserver()
+
+    async def call() -> None:
+        observer.once("lock", asyncio.get_running_loop().create_future)
+
+    with pytest.raises(TypeError, match="returns an awaitable"):
+        asyncio.run(call())
+    assert observer._binding.resumption().text(1) == ""
 
 
 @pytest.mark.parametrize("option", [None, 7, {}, {"cursor": "?"}, {"cursor": 5}, {"cursor": "[1]"}, ["cursor"]])

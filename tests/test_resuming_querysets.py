@@ -162,7 +162,7 @@ QUERYSETS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "values_list": (lambda: Thing.objects.order_by("text").values_list("id", "text"), lambda row: row[0]),
     "flat": (lambda: Thing.objects.values_list("pk", flat=True), lambda row: row),
     "named": (lambda: Thing.objects.values_list("pk", "text", named=True), lambda row: row.pk),
-    "only": (lambda: Thing.objects.only("other").order_by("text"), lambda row: row.pk),
+    "only": (lambda: Thing.objects.only("other", "text").order_by("text"), lambda row: row.pk),
     "prefetch": (lambda: Thing.objects.prefetch_related("part").order_by("-moment"), lambda row: row.pk),
     "one to one": (lambda: Part.objects.select_related("thing"), lambda row: row.pk),
     "-one to one": (lambda: Part.objects.order_by("-thing_id"), lambda row: row.pk),
@@ -385,6 +385,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "at random": (lambda: User.objects.order_by("?"), "an expression"),
     "expression": (lambda: User.objects.order_by(models.F("username").asc()), "an expression"),
     "not among the values": (lambda: User.objects.values("email"), 'add "pk"'),
+    "not the only value": (
+        lambda: User.objects.values_list("username", flat=True),
+        'leave out `flat`, and add it: values_list\\("pk", "username"\\)',
+    ),
     "many to many": (lambda: User.objects.values_list("pk", "groups__name").distinct(), "auth.Group.name .*same key"),
     "many to many backwards": (lambda: Group.objects.values("pk", "user__email"), "auth.User.email .*same key"),
     "keys of many": (lambda: User.objects.values_list("pk", "groups"), "auth.User_groups.group .*same key"),
@@ -456,6 +460,93 @@ def test_a_queryset_that_has_no_such_order_is_an_error(name: str) -> None:
 @pytest.mark.parametrize("name", OVER_RELATIONS)
 def test_a_queryset_over_relations_has_an_order_if_no_rows_with_the_same_key_differ(name: str) -> None:
     assert Order.of(OVER_RELATIONS[name]()).name == "pk"
+
+
+#: What is read in an event loop without `resume`, or where it can't be resumed.
+PLAIN: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "plain": (lambda: User.objects.order_by("username"), {}),
+    "batches": (lambda: User.objects.order_by("username"), {"batch": 2}),
+    "not resumable": (lambda: User.objects.order_by("email"), {"resume": True}),
+}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_queryset_in_an_event_loop_needs_no_resume(memory_store: Store, kind: str) -> None:
+    make, options = PLAIN[kind]
+    User.objects.bulk_create(User(username=f"u{i}", email=f"e{i}") for i in range(3))
+    observer = ProgressObserver(Binding(attempt=Attempt("m1", "work", "default", number=1), strict=False))
+
+    async def names() -> list[Any]:
+        found: list[Any] = []
+        async for given in observer.track(make(), 3, **options):
+            found += given if "batch" in options else [given]
+        return [user.username for user in found]
+
+    assert async_to_sync(names)() == ["u0", "u1", "u2"]
+    assert (observer.current, observer.total) == (3, 3)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_queryset_whose_rows_are_loaded_can_be_read_by_for_in_an_event_loop() -> None:
+    User.objects.bulk_create(User(username=f"u{i}") for i in range(3))
+    observer = ProgressObserver()
+
+    async def collect(users: Any) -> list[float | None]:
+        percents = []
+        for _ in observer.track(users):
+            for _ in observer.track(range(2)):
+                percents.append(observer.percent)
+        return [*percents, observer.total]
+
+    users = User.objects.all()
+    assert len(users) == 3
+    assert async_to_sync(collect)(users) == [0.0, 16.6, 33.3, 50.0, 66.6, 83.3, 3]
+
+
+@pytest.mark.parametrize("options", [{"resume": True}, {"resume": "users", "batch": 2}])
+def test_a_queryset_that_is_resumed_in_an_event_loop_is_read_by_async_for(options: Any) -> None:
+    async def read() -> None:
+        for _ in ProgressObserver().track(User.objects.all(), **options):
+            pass
+
+    with pytest.raises(TypeError, match=r"track\(\) of a QuerySet is read by `async for` here, and not by `for`"):
+        async_to_sync(read)()
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"batch": 2}])
+@pytest.mark.parametrize("make", [lambda: User.objects, lambda: Group(pk=1).user_set], ids=["own", "related"])
+def test_a_manager_is_no_queryset(make: Callable[[], Any], options: Any) -> None:
+    with pytest.raises(TypeError, match=r"a manager, which has no rows of its own: use .all\(\)"):
+        ProgressObserver().track(make(), **options)
+
+
+UNLOADED: dict[str, Callable[[], Any]] = {
+    "only": lambda: User.objects.order_by("username").only("email"),
+    "defer": lambda: User.objects.order_by("-username").defer("username"),
+    "a composite key": lambda: Cell.objects.only("day"),
+}
+
+
+@pytest.mark.parametrize("kind", UNLOADED)
+def test_rows_without_the_field_of_their_order_are_an_error(kind: str) -> None:
+    """Each row would cost a query, which an event loop doesn't allow."""
+    with pytest.raises(
+        InvalidReport, match=r'without the field that it is ordered by; add "(username|column)" to only\(\)'
+    ):
+        ProgressObserver().track(UNLOADED[kind](), resume=True)
+
+
+def test_rows_without_other_fields_have_an_order() -> None:
+    for queryset in (
+        User.objects.only("email"),
+        User.objects.defer("email"),
+        User.objects.order_by("username").only("username"),
+        User.objects.order_by("username").defer("email"),
+        Part.objects.order_by("thing_id").only("thing_id"),
+        Cell.objects.only("day", "column"),
+    ):
+        Order.of(queryset)
 
 
 @pytest.mark.django_db

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
@@ -87,6 +87,44 @@ def test_a_loop_in_a_loop_moves_the_percentage_of_the_outer_one(observer: Progre
     assert values(observer) == (100.0, 3, 3)
     assert shown(observer).overall == 1.0
     assert observer.step is None
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}], ids=["plain", "resume"])
+def test_a_loop_in_the_body_of_a_batch_moves_the_percentage_by_the_batch(
+    observer: ProgressObserver, options: Any
+) -> None:
+    percents = []
+    for batch in observer.track(range(10), batch=4, **options):
+        for _ in observer.track(batch):
+            percents.append(observer.percent)
+    assert percents == [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0]
+    assert observer.percent == 100.0
+
+
+def test_steps_in_the_body_of_a_batch_divide_the_batch(observer: ProgressObserver) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(10):
+            yield number
+
+    async def work() -> list[float | None]:
+        percents = []
+        async for _ in observer.track(numbers(), 10, batch=5):
+            for step in observer.steps("Read", "Write"):
+                with step:
+                    percents.append(observer.percent)
+        return percents
+
+    assert asyncio.run(work()) == [0.0, 25.0, 50.0, 75.0]
+
+
+def test_a_loop_after_one_with_batches_counts_single_items(observer: ProgressObserver) -> None:
+    for _ in observer.track(range(4), batch=4):
+        pass
+    percents = []
+    for _ in observer.track(range(4)):
+        for _ in observer.track(range(2)):
+            percents.append(observer.percent)
+    assert percents == [0.0, 12.5, 25.0, 37.5, 50.0, 62.5, 75.0, 87.5]
 
 
 def test_an_inner_loop_has_the_outer_description_unless_it_has_its_own(observer: ProgressObserver) -> None:

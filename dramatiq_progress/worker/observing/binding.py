@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 class Binding:
-    """The values that an observer reports for one attempt. The recorder and the delivery write it to the store.
+    """The values that an observer reports for one attempt. The recorder and the delivery write them to the store.
 
     It is apart from `ProgressObserver`, so that actors see nothing of it.
 
     Parameters:
       actor_name: The actor, for error messages; with an attempt, the attempt's.
-      attempt: The attempt to bind to; None for a detached observer.
+      attempt: The attempt to bind to; None if it is detached.
       start: Records the attempt's start, this many seconds late, in a store that was unavailable at the start.
       strict: Whether invalid reports raise.
 
@@ -156,9 +156,13 @@ class Binding:
                     self.must_notify = True
             return self._resumption
 
-    def is_current(self, place: Place) -> bool:
-        """Return whether the place of a loop is stored, so that the loop can be resumed."""
-        return self._resumption is not None and self._resumption.is_current(place)
+    def can_end(self, place: Place, count: int) -> bool:
+        """Return whether a loop can end after this many of its items, and nothing is done twice."""
+        resumption = self._resumption
+        if resumption is None or not resumption.is_current(place):
+            return False
+        # Without an attempt, another one does the work already.
+        return self._bound_attempt is None or resumption.is_kept(place, count, self.attempt_number)
 
     def note_step(self, name: str, step: object) -> None:
         """Note that a step is complete, if the actor asks for that."""
@@ -185,8 +189,8 @@ class Binding:
                 self.apply_start(start(store, time.monotonic() - attempt.started_at))
 
     def take_changes(self) -> dict[str, str]:
-        """Return the fields that differ from the stored record, and mark the observer clean."""
-        # Mark clean before reading: a concurrent report is then written twice instead of never.
+        """Return the fields that differ from the stored record, and note that they are being written."""
+        # Before reading: a concurrent report is then written twice instead of never.
         self._update_must_notify()
         self.levels.sample(time.monotonic())
         return self._changes.take(self._values())
@@ -209,7 +213,7 @@ class Binding:
     def release(self) -> None:
         """Unbind from the message: later reports aren't written."""
         self._bound_attempt = None
-        # A bound method of the delivery, which holds this observer: without this, a cycle.
+        # A bound method of the delivery, which holds this binding: without this, a cycle.
         self._start = None
         # Threads that keep reporting must still receive Cancelled.
         self._update_must_notify()

@@ -1,4 +1,4 @@
-"""The difference between an observer's values and the stored record."""
+"""The difference between the values of a binding and the stored record."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from dramatiq import GenericActor
 
+from .functions import is_coroutine_function as is_coroutine_function
 from .observer import ProgressObserver
 
 #: The name of the parameter that receives the observer when none is annotated with `ProgressObserver`.
@@ -81,11 +82,6 @@ class ObserverParameter:
         """Return the signature without the parameter, as senders of messages see it."""
         parameters = [each for each in self._signature.parameters.values() if each.name != self.name]
         return self._signature.replace(parameters=parameters)
-
-
-def is_coroutine_function(fn: Callable[..., Any]) -> bool:
-    """Return whether a function, or what an object does when it is called, is an ``async def``."""
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
 
 
 def called_function(fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -36,7 +36,18 @@ class Levels:
       is_used: Whether there are, or were, steps or loops inside loops.
     """
 
-    __slots__ = ("_done", "_estimator", "_resumed_span", "_step", "_step_span", "_whole", "is_used", "lock", "top")
+    __slots__ = (
+        "_divided",
+        "_done",
+        "_estimator",
+        "_resumed_span",
+        "_step",
+        "_step_span",
+        "_whole",
+        "is_used",
+        "lock",
+        "top",
+    )
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -44,6 +55,8 @@ class Levels:
         self.is_used = False
         # The fraction of the whole, which never falls.
         self._done = 0.0
+        # The fraction that this attempt has done itself, and can't divide into steps any more.
+        self._divided = 0.0
         # The outermost step: its number from 1, how many there are, and its name.
         self._step: tuple[int, int, str] | None = None
         # Its part of the whole; None if what is done in it isn't known.
@@ -124,12 +137,12 @@ class Levels:
 
     @property
     def is_over(self) -> bool:
-        """Whether all of the whole is done, and no step or loop is left to end."""
+        """Whether this attempt has used up all of the whole, and no step or loop is left to end."""
         with self.lock:
             if not self.is_used:
                 return False
             self._update()
-            return self.top is self._whole and self.top.loop is None and self._done >= 1.0 - ROUNDING_ERROR
+            return self.top is self._whole and self.top.loop is None and self._divided >= 1.0 - ROUNDING_ERROR
 
     def split(self) -> None:
         """Note that the innermost level, or the current item of its loop, consists of steps."""
@@ -186,7 +199,7 @@ class Levels:
             if step is None or step.parent is None:
                 return
             if completed:
-                self._done = max(self._done, step.span.end)
+                self._advance(step.span.end)
             self._remove(step)
             parent = step.parent
             if parent.loop is None:
@@ -275,7 +288,12 @@ class Levels:
                 self.top = level.parent
         top = self.top
         if not top.is_split or top.loop is not None:
-            self._done = max(self._done, top.span.at(top.part))
+            self._advance(top.span.at(top.part))
+
+    def _advance(self, fraction: float) -> None:
+        """Note that this attempt has done a fraction of the whole."""
+        self._divided = max(self._divided, fraction)
+        self._done = max(self._done, fraction)
 
 
 def _caller() -> int:

@@ -1,7 +1,10 @@
-"""The observer: the object that an actor reports to. Its values are in `values`; this adds its loops and its steps."""
+"""The observer: the object that an actor reports to. Its values are in its `Binding`, which the methods in `values` set
+and return; this adds loops and steps.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator
@@ -14,6 +17,7 @@ from dramatiq_progress.worker.resuming.loops import Request, begin
 from dramatiq_progress.worker.starting import wait_for_start, wait_for_start_in_loop
 from dramatiq_progress.worker.validation import length_of
 
+from .functions import is_coroutine_function
 from .reports import KEEP, Keep
 from .spans import Loop
 from .steps import Step, make_plan
@@ -31,6 +35,7 @@ class Items(Protocol[T_co]):
     def __iter__(self) -> Iterator[T_co]: ...
     def __next__(self) -> T_co: ...
     def __aiter__(self) -> AsyncIterator[T_co]: ...
+    def close(self) -> None: ...
 
 
 class ProgressObserver(ReportedValues):
@@ -50,6 +55,10 @@ class ProgressObserver(ReportedValues):
     """
 
     __slots__ = ()
+
+    def __reduce__(self) -> Any:
+        # For child processes. A subclass may have attributes that can't be pickled.
+        return ProgressObserver, (self._binding,)
 
     @property
     def resumed(self) -> bool:
@@ -117,9 +126,10 @@ class ProgressObserver(ReportedValues):
         Parameters:
           iterable: Any iterable. ``len()`` of a queryset loads all its rows; for many rows, pass
             ``queryset.iterator()`` and ``queryset.count()`` as the total, or use `resume`. An asynchronous iterable is
-            for ``async for``. With `resume`, querysets are read in pieces, by their primary key or the one unique field
-            in ``order_by``, and may be used by ``async for`` too; or a function of a cursor (None at the start) that
-            yields ``(item, cursor)``, where the cursor is JSON that finds what follows the item.
+            for ``async for``, and so is a queryset in an event loop, where its total is unknown unless given. With
+            `resume`, querysets are read in pieces, by their primary key or the one unique field in ``order_by``; or
+            a function of a cursor (None at the start) that yields ``(item, cursor)``, where the cursor is JSON that
+            finds what follows the item.
           total: The number of items. Defaults to ``len(iterable)``, or to unknown if it has no length.
           description: The current activity. Defaults to the last one.
           resume: True in an actor with one such loop; otherwise a name of at most 100 characters for each. A loop
@@ -131,8 +141,13 @@ class ProgressObserver(ReportedValues):
             this attempt, it is in the body of another such loop or in a transaction, or no row of its queryset can be
             found by the order. Otherwise such a loop begins at the start in each attempt.
         """
-        # A function of a cursor and an asynchronous iterable have no `__iter__`.
-        if resume is not False or batch is not None or not hasattr(type(iterable), "__iter__"):
+        kind = type(iterable)
+        # A function of a cursor and an asynchronous iterable have no `__iter__`. A queryset has both methods.
+        # Not get_running_loop(): without a loop it raises, which takes a sixth of the time of an empty loop.
+        is_asynchronous = not hasattr(kind, "__iter__") or (
+            asyncio._get_running_loop() is not None and hasattr(kind, "__aiter__")
+        )
+        if resume is not False or batch is not None or is_asynchronous:
             loop = self._new_loop()
             return begin(self, Request.of(self._binding.checks, iterable, total, description, resume, batch), loop)
         if total is KEEP:
@@ -161,25 +176,35 @@ class ProgressObserver(ReportedValues):
 
         Parameters:
           name: A name of its own, as for the loops of `track`.
-          fn: The function; await this method if it is asynchronous.
+          fn: The function; await this method if it is asynchronous. It must be the ``async def`` itself, or a
+            ``functools.partial`` of it: a lambda around it isn't asynchronous.
 
         Raises:
           InvalidReport: As for `track` with `resume`. Otherwise the function is called, in a transaction in each
             attempt.
-          TypeError: The second argument isn't callable.
+          TypeError: The second argument isn't callable, or has returned an awaitable and isn't asynchronous itself.
         """
         if not callable(fn):
             raise TypeError(f"once({name!r}, …) takes a function, and calls it: pass f, not f(). Got {show(fn)}.")
-        if inspect.iscoroutinefunction(fn):
+        if is_coroutine_function(fn):
             return self._await_once(name, fn)
         wait_for_start(self._binding)
         if self._binding.resumption().begin_call(name):
-            fn()
+            result = fn()
+            if inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                # Nothing awaits it, so the work isn't done.
+                raise TypeError(
+                    f"once({name!r}, …) got a function that isn't asynchronous and returns an awaitable: pass the "
+                    f"asynchronous function itself, or functools.partial(function, …), and await once(). "
+                    f"Got {show(fn)}."
+                )
             self._binding.resumption().end_call(name)
             self._binding.note_change()
         return None
 
-    async def _await_once(self, name: str, fn: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    async def _await_once(self, name: str, fn: Callable[[], Any]) -> None:
         await wait_for_start_in_loop(self._binding)
         if self._binding.resumption().begin_call(name):
             await fn()

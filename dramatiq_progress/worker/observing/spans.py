@@ -46,13 +46,15 @@ class Loop:
       is_nested: Whether it was called in the body of another loop, by the same thread or task.
       owner: The thread or task that runs it.
       generator: The generator that counts it.
+      item_size: How much the item in progress counts: 1, or the length of a batch.
     """
 
-    __slots__ = ("generator", "is_nested", "owner")
+    __slots__ = ("generator", "is_nested", "item_size", "owner")
 
     def __init__(self) -> None:
         self.is_nested = False
         self.owner = 0
+        self.item_size = 1
         # Weak: leaving a loop by `break` must end its generator.
         self.generator: weakref.ref[Generator[Any, None, None] | BodyWatcher] | None = None
 
@@ -131,9 +133,10 @@ class Level:
     @property
     def inner_span(self) -> Span:
         """The part of the whole for what begins on this level now: a loop's current item, or all of it."""
-        if self.loop is None:
+        # Read once: loops end without the lock.
+        if (loop := self.loop) is None:
             return self.span
-        return Span(self.span.at(self.part), self.span.at(self._part(self.current + 1)))
+        return Span(self.span.at(self.part), self.span.at(self._part(self.current + loop.item_size)))
 
     def _part(self, current: Number) -> float:
         if not self.total:

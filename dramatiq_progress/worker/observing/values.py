@@ -26,7 +26,8 @@ class ReportedValues:
     """The base of `ProgressObserver`, which adds loops and steps: reports values of one message, and returns them.
 
     Parameters:
-      binding: The message that it is bound to. Only workers pass it.
+      binding: Keeps the values: a `Binding` to the message of an attempt, or a detached one, as for an actor that is
+        called as a function inside a job. Only this package passes it.
     """
 
     __slots__ = ("__weakref__", "_binding")
@@ -113,7 +114,7 @@ class ReportedValues:
         if type(current) is not int or not 0 <= current <= EXACT_WHOLE_NUMBERS:
             current = KEEP if current is KEEP else binding.checks.number("current", current, KEEP)
         # No lock: it would take two thirds of the time. Each attribute is written independently, and a report that
-        # interleaves marks the observer dirty, so the next flush writes consistent values.
+        # interleaves notifies the recorder, so the next flush writes consistent values.
         if (total is not level.total and total is not KEEP) or (
             description is not level.description and description is not KEEP
         ):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from django.db.models.manager import BaseManager
+
+from dramatiq_progress.error_texts import show
 from dramatiq_progress.event_loop import in_event_loop
 from dramatiq_progress.progress_values import Number
 from dramatiq_progress.worker.observing.reports import KEEP, Checks, Keep
@@ -56,7 +59,10 @@ class Request(NamedTuple):
 
         Raises:
           InvalidReport: See `ProgressObserver` for when. Otherwise the loop can't be resumed, or has batches of 1.
+          TypeError: The source is a manager.
         """
+        if isinstance(source, BaseManager):
+            raise TypeError(f"track({show(source)}) got a manager, which has no rows of its own: use .all().")
         name, order = name_of(resume, checks), None
         if name is not None and is_queryset(source):
             try:
@@ -85,9 +91,9 @@ class Request(NamedTuple):
 
 
 def begin(observer: ProgressObserver, request: Request, loop: Loop) -> Any:
-    """Return the items: an iterator, or an asynchronous one if the source, or a queryset's caller, is."""
+    """Return the items: an iterator, or an asynchronous one if the source is, or both it and its caller can be."""
     items: Any
-    if is_asynchronous(request.source) or (is_queryset(request.source) and in_event_loop()):
+    if is_asynchronous(request.source) or (hasattr(type(request.source), "__aiter__") and in_event_loop()):
         items = AsyncItems(observer, request, loop)
     else:
         items = _items(observer, request, loop)
@@ -116,17 +122,20 @@ def _items(observer: ProgressObserver, request: Request, loop: Loop) -> Generato
                 yield item
                 place.reached = level.current = done
                 if binding.must_notify:
-                    _note_item(binding, place)
+                    _note_item(binding, place, done)
         else:
             found = entries(request.source, request.order, count, value, _keep_of(binding, request))
+            is_batched = request.batch is not None
             for item, count, reached in found if request.batch is None else batches(found, request.batch):
+                if is_batched:
+                    loop.item_size = len(item)
                 yield item
                 # As `_pass` does, without a call for each item.
                 level.current = count
                 if reached is not None:
                     place.reached = reached
                 if binding.must_notify:
-                    _note_item(binding, place)
+                    _note_item(binding, place, count)
         _end(binding, request, place)
     finally:
         _close(binding, loop, level, place)
@@ -147,6 +156,20 @@ class AsyncItems(AsyncIterator[Any]):
         self._found: AsyncIterator[Entry] | None = None
         self._last: tuple[int, Any] | None = None
         self.is_in_body = False
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return the items for a ``for``, which can read a queryset whose rows are loaded too.
+
+        Raises:
+          TypeError: Only ``async for`` can read them.
+        """
+        request = self._request
+        if request.order is not None or is_asynchronous(request.source):
+            kind = type(request.source).__name__
+            raise TypeError(f"track() of a {kind} is read by `async for` here, and not by `for`.")
+        items = _items(self._observer, request, self._loop)
+        self._loop.generator = weakref.ref(items)
+        return items
 
     async def __anext__(self) -> Any:
         observer, request = self._observer, self._request
@@ -173,6 +196,8 @@ class AsyncItems(AsyncIterator[Any]):
             try:
                 item, count, reached = await anext(self._found)
                 self._last = count, reached
+                if request.batch is not None:
+                    self._loop.item_size = len(item)
             except StopAsyncIteration:
                 if self._place is not None:
                     _end(binding, request, self._place)
@@ -180,14 +205,15 @@ class AsyncItems(AsyncIterator[Any]):
             self.is_in_body = True
             return item
         except BaseException:
-            self._close()
+            self.close()
             raise
 
     def __del__(self) -> None:
         # Left by `break`, `return` or an exception.
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the loop at the item that it is at."""
         if self._level is not None and self._place is not None:
             level, self._level = self._level, None
             _close(self._observer._binding, self._loop, level, self._place)
@@ -222,13 +248,13 @@ def _pass(binding: Binding, level: Level, place: Place, count: int, reached: Any
     if reached is not None:
         place.reached = reached
     if binding.must_notify:
-        _note_item(binding, place)
+        _note_item(binding, place, count)
 
 
-def _note_item(binding: Binding, place: Place) -> None:
-    """Note that an item is done, and end the loop here if it is to make room and can be resumed."""
+def _note_item(binding: Binding, place: Place, count: int) -> None:
+    """Note that an item is done, the last of this many, and end the loop here if it is to yield and can be resumed."""
     binding.note_change()
-    if binding.is_current(place):
+    if binding.interruption.yields and binding.can_end(place, count):
         binding.interruption.check_yield(binding.message_id)
 
 

@@ -213,6 +213,13 @@ def _key(
     kind = queryset._iterable_class
     names = {name, field.name, field.attname} | ({"pk"} if field.primary_key else set())
     if issubclass(kind, ModelIterable):
+        loaded: Any = queryset.query.get_select_mask()  # empty: all fields
+        if loaded and (missing := next((each for each in fields if each not in loaded), None)):
+            # Each row would cost a query.
+            raise ValueError(
+                f'its rows are without the field that it is ordered by; add "{missing.attname}" to only(), or take it '
+                "out of defer()"
+            )
         if len(fields) > 1:
             attributes = [each.attname for each in fields]
             return lambda row: [_as_json(getattr(row, each)) for each in attributes]
@@ -231,6 +238,11 @@ def _key(
         or [each.attname for each in queryset.model._meta.concrete_fields]
     )
     found = next((each for each in columns if each in names), None)
+    if found is None and issubclass(kind, FlatValuesListIterable):
+        raise ValueError(
+            f"its values don't have the field that it is ordered by; leave out `flat`, and add it: "
+            f'values_list("{name}", "{columns[0]}")'
+        )
     if found is None or len(fields) > 1:
         raise ValueError(f'its values don\'t have the field that it is ordered by; add "{name}" to them')
     if issubclass(kind, ValuesIterable):

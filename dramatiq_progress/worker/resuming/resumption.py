@@ -16,6 +16,9 @@ from .cursor import MAX_CURSOR_BYTES, Cursor
 #: Types of values that may change, also by what they contain.
 CHANGING = (dict, list, tuple)
 
+#: The errors of a value that isn't JSON or is too long.
+UNSTORABLE = (TypeError, ValueError, RecursionError)
+
 #: The names of steps, beside those of loops and calls.
 STEP_PREFIX = "step:"
 
@@ -55,7 +58,18 @@ class Resumption:
       keeps_steps: Whether steps that are complete are noted.
     """
 
-    __slots__ = ("_checks", "_inherited", "_names", "_over", "_pending", "_place", "_steps", "_text", "keeps_steps")
+    __slots__ = (
+        "_calls",
+        "_checks",
+        "_inherited",
+        "_names",
+        "_over",
+        "_pending",
+        "_place",
+        "_steps",
+        "_text",
+        "keeps_steps",
+    )
 
     def __init__(self, checks: Checks, text: str = "") -> None:
         self._checks = checks
@@ -68,6 +82,8 @@ class Resumption:
         self._place: Place | None = None
         # The names that this attempt has begun.
         self._names: set[str] = set()
+        # Those of calls that aren't to be made again.
+        self._calls: set[str] = set()
         self._steps: dict[tuple[str, ...], object] = {}
         self.keeps_steps = any(each.startswith(STEP_PREFIX) for each in self._over)
 
@@ -87,18 +103,22 @@ class Resumption:
         Parameters:
           attempt: The number of this attempt.
         """
+        self._encode(attempt)
+        return self._text
+
+    def _encode(self, attempt: int) -> bool:
+        """Encode what is done, and return whether it can be stored."""
         now = self._now()
         if now != self._inherited[1:]:
             try:
-                text = json.dumps([attempt, *now], allow_nan=False, ensure_ascii=False)
-                check_size(text, MAX_CURSOR_BYTES)
-                self._text = text
-            except (TypeError, ValueError, RecursionError) as error:
+                self._text = _encoded(attempt, now)
+            except UNSTORABLE as error:
                 # The last place that could be stored stays: no item is left out.
                 self._checks.warn(
                     "cursor", now, f"{error}; the next attempt goes on from the last one that could be kept"
                 )
-        return self._text
+                return False
+        return True
 
     def keep_value(self, value: Any) -> Any:
         """Return a value as it is kept until it is encoded: by then a function may have changed the object it gave.
@@ -109,7 +129,7 @@ class Resumption:
         if self._checks.strict:
             try:
                 check_size(json.dumps(value, allow_nan=False, ensure_ascii=False), MAX_CURSOR_BYTES)
-            except (TypeError, ValueError, RecursionError) as error:
+            except UNSTORABLE as error:
                 self._checks.ignore("cursor", value, f"{error}; give a short one, as an id or a page token is")
         if not isinstance(value, CHANGING):
             return value
@@ -137,7 +157,10 @@ class Resumption:
             return None
         elif self._place is not None and self._place.is_running:
             outer = f'resume="{self._place.name}"' if self._place.name else "resume=True"
-            reason = f"it is inside the loop with {outer}, and only one of the two can be resumed: leave out one"
+            reason = (
+                f"it is inside the loop with {outer}, and only one of the two can be resumed: leave out one (a loop "
+                "that a variable still has isn't over after break: write track() into the for itself, or call close())"
+            )
         elif is_in_transaction():
             reason = "a database transaction is open around it; open one for each item or batch instead, in the loop"
         else:
@@ -160,6 +183,13 @@ class Resumption:
         """Return whether a place is stored."""
         return self._place is place
 
+    def is_kept(self, place: Place, count: int, attempt: int) -> bool:
+        """Return whether the next attempt goes on after this many items of a place's loop, and at none before.
+
+        It doesn't after an item without a cursor, nor if what is done can't be stored.
+        """
+        return place.count_and_value[0] == count and self._encode(attempt)
+
     def end_loop(self, place: Place) -> None:
         """Note that all items of a loop are done."""
         # In this order: the recorder reads both at any moment.
@@ -178,6 +208,7 @@ class Resumption:
             self._checks.ignore("once", name, reason)
             return True
         self._names.add(name)
+        self._calls.add(name)
         if name in self._over:
             return False
         if is_in_transaction():
@@ -207,8 +238,8 @@ class Resumption:
 
         Not in a transaction, whose rollback would take back the work and leave the name: the next attempt repeats it.
         """
-        # A name that isn't one was reported by begin_call.
-        if not isinstance(name, str):
+        # Others were reported by begin_call, and may be the name of a loop: "" is that of a loop with True.
+        if not is_name(name) or name not in self._calls:
             return
         if is_in_transaction():
             # Without autocommit, the call itself may have begun it.
@@ -217,8 +248,15 @@ class Resumption:
             self._note_over(name)
 
     def _note_over(self, name: str) -> None:
-        if name not in self._over:
-            self._over = (*self._over, name)
+        if name in self._over:
+            return
+        self._over = (*self._over, name)
+        if self._checks.strict:
+            try:
+                _encoded(0, self._now())
+            except UNSTORABLE as error:
+                reason = f"what is done can't be stored: {error}; there are too many names: use `resume` of one loop"
+                self._checks.ignore("resume", name, reason)
 
     def _now(self) -> tuple[tuple[str, ...], str | None, int, Any]:
         place, over, pending = self._place, self._over, self._pending
@@ -229,6 +267,17 @@ class Resumption:
         if pending is not None and pending.name not in over:
             return over, pending.name, pending.done, pending.value
         return over, None, 0, None
+
+
+def _encoded(attempt: int, now: tuple[Any, ...]) -> str:
+    """Return what is done as it is stored.
+
+    Raises:
+      One of `UNSTORABLE`: It isn't JSON, or is too long.
+    """
+    text = json.dumps([attempt, *now], allow_nan=False, ensure_ascii=False)
+    check_size(text, MAX_CURSOR_BYTES)
+    return text
 
 
 def _name_of(path: tuple[str, ...]) -> str:

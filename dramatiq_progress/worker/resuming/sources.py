@@ -1,17 +1,17 @@
 """The sources of a loop that can be resumed: each item with the place after it.
 
-An entry is ``(item, count, reached)``: the number of items up to this one, and what `resuming.Place.reached` is once it
-is done; None if there is no place to go on from after it.
+An entry is ``(item, count, reached)``: the number of items up to this one, and what `resumption.Place.reached` is once
+it is done; None if there is no place to go on from after it.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from dramatiq_progress.error_texts import show
+from dramatiq_progress.worker.observing.functions import is_async_generator_function
 
 from .querysets import Order, async_rows, rows
 
@@ -28,8 +28,7 @@ def is_function(source: object) -> bool:
 
 def is_asynchronous(source: Any) -> bool:
     """Return whether a source can only be read by ``async for``."""
-    called = source.__call__ if is_function(source) and not inspect.isroutine(source) else source
-    if inspect.isasyncgenfunction(called):
+    if is_function(source) and is_async_generator_function(source):
         return True
     return hasattr(source, "__aiter__") and not hasattr(source, "__iter__")
 

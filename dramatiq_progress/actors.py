@@ -31,7 +31,8 @@ from .worker.current import (
     open_observer,
     this_thread,
 )
-from .worker.observing.injection import ObserverParameter, called_function, is_coroutine_function
+from .worker.observing.functions import is_coroutine_function
+from .worker.observing.injection import ObserverParameter, called_function
 from .worker.observing.interruption import Interruption, is_cancel, is_yield, user_facing
 from .worker.observing.observer import ProgressObserver
 from .worker.sending.options import ESTIMATE_KEY_OPTION, check_options, checked_cancellable, checked_estimate_key

@@ -106,7 +106,7 @@ def end_cancelled(observer: ProgressObserver) -> None:
 
 
 def note_exception(observer: ProgressObserver) -> None:
-    """Note that an exception leaves the actor's function: the message carries what is done to its next attempt.
+    """Note that an exception leaves the actor's function: copy the cursor into the message, for its next attempt.
 
     Here, before any middleware acts on the exception, so that their order doesn't matter.
     """

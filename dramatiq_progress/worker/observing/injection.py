@@ -12,7 +12,6 @@ from typing import Any
 
 from dramatiq import GenericActor
 
-from .functions import is_coroutine_function as is_coroutine_function
 from .observer import ProgressObserver
 
 #: The name of the parameter that receives the observer when none is annotated with `ProgressObserver`.

@@ -21,7 +21,7 @@ class Interruption:
     Attributes:
       cancel_requested: Whether a cancel was requested, as far as this process knows.
       yields: Whether the next loop that can be resumed is to end between two items.
-      has_yielded: Whether one has: the message is to be sent again, whatever the actor makes of that.
+      has_yielded: Whether one has: the message is sent again, also if the actor catches the exception.
     """
 
     __slots__ = ("_has_cancelled_actor", "_own_task", "_own_thread", "cancel_requested", "has_yielded", "yields")

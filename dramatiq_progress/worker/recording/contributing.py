@@ -168,7 +168,7 @@ class Contributor:
                 self._raise_unreachable(errors)
                 del pieces[:PIECES_AT_ONCE]
         finally:
-            # An error left them out. Otherwise the next report of another member would hide what they lack.
+            # An error left them out. Without a mark, the next report of another member would hide the gap.
             for contribution in pieces:
                 self._ledger.mark_incomplete(contribution.membership.id)
 

@@ -62,7 +62,7 @@ class Ledger:
         with self._lock:
             composite = contribution.membership.id
             known = self._known.pop(composite, None) or _Known(contribution.path, contribution.member_owner)
-            # The last noted is the last one.
+            # The order is that of the last use.
             self._known[composite] = known
             known.is_incomplete = known.is_incomplete or known.born not in ("", answer.born)
             known.born, known.version = answer.born, max(known.version, answer.version)

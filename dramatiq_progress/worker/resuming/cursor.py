@@ -1,9 +1,8 @@
 """The cursor: the place that an attempt goes on from, as its record and its message have it.
 
-It is one field of the record, as JSON: ``[attempt, [names that are over], name, count, value]``. The attempt is the one
-that got that far; the name is of the loop that is in progress, the count the number of its items that are done, and the
-value finds the next one (null: the count does). The recorder writes it together with the values that the page shows, so
-that they belong to one moment.
+It is one field of the record, as JSON: ``[attempt, [names that are over], name, count, value]``: the last attempt that
+did something, the loop in progress, the number of its items that are done, and the key of the next item (null if the
+count is enough). The recorder writes it with the values that the page shows, so that they belong to one moment.
 """
 
 from __future__ import annotations

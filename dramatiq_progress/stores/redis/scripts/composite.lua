@@ -14,8 +14,8 @@ local record, members = KEYS[1], KEYS[2]
 
 -- The states of a slot. w with an attempt: a member that waits again; or a composite, none of whose members runs.
 local RANK = {r = 1, w = 2, t = 2, d = 3, f = 3, c = 3, s = 3}
--- Whatever such a member has reported, its work is over. One that was cancelled or skipped has done what it reported last:
--- else a composite would fill itself up after a cancel.
+-- Members in these states count in full. One that was cancelled or skipped counts with what it reported last: otherwise a
+-- cancel would fill the bar.
 local IS_WHOLE = {d = true, f = true}
 
 -- The numbers in the field `parts`; the flags follow. w to s: the slots of each state. weighted_thousandths: the sum of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,48 @@ def test_options_become_attributes() -> None:
         ' result-module="/static/dramatiq_progress/dramatiq-progress-result.js" src="/progress/m1/" show-result>'
         "</dramatiq-progress>"
     )
+
+
+class _Elements(HTMLParser):
+    """The attributes of each element, as a browser reads them, in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("""{% dramatiq_progress message_id label='Stop "a.csv"?' %}""", 'Stop "a.csv"?'),
+        ("""{% dramatiq_progress message_id label=_('Stop "a.csv"?') %}""", 'Stop "a.csv"?'),
+        (
+            '{% load i18n %}{% blocktranslate asvar text %}Stop "{{ name }}" & go?{% endblocktranslate %}'
+            "{% dramatiq_progress message_id label=text %}",
+            'Stop "<a> & "b"" & go?',
+        ),
+        ("{% dramatiq_progress message_id label=name %}", '<a> & "b"'),
+        ("{% dramatiq_progress message_id label=name|safe %}", '<a> & "b"'),
+        ("{% autoescape off %}{% dramatiq_progress message_id label=name %}{% endautoescape %}", '<a> & "b"'),
+    ],
+)
+@pytest.mark.parametrize("name", ["label", "aria_label", "cancel_confirm"])
+@pytest.mark.parametrize("message_id", ["m1", "a b"])
+def test_the_value_of_an_attribute_may_have_quotes_and_angle_brackets(
+    source: str, text: str, name: str, message_id: str
+) -> None:
+    """Text in a template is a safe string, which Django doesn't escape."""
+    html = render(source.replace("label=", f"{name}="), name='<a> & "b"', message_id=message_id)
+    [(_, attributes), *children] = _Elements(html).found
+    assert attributes[name.replace("_", "-")] == text
+    assert attributes.keys() <= {name.replace("_", "-"), "list", "src", "parts-module"}
+    assert {tag for tag, _ in children} <= {"b", "progress", "span", "a"}
+    if message_id == "m1" and name != "cancel_confirm":
+        assert dict(children)["progress"] == {"max": "100", "aria-label": text}
 
 
 @pytest.mark.parametrize(

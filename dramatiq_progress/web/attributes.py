@@ -1,12 +1,15 @@
-"""The names of a bar's attributes and of the template tags' options, and the hint for a misspelled one."""
+"""The names and values of a bar's attributes and of the template tags' options, and the hint for a misspelled name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
+from typing import Any
 
 from django.template.exceptions import TemplateSyntaxError
+from django.utils.html import conditional_escape
+from django.utils.safestring import SafeString
 
 from .texts import CANCEL_TEXTS, PARTS_TEXTS, TEXTS
 
@@ -31,6 +34,9 @@ ATTRIBUTES = frozenset(
     }
 )
 
+#: Escapes for an attribute in double quotes. ``&`` isn't one of them: a safe string has entities.
+_ESCAPES = str.maketrans({'"': "&quot;", "<": "&lt;", ">": "&gt;"})
+
 #: How similar a name is to that of an attribute that was meant; 1 is equal.
 _SIMILARITY = 0.8
 
@@ -46,6 +52,19 @@ def check_names(names: Iterable[str]) -> None:
             raise TemplateSyntaxError(
                 f'A bar has no attribute "{name}"; did you mean "{meant}"? If you didn\'t, prefix it: "data_{name}".'
             )
+
+
+def html_attributes(given: Mapping[str, str | bool | None]) -> dict[str, str | bool | None]:
+    """Return a tag's keywords as attributes of HTML, whose values are escaped."""
+    names = {key: key.replace("_", "-") for key in given}
+    return {names[key]: _html_value(value) for key, value in given.items()}
+
+
+def _html_value(value: Any) -> SafeString | bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    # Text in a template is a safe string, and so is the result of {% blocktranslate asvar %}, also with quotes in it.
+    return SafeString(conditional_escape(value).translate(_ESCAPES))
 
 
 def is_compact(attributes: Mapping[str, object]) -> bool:

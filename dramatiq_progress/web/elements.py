@@ -24,7 +24,7 @@ from dramatiq_progress.message_ids import MessageLike, message_id_of
 from dramatiq_progress.permissions import cancel_permission
 from dramatiq_progress.progress import Progress
 
-from .attributes import RESULT_ATTRIBUTES, check_names, is_compact
+from .attributes import RESULT_ATTRIBUTES, check_names, html_attributes, is_compact
 from .noscript import markup, reading
 from .reading import read_mine
 from .responses import why_not_cancellable
@@ -78,7 +78,7 @@ def bar_element(
 ) -> SafeString:
     """Render the element of a `bar` alone, without the link to a stylesheet. The parameters are the same."""
     check_names(attributes)
-    named = {name.replace("_", "-"): value for name, value in attributes.items()}
+    named = html_attributes(attributes)
     try:
         message_id = message_id_of(message)
     except ValueError as error:
@@ -99,8 +99,7 @@ def bar_element(
     children = SafeString()
     if fallback:
         label = named.get("label")
-        # A lazy translation isn't a `str`.
-        title = None if label is None or isinstance(label, bool) else str(label)
+        title = None if isinstance(label, bool) else label
         children = markup(progress, label=title, name=str(named.get("aria-label") or ""))
     return format_html("<dramatiq-progress{}>{}</dramatiq-progress>", flatatt(named), children)
 

@@ -16,7 +16,7 @@ from django.test import AsyncRequestFactory, RequestFactory
 from dramatiq import Message
 
 from dramatiq_progress.stores import Store
-from dramatiq_progress.web.attributes import ATTRIBUTES, RESULT_ATTRIBUTES
+from dramatiq_progress.web.attributes import ATTRIBUTES, COMPACT_ATTRIBUTES, RESULT_ATTRIBUTES
 from dramatiq_progress.web.elements import bar
 from dramatiq_progress.web.static_files import PARTS, RESULT, SCRIPT, STREAM, STYLESHEET
 
@@ -131,6 +131,13 @@ def test_the_value_of_an_attribute_may_have_quotes_and_angle_brackets(
     assert {tag for tag, _ in children} <= {"b", "progress", "span", "a"}
     if message_id == "m1" and name != "cancel_confirm":
         assert dict(children)["progress"] == {"max": "100", "aria-label": text}
+
+
+@pytest.mark.parametrize("name", [*RESULT_ATTRIBUTES, *COMPACT_ATTRIBUTES, "pulse"])
+def test_an_attribute_that_turns_something_on_is_omitted_if_it_is_0(name: str) -> None:
+    keyword = name.replace("-", "_")
+    assert render(f"{{% dramatiq_progress 'm1' {keyword}=0 %}}") == bar("m1", **{keyword: False}) == bar("m1")
+    assert ' tabindex="0"' in render("{% dramatiq_progress 'm1' tabindex=0 %}")
 
 
 @pytest.mark.parametrize(

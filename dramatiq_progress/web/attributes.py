@@ -57,10 +57,13 @@ def check_names(names: Iterable[str]) -> None:
 def html_attributes(given: Mapping[str, str | bool | None]) -> dict[str, str | bool | None]:
     """Return a tag's keywords as attributes of HTML, whose values are escaped."""
     names = {key: key.replace("_", "-") for key in given}
-    return {names[key]: _html_value(value) for key, value in given.items()}
+    return {names[key]: _html_value(names[key], value) for key, value in given.items()}
 
 
-def _html_value(value: Any) -> SafeString | bool | None:
+def _html_value(name: str, value: Any) -> SafeString | bool | None:
+    # A number that counts as False in a template. Other attributes may be 0, such as tabindex.
+    if value == 0 and name in (*RESULT_ATTRIBUTES, *COMPACT_ATTRIBUTES, "pulse"):
+        return False
     if value is None or isinstance(value, bool):
         return value
     # Text in a template is a safe string, and so is the result of {% blocktranslate asvar %}, also with quotes in it.

@@ -10,12 +10,14 @@ from django.http import HttpRequest
 from django.template import Context, RequestContext, Template
 from django.test import RequestFactory
 from django.utils import translation
+from django.utils.safestring import mark_safe
 
 from dramatiq_progress import Progress, State
 from dramatiq_progress.progress import Parts, StepProgress, UsualTimes
 from dramatiq_progress.stores import Store
+from dramatiq_progress.web.elements import bar
 from dramatiq_progress.web.noscript import markup
-from dramatiq_progress.web.texts import RESULTS
+from dramatiq_progress.web.texts import RESULTS, BarTexts
 from tests.people import People
 from tests.servers import free_port
 
@@ -243,6 +245,49 @@ def test_it_is_in_the_language_of_the_page() -> None:
 def test_the_title_is_the_label_or_the_message_s(arguments: Any, title: str, name: str) -> None:
     html = markup(make_progress(), **arguments)
     assert html.startswith(f'{title}<progress max="100" value="24" aria-label="{name}"></progress><span')
+
+
+NEXT = make_progress(State.ENQUEUED, current=0, total=None, queue_position=1, queue_length=12)
+
+
+@pytest.mark.parametrize(
+    ("progress", "attributes", "text"),
+    [
+        (NEXT, {"text_first": "You are next"}, ">You are next<"),
+        (NEXT, {"text_enqueued": "Please wait", "text_done": None}, ">Next in the queue<"),
+        (NEXT, {"text_first": mark_safe('"Next" &amp; <b>')}, ">&quot;Next&quot; &amp; &lt;b&gt;<"),
+        (make_progress(), {"text_amount": "{total}: {current}"}, ">Importing: 5,000: 1,200<"),
+        (make_progress(State.DONE), {"text_done": "", "text_enqueued": "Wait"}, "></span>"),
+        (make_progress(State.RETRYING, retry_in=0), {"text_retryNow": "Again"}, ">Again (attempt 2)<"),
+        (
+            make_progress(State.RETRYING, retry_in=9),
+            {"text_retryIn": "Again in {time}"},
+            'data-text="Again in 9\N{NO-BREAK SPACE}s (attempt 2)"',
+        ),
+        (
+            make_progress(step=StepProgress(2, 3, "Checking"), description=""),
+            {"text_step": "{index}/{count}"},
+            ">2/3: Checking. 1,200 of 5,000<",
+        ),
+        (None, {"text_waiting": "One moment"}, "<span>One moment</span>"),
+        (None, {"text_label": "Imports"}, '<progress max="100" aria-label="Imports">'),
+    ],
+)
+def test_a_bar_has_texts_of_its_own(
+    memory_store: Store, settings: Any, progress: Progress | None, attributes: dict[str, str], text: str
+) -> None:
+    settings.DRAMATIQ_PROGRESS |= {"PERMISSION": "dramatiq_progress.permissions.anyone_with_link"}
+    assert text in children(bar(progress or "m1", RequestFactory().get("/"), **attributes))
+
+
+def test_a_bar_of_an_invalid_id_has_a_text_of_its_own() -> None:
+    assert children(bar("a b", text_not_found="Gone")) == '<span data-state="not-found">Gone</span>'
+
+
+def test_numbers_next_to_a_text_of_its_own_are_in_the_language_of_the_page() -> None:
+    with translation.override("de"):
+        html = markup(make_progress(), texts=BarTexts({"text-amount": "{current} / {total}"}))
+    assert ">Importing: 1.200 / 5.000<" in html
 
 
 # ---- Permissions ----

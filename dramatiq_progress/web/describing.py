@@ -19,11 +19,11 @@ from dramatiq_progress.progress_values import Number, Parts, StepProgress, Usual
 
 from .texts import (
     BEGINS_SHORT,
-    PARTS_TEXTS,
     REMAINING_SHORT,
     RETRY_SHORT,
     TEXTS,
     USUALLY_SHORT,
+    BarTexts,
     language_of,
     translate,
     translate_result,
@@ -38,114 +38,116 @@ _END_PUNCTUATION = re.compile(r"[.…:]+$")
 _UNITS = (("minute", MINUTE_SECONDS, 5_400), ("hour", 3_600, 129_600), ("day", 86_400, math.inf))
 #: If nine of ten runs take up to this many times as long as half of them, one time says enough.
 NARROW_SPREAD = 3
+#: Those of a bar without attributes ``text-…``.
+TRANSLATIONS = BarTexts()
 
 
-def describe(progress: Progress) -> str:
+def describe(progress: Progress, texts: BarTexts = TRANSLATIONS) -> str:
     """Return the text of a bar, in the same words as `describe` of dramatiq-progress.js."""
     state, parts = progress.state, progress.parts
     if state is State.RETRYING:
-        return _describe_retry(progress)
+        return _describe_retry(texts, progress)
     if progress.complete:
-        return _describe_outcome(progress)
+        return _describe_outcome(texts, progress)
     if state is State.PAUSED:
-        return _describe_break(progress, "paused") if progress.continues else translate(TEXTS["paused"])
+        return _describe_break(texts, progress, "paused") if progress.continues else texts["paused"]
     if state is State.RUNNING and progress.pause_requested:
-        return _describe_break(progress, "pausing")
+        return _describe_break(texts, progress, "pausing")
     if progress.continues:
-        return _describe_break(progress, "continues")
+        return _describe_break(texts, progress, "continues")
     position, length = progress.queue_position, progress.queue_length
     if state is State.RUNNING:
-        text = _describe_run(progress)
+        text = _describe_run(texts, progress)
         if parts is not None:
-            text = _with_failed(text, parts)
+            text = _with_failed(texts, text, parts)
         if progress.eta:
-            return _with_time("remaining", REMAINING_SHORT, text, progress.eta)
+            return _with_time(texts, "remaining", REMAINING_SHORT, text, progress.eta)
     elif state is State.ENQUEUED and position is not None and length is not None:
-        text = _format("position" if position > 1 else "first", position=position, length=length)
+        text = _format(texts, "position" if position > 1 else "first", position=position, length=length)
     else:
-        text = translate(TEXTS[state.value])
+        text = texts[state.value]
     if progress.usual is None or progress.eta is not None:
         return text
-    return _describe_usual(progress, progress.usual, text)
+    return _describe_usual(texts, progress, progress.usual, text)
 
 
-def until_first_answer(progress: Progress) -> str:
+def until_first_answer(progress: Progress, texts: BarTexts = TRANSLATIONS) -> str:
     """Return the text of a bar until its first answer, which counts down: "less than a minute" would be replaced."""
     if progress.state is State.RETRYING:
-        return _describe_retry(progress, is_counted_down=True)
-    return describe(_without_short_times(progress))
+        return _describe_retry(texts, progress, is_counted_down=True)
+    return describe(_without_short_times(progress), texts)
 
 
-def _describe_outcome(progress: Progress) -> str:
+def _describe_outcome(texts: BarTexts, progress: Progress) -> str:
     state, parts = progress.state, progress.parts
-    text = translate(TEXTS[state.value])
+    text = texts[state.value]
     if state is State.DONE:
         return text
     text = translate_result(progress.result) or text
     if parts is None or not parts.total:
         return text
-    amount = _with_failed(_format("doneOf", done=parts.done, total=parts.total), parts)
+    amount = _with_failed(texts, _format(texts, "doneOf", done=parts.done, total=parts.total), parts)
     if state is State.FAILED:
         return amount
-    return _format("described", description=_END_PUNCTUATION.sub("", text), amount=amount)
+    return _format(texts, "described", description=_END_PUNCTUATION.sub("", text), amount=amount)
 
 
-def _with_failed(text: str, parts: Parts) -> str:
-    return _format("failedOf", text=text, failed=parts.failed) if parts.failed else text
+def _with_failed(texts: BarTexts, text: str, parts: Parts) -> str:
+    return _format(texts, "failedOf", text=text, failed=parts.failed) if parts.failed else text
 
 
-def _describe_run(progress: Progress) -> str:
+def _describe_run(texts: BarTexts, progress: Progress) -> str:
     current, total, step = progress.current, progress.total, progress.step
     if step is not None and progress.parts is not None:
         # The number of a pipeline's stage says how many have ended.
         current, total = 0, None
     if total is not None:
-        amount = _format("amount", current=current, total=total)
+        amount = _format(texts, "amount", current=current, total=total)
     else:
-        amount = _format("count", current=current) if current else ""
+        amount = _format(texts, "count", current=current) if current else ""
     # A loop without a description of its own may have the step's name.
     description = "" if step is not None and progress.description == step.name else progress.description
     if amount and description:
-        text = _format("described", description=_END_PUNCTUATION.sub("", description), amount=amount)
+        text = _format(texts, "described", description=_END_PUNCTUATION.sub("", description), amount=amount)
     else:
         text = amount or description
     if step is not None:
-        return _describe_step(step, text)
-    return text or translate(TEXTS["running"])
+        return _describe_step(texts, step, text)
+    return text or texts["running"]
 
 
-def _describe_break(progress: Progress, name: str) -> str:
+def _describe_break(texts: BarTexts, progress: Progress, name: str) -> str:
     """Return "Waiting to continue: 6,200 of 10,000", or of a pause; in a step, with the text of the run."""
     current, total = progress.current, progress.total
-    text = translate((TEXTS | PARTS_TEXTS)[name])
+    text = texts[name]
     without_end = _END_PUNCTUATION.sub("", text)
     if progress.step is not None:
-        return _format("stepped", step=without_end, text=_describe_run(progress))
-    amount = current if total is None else _format("amount", current=current, total=total)
-    return _format("described", description=without_end, amount=amount) if amount else text
+        return _format(texts, "stepped", step=without_end, text=_describe_run(texts, progress))
+    amount = current if total is None else _format(texts, "amount", current=current, total=total)
+    return _format(texts, "described", description=without_end, amount=amount) if amount else text
 
 
-def _describe_usual(progress: Progress, usual: UsualTimes, text: str) -> str:
+def _describe_usual(texts: BarTexts, progress: Progress, usual: UsualTimes, text: str) -> str:
     run, most, wait = usual
     if wait and (not run or (progress.queue_position or 0) > 1):
-        return _with_time("begins", BEGINS_SHORT, text, _rounded(wait))
+        return _with_time(texts, "begins", BEGINS_SHORT, text, _rounded(wait))
     if not run or not most:
         return text
     if progress.state is State.RUNNING and (progress.elapsed or 0) > most:
-        return _format("longer", text=text)
+        return _format(texts, "longer", text=text)
     if most <= NARROW_SPREAD * run:
-        return _with_time("usually", USUALLY_SHORT, text, _rounded(run))
+        return _with_time(texts, "usually", USUALLY_SHORT, text, _rounded(run))
     if most < MINUTE_SECONDS or _size_of(run) != _size_of(most):
-        return _with_time("usuallyMost", USUALLY_SHORT, text, _rounded(most))
+        return _with_time(texts, "usuallyMost", USUALLY_SHORT, text, _rounded(most))
     least = round(_rounded(run) / _size_of(most))
-    return _format("usuallyRange", text=text, time=_duration(_rounded(most)), **{"from": least})
+    return _format(texts, "usuallyRange", text=text, time=_duration(_rounded(most)), **{"from": least})
 
 
-def _with_time(name: str, short: str, text: str, seconds: float) -> str:
+def _with_time(texts: BarTexts, name: str, short: str, text: str, seconds: float) -> str:
     """Return a text with a time, or without its number if it is below a minute."""
     if seconds < MINUTE_SECONDS:
         return _fill(translate(short), text=text)
-    return _format(name, text=text, time=_duration(seconds))
+    return _format(texts, name, text=text, time=_duration(seconds))
 
 
 def _without_short_times(progress: Progress) -> Progress:
@@ -157,42 +159,42 @@ def _without_short_times(progress: Progress) -> Progress:
     return progress
 
 
-def _describe_step(step: StepProgress, text: str) -> str:
+def _describe_step(texts: BarTexts, step: StepProgress, text: str) -> str:
     """Return "Step 2 of 3: Checking. 1,200 of 5,000"; without a name or a text, what there is."""
-    shown = _format("step", index=step.index, count=step.count)
+    shown = _format(texts, "step", index=step.index, count=step.count)
     if name := _END_PUNCTUATION.sub("", step.name):
-        shown = _format("described", description=shown, amount=name)
-    return _format("stepped", step=shown, text=text) if text else shown
+        shown = _format(texts, "described", description=shown, amount=name)
+    return _format(texts, "stepped", step=shown, text=text) if text else shown
 
 
-def _describe_retry(progress: Progress, *, is_counted_down: bool = False) -> str:
-    text = _describe_wait(progress.retry_in or 0, is_counted_down=is_counted_down)
+def _describe_retry(texts: BarTexts, progress: Progress, *, is_counted_down: bool = False) -> str:
+    text = _describe_wait(texts, progress.retry_in or 0, is_counted_down=is_counted_down)
     attempts = progress.attempt + (progress.retries_left or 0)
     name = "attemptOf" if progress.retries_left else "attempt"
-    return _format(name, text=text, attempt=progress.attempt + 1, attempts=attempts)
+    return _format(texts, name, text=text, attempt=progress.attempt + 1, attempts=attempts)
 
 
-def _describe_wait(seconds: float, *, is_counted_down: bool) -> str:
+def _describe_wait(texts: BarTexts, seconds: float, *, is_counted_down: bool) -> str:
     if not seconds:
-        return translate(TEXTS["retryNow"])
+        return texts["retryNow"]
     if seconds >= MINUTE_SECONDS:
-        return _format("retryIn", time=_duration(seconds))
+        return _format(texts, "retryIn", time=_duration(seconds))
     # The symbol of the second is the same in each language, and Django has no translation of the word.
     return (
-        _format("retryIn", time=f"{math.ceil(seconds)}\N{NO-BREAK SPACE}s")
+        _format(texts, "retryIn", time=f"{math.ceil(seconds)}\N{NO-BREAK SPACE}s")
         if is_counted_down
         else translate(RETRY_SHORT)
     )
 
 
-def _format(name: str, **values: Number | str) -> str:
-    return _fill(translate((TEXTS | PARTS_TEXTS)[name]), **values)
+def _format(texts: BarTexts, name: str, **values: Number | str) -> str:
+    return _fill(texts[name], **values)
 
 
 def _fill(text: str, /, **values: Number | str) -> str:
-    texts = {key: value if isinstance(value, str) else _format_number(value) for key, value in values.items()}
+    shown = {key: value if isinstance(value, str) else _format_number(value) for key, value in values.items()}
     # In one pass: a description may contain "{amount}".
-    return _PLACEHOLDER.sub(lambda match: texts.get(match[1], match[0]), text)
+    return _PLACEHOLDER.sub(lambda match: shown.get(match[1], match[0]), text)
 
 
 def _format_number(value: Number) -> str:

@@ -29,7 +29,7 @@ from .noscript import markup, reading
 from .reading import read_mine
 from .responses import why_not_cancellable
 from .static_files import CANCEL, COMPACT_STYLESHEET, PARTS, RESULT, STREAM, link, nonce_of_request
-from .texts import NOT_NOW, REFRESH, TEXTS, translate
+from .texts import NOT_NOW, REFRESH, BarTexts, translate
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def bar_element(
     if fallback:
         label = named.get("label")
         title = None if isinstance(label, bool) else label
-        children = markup(progress, label=title, name=str(named.get("aria-label") or ""))
+        children = markup(progress, label=title, name=str(named.get("aria-label") or ""), texts=BarTexts(named))
     return format_html("<dramatiq-progress{}>{}</dramatiq-progress>", flatatt(named), children)
 
 
@@ -182,7 +182,7 @@ def _not_found(error: ValueError, named: dict[str, str | bool | None]) -> SafeSt
     if settings.DEBUG:
         raise TemplateSyntaxError(reason) from error
     logger.warning("A bar shows that its task could not be found. %s", reason)
-    text = translate(TEXTS["not-found"])
+    text = BarTexts(named)["not-found"]
     attributes = flatatt({name: value for name, value in named.items() if name not in ("src", "list", "stream")})
     return format_html(
         '<dramatiq-progress{}><span data-state="not-found">{}</span></dramatiq-progress>', attributes, text

@@ -17,8 +17,8 @@ from dramatiq_progress.permissions import readable
 from dramatiq_progress.progress import Progress
 from dramatiq_progress.stores import get_store
 
-from .describing import describe, until_first_answer
-from .texts import REFRESH, TEXTS, translate
+from .describing import TRANSLATIONS, describe, until_first_answer
+from .texts import REFRESH, BarTexts, translate
 
 
 def reading(request: HttpRequest | None, message: str | Progress) -> Progress | None:
@@ -36,25 +36,28 @@ def reading(request: HttpRequest | None, message: str | Progress) -> Progress | 
         return None
 
 
-def markup(progress: Progress | None, *, label: str | None = None, name: str = "") -> SafeString:
+def markup(
+    progress: Progress | None, *, label: str | None = None, name: str = "", texts: BarTexts = TRANSLATIONS
+) -> SafeString:
     """Render the children of a bar. Without progress, the text is "Checking progress…".
 
     Parameters:
       label: The title. None: the message's, if there is progress.
       name: The name for screen readers if there is no label.
+      texts: The texts of the bar.
     """
     title = label if label is not None or progress is None else progress.title
     parts = [format_html("<b>{}</b>", title)] if title else []
     percent = _known_percent(progress)
-    parts.append(_track(progress, percent, label or name or title or translate(TEXTS["label"])))
+    parts.append(_track(progress, percent, label or name or title or texts["label"]))
     if progress is None:
-        parts.append(format_html("<span>{}</span>", translate(TEXTS["waiting"])))
+        parts.append(format_html("<span>{}</span>", texts["waiting"]))
     else:
         attributes = {"data-state": progress.state.value}
         if percent is not None:
             attributes["data-percent"] = f"{percent:g}"
-        text = describe(progress)
-        if (first := until_first_answer(progress)) != text:
+        text = describe(progress, texts)
+        if (first := until_first_answer(progress, texts)) != text:
             attributes["data-text"] = first
         parts.append(format_html("<span{}>{}</span>", flatatt(attributes), text))
     if progress is None or not progress.complete:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import unescape
+from types import MappingProxyType
 from typing import Any
 
 from django.conf import settings
@@ -77,6 +79,8 @@ PARTS_TEXTS = {
     "longer": "{text}, longer than usual",
 }
 
+_BY_NAME = TEXTS | CANCEL_TEXTS | PARTS_TEXTS
+
 #: The table of the schedules, for staff.
 SCHEDULE_TEXTS = {
     "schedule": "Schedule",
@@ -107,6 +111,26 @@ _LOCALE = re.compile(r"[a-z]{2,3}(-[a-z]{4})?(-([a-z]{2}|\d{3}))?(-([a-z0-9]{5,8
 def translate(text: str) -> str:
     """Translate one of these texts into the active language."""
     return pgettext(CONTEXT, text)
+
+
+class BarTexts:
+    """The texts of one bar by name: those of its attributes ``text-…``, otherwise the translations.
+
+    Parameters:
+      attributes: The attributes of the bar.
+    """
+
+    def __init__(self, attributes: Mapping[str, str | bool | None] = MappingProxyType({})) -> None:
+        # HTML has no upper case in names.
+        self._own = {
+            name.removeprefix("text-").lower(): unescape(value)
+            for name, value in attributes.items()
+            if name.startswith("text-") and isinstance(value, str)
+        }
+
+    def __getitem__(self, name: str) -> str:
+        own = self._own.get(name.lower())
+        return translate(_BY_NAME[name]) if own is None else own
 
 
 def translate_result(result: object) -> str:
@@ -146,12 +170,11 @@ def page_texts() -> dict[str, Any]:
 
     ``locale`` is set to the language of the texts, so that numbers and times match them.
     """
-    english = TEXTS | CANCEL_TEXTS | PARTS_TEXTS
-    texts: dict[str, Any] = {name: translate(text) for name, text in english.items() if translate(text) != text}
+    texts: dict[str, Any] = {name: translate(text) for name, text in _BY_NAME.items() if translate(text) != text}
     results = [[text, translate(text)] for text in RESULTS if translate(text) != text]
     if results:
         texts["results"] = results
-    language = language_of([*english.values(), *RESULTS])
+    language = language_of([*_BY_NAME.values(), *RESULTS])
     differs_from_module = language not in ("en", "en-us") if _base(language) == "en" else bool(texts)
     if differs_from_module and _LOCALE.fullmatch(language):
         texts["locale"] = language

@@ -243,6 +243,16 @@ def test_a_message_that_is_not_cancellable_has_no_button_and_debug_says_why(
     assert "warning" not in bar("m1", RequestFactory().get("/"))
 
 
+def test_without_a_read_the_tag_does_not_know_whether_a_message_is_cancellable(
+    memory_store: Store, settings: Any
+) -> None:
+    """The bar's button requests the permission."""
+    settings.DEBUG = True
+    memory_store.enqueue("m1", actor="charge", queue="default", retries_left=0, owner="o")
+    html = bar("m1", RequestFactory().get("/"), cancel=True, fallback=False)
+    assert ' cancel="/progress/m1/cancel/"' in html and "warning" not in html
+
+
 @pytest.mark.parametrize("is_permitted_otherwise", [False, True])
 def test_debug_says_that_a_message_without_an_owner_has_no_button_for_visitors(
     memory_store: Store, settings: Any, is_permitted_otherwise: bool

@@ -50,8 +50,8 @@ def bar(
       fallback: Whether to render the content for browsers without JavaScript: the current progress, if the request may
         read it, and a link that reloads the page. It costs one read per bar, none for a `Progress`.
       cancel: Whether to show a button that cancels the message, to users who may cancel it. If it isn't cancellable,
-        there is no button. With ``DEBUG`` the attribute ``warning`` says why, or that the message has no owner.
-        ``cancel_confirm="Stop the import?"`` adds a confirmation.
+        there is no button. With ``DEBUG`` the attribute ``warning`` says why, or that the message has no owner, unless
+        nothing was read for the fallback. ``cancel_confirm="Stop the import?"`` adds a confirmation.
       attributes: Attributes of the element, with ``_`` for ``-``: ``show_result=True``, ``redirect=True``,
         ``download="Get the ZIP"``, ``label="Import"``, ``id="one"``. Attributes that are False or None are omitted.
         With ``compact=True`` or ``inline=True`` it is preceded by a link to their stylesheet, once per template.

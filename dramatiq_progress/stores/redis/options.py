@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 from django.core.exceptions import ImproperlyConfigured
@@ -39,6 +40,12 @@ CLUSTER_OPTIONS = frozenset(inspect.signature(RedisCluster.__init__).parameters)
 
 #: Options that say where a server is, and contradict Sentinels.
 ELSEWHERE = {"url", "host", "port", "unix_socket_path", "cluster", "startup_nodes"}
+
+#: Without an example of a password, since errors are written without what may be one.
+_UNREADABLE = (
+    '"url" can\'t be read; write redis://host:6379/0, with "user:password@" in front of the host, and in a password '
+    '"%23" for "#", "%2F" for "/", "%40" for "@".'
+)
 
 SERVER_PORT = 6379
 SENTINEL_PORT = 26379
@@ -97,6 +104,12 @@ def _check_values(options: Mapping[str, Any]) -> None:
             fits = False
         if not fits:
             raise ValueError(f'"{name}" is {_shown(value)}; it must be {expected}.')
+    # redis-py would use localhost.
+    if not options.get("url", "redis://"):
+        raise ValueError(
+            f'"url" is {options["url"]!r}; write redis://host:6379/0, or leave it out. If it is from an environment '
+            "variable, that isn't set."
+        )
 
 
 def options_of_pool(pool: redis.ConnectionPool) -> dict[str, Any]:
@@ -194,15 +207,19 @@ def _cluster(*, url: str | None = None, startup_nodes: Sequence[Any] | None = No
 
 def _read_url(url: str) -> dict[str, Any]:
     try:
-        return dict(parse_url(url))
+        found = dict(parse_url(url))
     except ValueError as error:
         if "port" not in str(error).lower():
             raise
         # Python's error quotes what it reads as a port: part of the password, if that has an unescaped character.
-        raise ValueError(
-            '"url" can\'t be read; write redis://user:password@host:6379/0, and in a password "%23" for "#", "%2F" for '
-            '"/", "%40" for "@".'
-        ) from None
+        raise ValueError(_UNREADABLE) from None
+    path = urlsplit(url).path
+    # redis-py would use the database 0, or 12 for "/1/2".
+    if "path" not in found and not re.fullmatch(r"/?[0-9]*", path):
+        # The path begins in the password, if that has an unescaped slash.
+        reason = f'"url" has the path {show(path)}; write the number of a database: redis://host:6379/0.'
+        raise ValueError(_UNREADABLE if "@" in path else reason)
+    return found
 
 
 def _client(url: str | None, options: Mapping[str, Any]) -> redis.Redis:

@@ -377,6 +377,16 @@ def test_texts_can_be_attributes(open_bar: OpenBar, site: ScriptedSite) -> None:
 
 
 @pytest.mark.parametrize(
+    ("result", "text"), [("The task failed.", "Sorry"), ("Row 7 is empty.", "Row 7 is empty."), (None, "Sorry")]
+)
+def test_a_bar_s_own_text_of_a_failure_replaces_the_default_only(
+    open_bar: OpenBar, site: ScriptedSite, result: str | None, text: str
+) -> None:
+    site.reply(answer("failed", result=result))
+    expect(part(open_bar('text-failed="Sorry"'), "text")).to_have_text(text)
+
+
+@pytest.mark.parametrize(
     ("state", "name"),
     [
         ("enqueued", "idle-color"),

@@ -258,6 +258,8 @@ NEXT = make_progress(State.ENQUEUED, current=0, total=None, queue_position=1, qu
         (NEXT, {"text_first": mark_safe('"Next" &amp; <b>')}, ">&quot;Next&quot; &amp; &lt;b&gt;<"),
         (make_progress(), {"text_amount": "{total}: {current}"}, ">Importing: 5,000: 1,200<"),
         (make_progress(State.DONE), {"text_done": "", "text_enqueued": "Wait"}, "></span>"),
+        (make_progress(State.CANCELLED, result="The task was cancelled."), {"text_cancelled": "Stopped"}, ">Stopped<"),
+        (make_progress(State.FAILED, result="Row 7 is empty."), {"text_failed": "Sorry"}, ">Row 7 is empty.<"),
         (make_progress(State.RETRYING, retry_in=0), {"text_retryNow": "Again"}, ">Again (attempt 2)<"),
         (
             make_progress(State.RETRYING, retry_in=9),

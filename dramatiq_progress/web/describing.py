@@ -14,7 +14,7 @@ from django.utils.html import avoid_wrapping
 from django.utils.timesince import TIME_STRINGS
 from django.utils.translation import override
 
-from dramatiq_progress.progress import Progress, State
+from dramatiq_progress.progress import DEFAULT_RESULTS, Progress, State
 from dramatiq_progress.progress_values import Number, Parts, StepProgress, UsualTimes
 
 from .texts import (
@@ -83,7 +83,9 @@ def _describe_outcome(texts: BarTexts, progress: Progress) -> str:
     text = texts[state.value]
     if state is State.DONE:
         return text
-    text = translate_result(progress.result) or text
+    # Instead of the default, which says no more, the bar's own text of the state.
+    if progress.result != DEFAULT_RESULTS[state]:
+        text = translate_result(progress.result) or text
     if parts is None or not parts.total:
         return text
     amount = _with_failed(texts, _format(texts, "doneOf", done=parts.done, total=parts.total), parts)

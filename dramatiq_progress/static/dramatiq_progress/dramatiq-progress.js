@@ -621,7 +621,8 @@ const Bar = (Base) => class extends Base {
     const isDone = state === "done";
     if (!this.#dispatch(isDone ? state : "failed", answer) || !this.shows(view)) return;
     const why = new Map(this.texts.results).get(result) ?? (typeof result === "string" && result);
-    const text = describe(view, this.texts, !isDone && why);
+    // Instead of the server's default, which says no more, the bar's own text of the state.
+    const text = describe(view, this.texts, !isDone && result !== TEXTS[state] && why);
     const handler = isDone ? "onSuccess" : state === "skipped" ? "onIgnored" : "onTaskError";
     if (!this.#callHandler(handler, isDone ? result : text)) this.#show(state, text, view);
     else if (!isDone) return;

@@ -157,6 +157,15 @@ def test_a_schedule_that_is_sent_by_hand_without_a_store_is_no_error(project: Pr
     assert "The message was sent, but --list won't show this run: the progress store is unavail" in answer.stderr
 
 
+def test_a_scheduler_whose_schedules_are_all_disabled_runs_and_says_so(project: Project) -> None:
+    project.declare(nightly={"cron": "@daily", "enabled": False})
+    with project.scheduler() as child:
+        assert "starts with 0 schedules: all are disabled, so nothing is sent." in child.log.read_text()
+        wait_until(lambda: any(each.endswith(f":{child.pid}") for each in Schedules(project.store).live()))
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(60) == 0 and "Traceback" not in child.log.read_text()
+
+
 def test_the_health_check_is_that_of_this_host(project: Project) -> None:
     project.declare(nightly={"cron": "0 3 * * *"})
 

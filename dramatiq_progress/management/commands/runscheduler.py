@@ -65,7 +65,7 @@ class Command(BaseCommand):
                 "The progress store is the memory of one process, where no other scheduler sees what was sent. Set "
                 'DRAMATIQ_PROGRESS["OPTIONS"] to a Redis or Valkey server.'
             )
-        if not any(each.enabled for each in schedules):
+        if not schedules:
             raise CommandError(
                 'There are no schedules. Declare one with @scheduled(cron="0 3 * * *") above an actor or a task, or in '
                 'DRAMATIQ_PROGRESS["SCHEDULES"].'

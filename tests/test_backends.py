@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import secrets
 import subprocess
 import sys
@@ -443,6 +444,15 @@ def test_arguments_that_are_too_large_are_not_sent(site: Site, store: Store) -> 
     assert site.broker.queues["default"].qsize() == 0
 
 
+def test_metadata_that_are_too_large_are_not_sent(site: Site, store: Store) -> None:
+    fits, large = (tasks.give.using(metadata={"a": "x" * count}) for count in (16 * 1024 - 9, 16 * 1024))
+    for send in (large.enqueue, large.message):
+        with pytest.raises(ValueError, match="The JSON of the metadata has 16,393 bytes; the limit is 16,384"):
+            send("a")
+    assert "default" not in site.broker.queues or site.broker.queues["default"].qsize() == 0
+    assert len(json.dumps(default_task_backend.get_result(fits.enqueue("a").id).metadata)) == 16 * 1024
+
+
 def test_a_return_value_that_is_too_large_fails_the_task(site: Site) -> None:
     fits, large = tasks.give_bytes.enqueue(256 * 1024 - 2), tasks.give_bytes.enqueue(256 * 1024)
     site.work()
@@ -476,11 +486,20 @@ def test_a_mistake_in_the_options_is_named(settings: Any, options: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_retries": -1}, {"max_retries": 1.5}, {"time_limit": 0}, {"cancellable": "no"}, {"title": 7}]
+    "options",
+    [
+        {"max_retries": -1},
+        {"max_retries": 1.5},
+        {"time_limit": 0},
+        {"cancellable": "no"},
+        {"title": 7},
+        {"publish_result": "no"},
+        {"metadata": ["a"]},
+    ],
 )
 def test_a_mistake_in_a_task_is_named(options: dict[str, Any]) -> None:
     [(name, value)] = options.items()
-    with pytest.raises(InvalidTask, match=f"^{name}={value!r}: it must be"):
+    with pytest.raises(InvalidTask, match=f"^{name}={re.escape(repr(value))}: it must be"):
         tasks.add.using(**options)
 
 

@@ -503,6 +503,21 @@ def test_a_mistake_in_a_task_is_named(options: dict[str, Any]) -> None:
         tasks.add.using(**options)
 
 
+@pytest.mark.parametrize("has_broker", [True, False])
+def test_a_database_that_the_project_does_not_have_is_reported(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, has_broker: bool
+) -> None:
+    if not has_broker:
+        monkeypatch.setattr(dramatiq.broker, "global_broker", None)
+    for on_commit, expected in (("nope", ["dramatiq_progress.E012"]), ("default", []), (True, []), (False, [])):
+        settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"on_commit": on_commit}}}
+        found = task_backends["default"].check()
+        assert [each.id for each in found] == expected
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"on_commit": "nope"}}}
+    [error] = task_backends["default"].check()
+    assert 'TASKS["default"]["OPTIONS"]["on_commit"] is \'nope\'' in error.msg and "one of default" in str(error.hint)
+
+
 def test_an_option_that_tasks_do_not_have_is_named() -> None:
     with pytest.raises(TypeError, match=r"no option max_retrys\. The options are backend, cancellable, max_retries, "):
         tasks.add.using(max_retrys=3)

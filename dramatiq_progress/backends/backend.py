@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from django.core.checks import CheckMessage, Error, Info
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import Task, TaskResultStatus
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
@@ -166,10 +166,20 @@ class DramatiqBackend(BaseTaskBackend):
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:
         """Return the mistakes in the configuration of this backend. Those of the broker are reported without it."""
+        found: list[CheckMessage] = []
+        database = self._options.on_commit
+        if isinstance(database, str) and database not in connections:
+            found.append(
+                Error(
+                    f'TASKS["{self.alias}"]["OPTIONS"]["on_commit"] is {show(database)}, which isn\'t the alias of a '
+                    "database.",
+                    hint=f"Set it to True for the default database, or to one of {', '.join(connections)}.",
+                    id="dramatiq_progress.E012",
+                )
+            )
         broker = dramatiq_broker.global_broker
         if broker is None:
-            return []
-        found: list[CheckMessage] = []
+            return found
         if self._has_async_tasks and not any(isinstance(each, AsyncIO) for each in broker.middleware):
             found.append(
                 Error(

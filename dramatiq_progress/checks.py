@@ -22,7 +22,7 @@ from .permissions import uncallable_permissions
 from .requests import OwnerMiddleware
 from .scheduler.targets import is_tracked, misfit
 from .schedules import live_schedulers
-from .schedules.declaring import find_schedules, name_of
+from .schedules.declaring import find_schedules, module_to_import, name_of
 from .stores import get_store
 
 Messages = list[checks.CheckMessage]
@@ -212,6 +212,17 @@ def check_schedules(app_configs: Apps, **kwargs: Any) -> Messages:
         )
         for each in schedules
         if (reason := misfit(each.target, each.args, each.kwargs))
+    ]
+    found += [
+        checks.Warning(
+            f"Workers will reject each message of the schedule {each.name!r}: they don't import {module}, so they "
+            f"don't know the actor {name_of(each.target)}.",
+            hint=f'Add "import {module}" to a module that rundramatiq imports, such as a tasks.py. If workers import '
+            "it in another way, silence this check.",
+            id="dramatiq_progress.W009",
+        )
+        for each in schedules
+        if (module := module_to_import(each.target))
     ]
     return found
 

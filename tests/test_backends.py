@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import secrets
 import subprocess
 import sys
@@ -443,6 +444,15 @@ def test_arguments_that_are_too_large_are_not_sent(site: Site, store: Store) -> 
     assert site.broker.queues["default"].qsize() == 0
 
 
+def test_metadata_that_are_too_large_are_not_sent(site: Site, store: Store) -> None:
+    fits, large = (tasks.give.using(metadata={"a": "x" * count}) for count in (16 * 1024 - 9, 16 * 1024))
+    for send in (large.enqueue, large.message):
+        with pytest.raises(ValueError, match="The JSON of the metadata has 16,393 bytes; the limit is 16,384"):
+            send("a")
+    assert "default" not in site.broker.queues or site.broker.queues["default"].qsize() == 0
+    assert len(json.dumps(default_task_backend.get_result(fits.enqueue("a").id).metadata)) == 16 * 1024
+
+
 def test_a_return_value_that_is_too_large_fails_the_task(site: Site) -> None:
     fits, large = tasks.give_bytes.enqueue(256 * 1024 - 2), tasks.give_bytes.enqueue(256 * 1024)
     site.work()
@@ -476,12 +486,36 @@ def test_a_mistake_in_the_options_is_named(settings: Any, options: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_retries": -1}, {"max_retries": 1.5}, {"time_limit": 0}, {"cancellable": "no"}, {"title": 7}]
+    "options",
+    [
+        {"max_retries": -1},
+        {"max_retries": 1.5},
+        {"time_limit": 0},
+        {"cancellable": "no"},
+        {"title": 7},
+        {"publish_result": "no"},
+        {"metadata": ["a"]},
+    ],
 )
 def test_a_mistake_in_a_task_is_named(options: dict[str, Any]) -> None:
     [(name, value)] = options.items()
-    with pytest.raises(InvalidTask, match=f"^{name}={value!r}: it must be"):
+    with pytest.raises(InvalidTask, match=f"^{name}={re.escape(repr(value))}: it must be"):
         tasks.add.using(**options)
+
+
+@pytest.mark.parametrize("has_broker", [True, False])
+def test_a_database_that_the_project_does_not_have_is_reported(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, has_broker: bool
+) -> None:
+    if not has_broker:
+        monkeypatch.setattr(dramatiq.broker, "global_broker", None)
+    for on_commit, expected in (("nope", ["dramatiq_progress.E012"]), ("default", []), (True, []), (False, [])):
+        settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"on_commit": on_commit}}}
+        found = task_backends["default"].check()
+        assert [each.id for each in found] == expected
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"on_commit": "nope"}}}
+    [error] = task_backends["default"].check()
+    assert 'TASKS["default"]["OPTIONS"]["on_commit"] is \'nope\'' in error.msg and "one of default" in str(error.hint)
 
 
 def test_an_option_that_tasks_do_not_have_is_named() -> None:

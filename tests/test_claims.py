@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from dramatiq_progress.schedules.options import build_schedule
 from dramatiq_progress.stores import Store, schedules
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.schedules import Declared, ScheduleRecord, Schedules
-from tests.waiting import wait_until
+from tests.waiting import BUSY_SECONDS, wait_until
 
 NAME = "nightly"
 SECOND = timedelta(seconds=1)
@@ -108,6 +109,22 @@ def test_a_claim_whose_answer_was_lost_is_answered_again(scheduler: Scheduler, d
     assert scheduler.claim(due, "m1") == scheduler.claim(due, "m1") == ("claimed", "m1")
     scheduler.confirm(due, "m1")
     assert scheduler.claim(due, "m1") == ("taken", "")
+
+
+@pytest.mark.parametrize("ttl", [2.0, 600.0])
+def test_a_confirmation_keeps_the_record_for_its_ttl_and_never_shorter_than_before(
+    in_store: Schedules, not_held: None, ttl: float
+) -> None:
+    """The record of a schedule that is due once a year must last two years, also if it is sent by hand."""
+    in_store.declare([Declared(NAME, "yearly", 300.0, None)])
+    in_store.confirm(NAME, None, "m1", ttl=ttl)
+    key, store = in_store._key(NAME), in_store.store
+    if isinstance(store, MemoryStore):
+        left = store._expires_at[key] - time.monotonic()
+    else:
+        [milliseconds] = store._servers.send([("EVAL", "return redis.call('PTTL', KEYS[1])", "1", key)])
+        left = milliseconds / 1000
+    assert max(ttl, 300.0) - BUSY_SECONDS < left <= max(ttl, 300.0)
 
 
 def test_the_latest_tick_only_rises(scheduler: Scheduler, due: datetime) -> None:

@@ -148,6 +148,24 @@ def test_one_schedule_is_sent_by_hand(project: Project) -> None:
     assert "No schedule has the name 'weekly'. The schedules are: nightly." in answer.stderr
 
 
+def test_a_schedule_that_is_sent_by_hand_without_a_store_is_no_error(project: Project) -> None:
+    """A script that retries would send it twice."""
+    project.options = {"OPTIONS": {"url": f"redis://127.0.0.1:{servers.free_port()}/0"}}
+    project.declare(nightly={"cron": "0 3 * * *", "args": ["a.csv"]})
+    answer = project.run("--once", "nightly")
+    assert answer.returncode == 0 and re.fullmatch(r"Sent nightly: message (\S+)\n", answer.stdout)
+    assert "The message was sent, but --list won't show this run: the progress store is unavail" in answer.stderr
+
+
+def test_a_scheduler_whose_schedules_are_all_disabled_runs_and_says_so(project: Project) -> None:
+    project.declare(nightly={"cron": "@daily", "enabled": False})
+    with project.scheduler() as child:
+        assert "starts with 0 schedules: all are disabled, so nothing is sent." in child.log.read_text()
+        wait_until(lambda: any(each.endswith(f":{child.pid}") for each in Schedules(project.store).live()))
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(60) == 0 and "Traceback" not in child.log.read_text()
+
+
 def test_the_health_check_is_that_of_this_host(project: Project) -> None:
     project.declare(nightly={"cron": "0 3 * * *"})
 

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.tasks import task
+from django.tasks import TaskResultStatus, task
 
 from dramatiq_progress import State, get_progress
-from dramatiq_progress.scheduler.targets import has_finished, is_tracked, misfit, send
+from dramatiq_progress.scheduler.targets import has_finished, is_tracked, misfit, send, was_delivered
 from dramatiq_progress.schedules.declaring import is_target, name_of
 from dramatiq_progress.stores import Store
+from dramatiq_progress.stores.attempt import Attempt
 from tests import django_tasks
 
 
@@ -43,6 +44,31 @@ def test_a_task_of_this_backend_has_the_claimed_id_and_a_bar(memory_store: Store
     progress = get_progress(message_id)
     assert progress is not None and (progress.state, progress.actor) == (State.ENQUEUED, django_tasks.add.module_path)
     assert not has_finished(django_tasks.add, message_id, memory_store)
+
+
+def test_a_task_was_certainly_sent_once_a_worker_has_started_it(memory_store: Store) -> None:
+    message_id = "00000000-0000-4000-8000-000000000002"
+    assert not was_delivered(django_tasks.add, message_id, memory_store)
+    send(django_tasks.add, (1, 2), {}, message_id)
+    assert not was_delivered(django_tasks.add, message_id, memory_store)
+    attempt = Attempt(message_id, django_tasks.add.module_path, "default")
+    memory_store.start(attempt)
+    assert was_delivered(django_tasks.add, message_id, memory_store)
+    memory_store.finish(attempt, state=State.DONE)
+    assert was_delivered(django_tasks.add, message_id, memory_store)
+
+
+def test_a_task_that_waits_for_a_retry_was_certainly_sent(memory_store: Store) -> None:
+    result = SimpleNamespace(status=TaskResultStatus.READY, attempts=1)
+    backend = SimpleNamespace(supports_get_result=True, enqueue_as=nothing, get_result=lambda result_id: result)
+    task = SimpleNamespace(get_backend=lambda: backend)
+    assert was_delivered(task, "m1", memory_store)
+    result.attempts = 0
+    assert not was_delivered(task, "m1", memory_store)
+    # The ids of its results are its own.
+    del backend.enqueue_as
+    result.attempts = 1
+    assert not was_delivered(task, "m1", memory_store)
 
 
 def test_the_context_is_no_argument_of_a_schedule() -> None:

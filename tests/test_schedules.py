@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.date import DateTrigger
 from apscheduler.triggers.interval import IntervalTrigger
+from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from dramatiq.brokers.stub import StubBroker
@@ -204,6 +207,40 @@ def test_arguments_that_the_actor_does_not_take_are_a_warning(options: Any, reas
     scheduled(cron="@daily", **options)(tasks.import_rows)
     found = run_checks()
     assert (reason is None and not found) or (reason is not None and reason in found["W008"])
+
+
+@pytest.fixture
+def vendor_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module with two actors, which workers don't import."""
+    actor = "@dramatiq.actor\ndef {}(): ...\n"
+    (tmp_path / "vendor_jobs.py").write_text("import dramatiq\n" + actor.format("clear") + actor.format("report"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(declaring, "_unknown_to_workers", {})
+    yield
+    sys.modules.pop("vendor_jobs", None)
+    for name in ("clear", "report"):
+        dramatiq.get_broker().actors.pop(name, None)
+
+
+def test_an_actor_that_workers_do_not_import_is_a_warning(settings: Any, vendor_jobs: None) -> None:
+    override(
+        settings,
+        clear={"send": "vendor_jobs.clear", "cron": "@daily"},
+        report={"send": "vendor_jobs.report", "cron": "@daily"},
+        rows={"send": "tests.tasks.import_rows", "cron": "@daily", "args": ["a.csv"]},
+    )
+    # The second time, the first one has imported the module.
+    for _ in range(2):
+        found = [each for each in checks.run_checks(tags=["dramatiq_progress"]) if each.level >= checks.WARNING]
+        assert [each.id for each in found] == ["dramatiq_progress.W009"] * 2
+        assert "'clear': they don't import vendor_jobs, so they don't know the actor clear" in found[0].msg
+        assert "'report'" in found[1].msg and 'Add "import vendor_jobs"' in str(found[1].hint)
+
+
+def test_an_actor_that_workers_import_from_another_module_is_no_warning(settings: Any, vendor_jobs: None) -> None:
+    importlib.import_module("vendor_jobs")
+    override(settings, clear={"send": "vendor_jobs.clear", "cron": "@daily"})
+    assert run_checks() == {}
 
 
 def test_a_message_that_cannot_be_sent_at_once_is_an_error() -> None:

@@ -249,8 +249,23 @@ class Nameless(BaseTrigger):
         (lambda: AndTrigger([OrTrigger([CronTrigger(hour=3, jitter=60)])]), "has a jitter"),
         (lambda: OrTrigger([Nameless()]), "Give its class a __repr__"),
         (lambda: "daily", "not a trigger of APScheduler"),
+        (lambda: CronTrigger, r"CronTrigger'> is a class\. Pass an instance"),
+        (lambda: OrTrigger, "is a class"),
+        (lambda: AndTrigger([CronTrigger]), "is a class"),
     ],
-    ids=["calendar", "interval", "jitter", "date", "combined", "nested", "address", "text"],
+    ids=[
+        "calendar",
+        "interval",
+        "jitter",
+        "date",
+        "combined",
+        "nested",
+        "address",
+        "text",
+        "class",
+        "combining",
+        "classes",
+    ],
 )
 def test_a_trigger_with_which_each_process_has_other_times_is_an_error(make: Callable[[], object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from django.core.checks import CheckMessage, Error, Info
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import Task, TaskResultStatus
 from django.tasks.exceptions import InvalidTask, TaskResultDoesNotExist
@@ -33,7 +33,16 @@ from dramatiq_progress.worker.tracking import CANCELLABLE_OPTION
 from .dispatch import Band, declare_actors, declare_queues, get_broker, known_queues, max_priority, priority_options
 from .options import Options, is_count, is_limit, read_options
 from .results import moment
-from .run import MAX_ARGUMENTS_BYTES, TASK_OPTION, TaskRun, encode, read_result, send_signal, sending
+from .run import (
+    MAX_ARGUMENTS_BYTES,
+    MAX_METADATA_BYTES,
+    TASK_OPTION,
+    TaskRun,
+    encode,
+    read_result,
+    send_signal,
+    sending,
+)
 from .task import ProgressResult, ProgressTask
 
 #: The fields of a `ProgressTask` that its message carries if they aren't the default.
@@ -90,6 +99,10 @@ class DramatiqBackend(BaseTaskBackend):
                 raise InvalidTask(f"time_limit={show(task.time_limit)}: it must be a whole number of milliseconds.")
             if task.cancellable is not None and not isinstance(task.cancellable, bool):
                 raise InvalidTask(f"cancellable={show(task.cancellable)}: it must be True or False.")
+            if not isinstance(task.publish_result, bool):
+                raise InvalidTask(f"publish_result={show(task.publish_result)}: it must be True or False.")
+            if not isinstance(task.metadata, dict):
+                raise InvalidTask(f"metadata={show(task.metadata)}: it must be a dict, as in metadata={{'trace': id}}.")
             if not isinstance(task.title, str | Promise):
                 raise InvalidTask(f"title={show(task.title)}: it must be a text, as in title=str(path).")
         known_queues.add(task.queue_name)
@@ -100,8 +113,8 @@ class DramatiqBackend(BaseTaskBackend):
 
         Raises:
           InvalidTask: See `validate_task`.
-          TypeError: An argument isn't JSON.
-          ValueError: The arguments are over 256 KiB of JSON.
+          TypeError: An argument isn't JSON, or a value of the metadata.
+          ValueError: The arguments are over 256 KiB of JSON, or the metadata are over 16 KiB.
         """
         return self.enqueue_as(task, args, kwargs, str(uuid4()))
 
@@ -153,10 +166,20 @@ class DramatiqBackend(BaseTaskBackend):
 
     def check(self, **kwargs: Any) -> list[CheckMessage]:
         """Return the mistakes in the configuration of this backend. Those of the broker are reported without it."""
+        found: list[CheckMessage] = []
+        database = self._options.on_commit
+        if isinstance(database, str) and database not in connections:
+            found.append(
+                Error(
+                    f'TASKS["{self.alias}"]["OPTIONS"]["on_commit"] is {show(database)}, which isn\'t the alias of a '
+                    "database.",
+                    hint=f"Set it to True for the default database, or to one of {', '.join(connections)}.",
+                    id="dramatiq_progress.E012",
+                )
+            )
         broker = dramatiq_broker.global_broker
         if broker is None:
-            return []
-        found: list[CheckMessage] = []
+            return found
         if self._has_async_tasks and not any(isinstance(each, AsyncIO) for each in broker.middleware):
             found.append(
                 Error(
@@ -218,6 +241,7 @@ class DramatiqBackend(BaseTaskBackend):
         if "metadata" in own:
             # A copy: the dict may change before the commit.
             own["metadata"] = normalize_json(own["metadata"])
+            encode(own["metadata"], MAX_METADATA_BYTES, "the metadata")
         limit = own.get("time_limit", options.time_limit)
         return Message(
             queue_name=queue,

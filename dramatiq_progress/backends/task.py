@@ -77,8 +77,8 @@ class ProgressTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
 
         Raises:
           InvalidTask: The task isn't one of `DramatiqBackend`, or has a `run_after`.
-          TypeError: An argument isn't JSON.
-          ValueError: The arguments are over 256 KiB of JSON.
+          TypeError: An argument isn't JSON, or a value of the metadata.
+          ValueError: The arguments are over 256 KiB of JSON, or the metadata are over 16 KiB.
         """
         make = getattr(self.get_backend(), "make_message", None)
         if make is None:

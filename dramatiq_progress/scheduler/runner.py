@@ -239,6 +239,8 @@ class Runner:
         """Return the number of schedules, the one that is due next, and those whose trigger raises."""
         now = datetime.now(UTC)
         enabled = [each for each in self._all.values() if each.schedule.enabled]
+        if not enabled:
+            return "0 schedules: all are disabled, so nothing is sent"
         due: list[tuple[datetime, Schedule]] = []
         parts: list[str] = []
         for each in enabled:

@@ -80,10 +80,25 @@ def was_delivered(target: Any, message_id: str, store: Store) -> bool:
     Raises:
       StoreUnavailable: The store can't be reached.
     """
-    if not isinstance(target, Actor) or not is_tracked(target):
+    if not is_tracked(target):
         return False
-    [progress] = store.read([message_id])
-    return progress is not None and not progress.state.is_pending
+    if isinstance(target, Actor):
+        [progress] = store.read([message_id])
+        return progress is not None and not progress.state.is_pending
+    backend = target.get_backend()
+    if not hasattr(backend, "enqueue_as"):
+        # Its id isn't the one that was claimed.
+        return False
+    # Only a Django that has tasks gets here.
+    from django.tasks import TaskResultStatus
+    from django.tasks.exceptions import TaskResultDoesNotExist
+
+    try:
+        result = backend.get_result(message_id)
+    except TaskResultDoesNotExist:
+        return False
+    # One that waits for a retry is READY again.
+    return bool(result.status != TaskResultStatus.READY or result.attempts)
 
 
 def has_finished(target: Any, message_id: str, store: Store) -> bool:

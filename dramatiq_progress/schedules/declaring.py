@@ -48,6 +48,10 @@ class _Declaration(NamedTuple):
 #: What code has declared.
 _declared: list[_Declaration] = []
 
+#: The actors that the settings name and workers don't have, with the modules that workers don't import. They are kept:
+#: once this process has imported such a module, its actors can't be told from those of workers.
+_unknown_to_workers: dict[str, str] = {}
+
 
 def scheduled(
     *positional: object,
@@ -137,7 +141,7 @@ def find_schedules() -> tuple[list[Schedule], list[Problem]]:
     Raises:
       ImproperlyConfigured: No Dramatiq broker is configured, or `configuration` raises it.
     """
-    _import_tasks()
+    known = _import_tasks()
     problems: list[Problem] = []
     declared: dict[str, _Declaration] = {}
     for each in _declared:
@@ -152,7 +156,17 @@ def find_schedules() -> tuple[list[Schedule], list[Problem]]:
             problems.append(made)
         else:
             found.append(made)
+            if "send" in overrides.get(name, {}):
+                _note_unknown(made.target, overrides[name]["send"], known)
     return found, problems
+
+
+def module_to_import(target: Any) -> str:
+    """Return the module with an actor that workers don't import, for a schedule of `find_schedules`. Empty without one.
+
+    A worker imports the module of a task of Django's when it runs the task.
+    """
+    return _unknown_to_workers.get(target.actor_name, "") if isinstance(target, Actor) else ""
 
 
 def valid_schedules() -> list[Schedule]:
@@ -167,8 +181,10 @@ def valid_schedules() -> list[Schedule]:
     return found
 
 
-def _import_tasks() -> None:
-    if dramatiq_broker.global_broker is None:
+def _import_tasks() -> frozenset[str]:
+    """Import the modules that workers import. Return the names of the actors that workers then have."""
+    broker = dramatiq_broker.global_broker
+    if broker is None:
         # The first actor would set Dramatiq's default broker, which the project hasn't configured.
         raise ImproperlyConfigured(
             "No Dramatiq broker is configured. "
@@ -179,6 +195,14 @@ def _import_tasks() -> None:
 
     for module in Command(stdout=StringIO()).discover_tasks_modules()[1:]:
         import_module(module)
+    return frozenset(broker.actors)
+
+
+def _note_unknown(target: Any, path: object, known: frozenset[str]) -> None:
+    """Note an actor that a schedule in the settings sends, if workers don't have it."""
+    is_theirs = isinstance(target, Actor) and target.broker is dramatiq_broker.global_broker
+    if is_theirs and isinstance(path, str) and target.actor_name not in known:
+        _unknown_to_workers[target.actor_name] = path.rpartition(".")[0]
 
 
 def _duplicate(first: _Declaration, second: _Declaration) -> Problem:

@@ -195,7 +195,7 @@ class Triggered:
       trigger: The trigger.
 
     Raises:
-      ValueError: It isn't a trigger, or each process would compute other times.
+      ValueError: It isn't a trigger, is a class, or each process would compute other times.
     """
 
     def __init__(self, trigger: Any) -> None:
@@ -228,6 +228,11 @@ class Triggered:
 
 def _check_same_everywhere(trigger: Any) -> None:
     """Raise ValueError if each process has other times for a trigger, or for one of those that it combines."""
+    if isinstance(trigger, type):
+        raise ValueError(
+            f"trigger={show(trigger)} is a class. Pass an instance of it, with its options, such as "
+            'trigger=CronTrigger(day="last", hour=3).'
+        )
     for each in getattr(trigger, "triggers", ()):
         _check_same_everywhere(each)
     if repr(trigger) == object.__repr__(trigger):

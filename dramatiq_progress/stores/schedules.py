@@ -190,7 +190,7 @@ class Schedules:
         Parameters:
           tick: The tick. None: the message was sent by hand, now.
           message_id: The id with which it was sent. Empty: it can't be sent, and no scheduler is to try again.
-          ttl: Seconds to keep the record.
+          ttl: Seconds to keep the record, if it isn't kept longer already.
         """
         self._run([self._call("confirm", name, encoding.Confirm(_text(tick), message_id, _ttl(ttl)))])
 

@@ -65,7 +65,7 @@ class Command(BaseCommand):
                 "The progress store is the memory of one process, where no other scheduler sees what was sent. Set "
                 'DRAMATIQ_PROGRESS["OPTIONS"] to a Redis or Valkey server.'
             )
-        if not any(each.enabled for each in schedules):
+        if not schedules:
             raise CommandError(
                 'There are no schedules. Declare one with @scheduled(cron="0 3 * * *") above an actor or a task, or in '
                 'DRAMATIQ_PROGRESS["SCHEDULES"].'
@@ -94,7 +94,13 @@ class Command(BaseCommand):
                 f"Could not send {name}: {described(error)}. Check the broker, and the schedule's args."
             ) from error
         self.stdout.write(f"Sent {name}: message {message_id}")
-        Schedules(get_store()).confirm(name, None, message_id, ttl=RECORD_SECONDS)
+        try:
+            Schedules(get_store()).confirm(name, None, message_id, ttl=RECORD_SECONDS)
+        except StoreUnavailable as error:
+            # Not an exit code other than 0, after which a script would send it again.
+            self.stderr.write(
+                f"The message was sent, but --list won't show this run: the progress store is unavailable: {error}"
+            )
 
     def _check(self) -> None:
         live, host = live_schedulers(), socket.gethostname()

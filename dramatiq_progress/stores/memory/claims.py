@@ -67,7 +67,7 @@ def confirm(record: Record, now: float, given: encoding.Confirm) -> Outcome:
         if float(tick) >= float(record.get("sent_tick", 0)):
             record |= {"sent_id": given.message_id, "sent_tick": tick}
             record.pop("outcome", None)
-    return Outcome("written", given.ttl)
+    return Outcome("written", given.ttl, only_later=True)
 
 
 def conclude(record: Record, given: encoding.Conclude) -> Outcome:

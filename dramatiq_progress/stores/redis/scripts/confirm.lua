@@ -17,5 +17,6 @@ if message_id ~= '' then
     redis.call('HDEL', schedule, 'outcome')
   end
 end
-redis.call('PEXPIRE', schedule, ttl)
+-- Never less than a scheduler has set: what is sent by hand doesn't know how seldom the schedule is due.
+if redis.call('PTTL', schedule) < tonumber(ttl) then redis.call('PEXPIRE', schedule, ttl) end
 return 'written'

@@ -620,15 +620,15 @@ const Bar = (Base) => class extends Base {
     const { state, result } = view;
     const isDone = state === "done";
     if (!this.#dispatch(isDone ? state : "failed", answer) || !this.shows(view)) return;
-    const why = new Map(this.texts.results).get(result) ?? (typeof result === "string" && result);
     // Instead of the server's default, which says no more, the bar's own text of the state.
-    const text = describe(view, this.texts, !isDone && result !== TEXTS[state] && why);
-    const handler = isDone ? "onSuccess" : state === "skipped" ? "onIgnored" : "onTaskError";
-    if (!this.#callHandler(handler, isDone ? result : text)) this.#show(state, text, view);
+    const why = typeof result === "string" && result !== TEXTS[state] && !isDone && result;
+    const text = describe(view, this.texts, new Map(this.texts.results).get(why) ?? why);
+    if (!this.#callHandler(isDone ? "onSuccess" : state === "skipped" ? "onIgnored" : "onTaskError", isDone ? result : text))
+      this.#show(state, text, view);
     else if (!isDone) return;
     // Some browsers cache a failed import.
-    const retry = () => this.#loadResultModule("?again").catch(() => {});
-    if (!this.#showOutcome) await this.#loadResultModule().catch(retry);
+    const again = () => this.#loadResultModule("?again");
+    if (!this.#showOutcome) await this.#loadResultModule().catch(again).catch(() => {});
     if (this.shows(view)) this.#showOutcome?.(this, view);
   }
 

@@ -230,8 +230,9 @@ def limited(settings: Any) -> Iterator[None]:
 def test_a_flood_of_polls_is_limited_as_documented(limited: None, memory_store: Store) -> None:
     memory_store.enqueue("m1", actor="work", queue="default", retries_left=0)
     flooding, other = Client(), Client(REMOTE_ADDR="192.0.2.7")
-    statuses = [flooding.get("/progress/?id=m1").status_code for _ in range(700)]
-    assert statuses[0] == 200 and statuses[-1] == 429
+    assert flooding.get("/progress/?id=m1").status_code == 200
+    # More than the limit: on a busy machine another minute may begin meanwhile.
+    assert any(flooding.get("/progress/?id=m1").status_code == 429 for _ in range(3_000))
     refused = flooding.get("/progress/m1/")
     assert refused.status_code == 429 and int(refused["Retry-After"]) > 0
     assert other.get("/progress/m1/").status_code == 200

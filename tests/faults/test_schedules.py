@@ -83,8 +83,8 @@ class Schedulers:
         """Stop all schedulers, and check that each tick was sent and run once.
 
         Parameters:
-          killed: Number of schedulers that were killed. Each may have sent a message without confirming it, which
-            another one then sent again with the same id.
+          killed: Number of schedulers that were killed, or frozen for longer than a claim lasts. Each may have sent a
+            message without confirming it, which another one then sent again with the same id.
         """
         # What was claimed and not sent is sent by another scheduler, ten seconds later.
         wait_until(lambda: not any(each.age > 2 for record in self._records() for each in record.open))
@@ -178,7 +178,7 @@ def test_schedulers_are_frozen_and_continue(schedulers: Schedulers, count: int) 
     with frozen(*both[:count]):
         time.sleep(SECONDS)  # the fault itself
     schedulers.wait_for_ticks()
-    schedulers.judge()
+    schedulers.judge(killed=count)
 
 
 @pytest.mark.parametrize("is_empty", [False, True])

@@ -106,10 +106,10 @@ def test_many_observers_are_written_together(redis_store: Store, settings: Any, 
     jobs = [Job(f"m{number}") for number in range(50)]
     jobs[0].observer.set_progress(1)
     wait_until(lambda: jobs[0].read().current == 1)
-    for job in jobs:
-        job.observer.set_progress(7)
     with redis.Redis.from_url(f"{valkey}/1") as client:
         before: Any = client.info("stats")
+        for job in jobs:
+            job.observer.set_progress(7)
         wait_until(lambda: client.hget(redis_store.key("m49"), "current") == b"7")
         after: Any = client.info("stats")
     for job in jobs:

@@ -91,14 +91,10 @@ def was_delivered(target: Any, message_id: str, store: Store) -> bool:
         return False
     # Only a Django that has tasks gets here.
     from django.tasks import TaskResultStatus
-    from django.tasks.exceptions import TaskResultDoesNotExist
 
-    try:
-        result = backend.get_result(message_id)
-    except TaskResultDoesNotExist:
-        return False
+    result = _result_of(backend, message_id)
     # One that waits for a retry is READY again.
-    return bool(result.status != TaskResultStatus.READY or result.attempts)
+    return result is not None and bool(result.status != TaskResultStatus.READY or result.attempts)
 
 
 def has_finished(target: Any, message_id: str, store: Store) -> bool:
@@ -110,10 +106,16 @@ def has_finished(target: Any, message_id: str, store: Store) -> bool:
     if isinstance(target, Actor):
         [progress] = store.read([message_id])
         return progress is None or progress.complete
+    result = _result_of(target.get_backend(), message_id)
+    return result is None or bool(result.is_finished)
+
+
+def _result_of(backend: Any, message_id: str) -> Any:
+    """Return the result of a task, or None if its backend has none."""
     # Only a Django that has tasks gets here.
     from django.tasks.exceptions import TaskResultDoesNotExist
 
     try:
-        return bool(target.get_backend().get_result(message_id).is_finished)
+        return backend.get_result(message_id)
     except TaskResultDoesNotExist:
-        return True
+        return None

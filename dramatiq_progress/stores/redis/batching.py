@@ -100,6 +100,12 @@ class RequestBatcher(Generic[Request]):
             raise answer.error
         return answer
 
+    def call_if_idle(self, function: Callable[[], None]) -> None:
+        """Call a function that doesn't block, unless an exchange is running; none begins meanwhile."""
+        with self._mutex:
+            if self._is_free:
+                function()
+
     def _wait_for_turn(self, mine: _PendingRequest[Request]) -> None:
         with self._mutex:
             if self._is_free:

@@ -61,7 +61,7 @@ class Cluster(Servers):
         # By the node's name.
         self._transports: dict[str, Transport] = {}
 
-    def send(self, commands: Sequence[Command], nodes: NodeHealths | None = None) -> list[Any]:
+    def _send(self, commands: Sequence[Command], nodes: NodeHealths | None) -> list[Any]:
         with _doubts_as_errors():
             client = self._current()
         sending = _Sending(commands, nodes)
@@ -74,7 +74,7 @@ class Cluster(Servers):
                 sending.exchange(node, [i], partial(_follow, client, answer))
         return [sending.answers[i] for i in range(len(commands))]
 
-    def spread(self, keys: Iterable[str]) -> list[str]:
+    def _spread(self, keys: Iterable[str]) -> list[str]:
         with _doubts_as_errors():
             client = self._look()
         missing = {nodes[0].name for nodes in client.nodes_manager.slots_cache.values()}
@@ -89,7 +89,7 @@ class Cluster(Servers):
         return found
 
     @contextmanager
-    def pubsub(self) -> Iterator[PubSub]:
+    def _pubsub(self) -> Iterator[PubSub]:
         with _doubts_as_errors():
             client = self._current()
             # Each node forwards what is published to any. Chosen at random, to spread processes over the nodes.
@@ -109,11 +109,12 @@ class Cluster(Servers):
     def forget(self) -> None:
         self._is_stale = True
 
-    def close(self) -> None:
+    def _disconnect(self) -> None:
         transports, self._transports = self._transports, {}
         for transport in transports.values():
             transport.close()
-        client, self._client = self._client, None
+        # Kept: a thread that is reading the map opens its connections again.
+        client = self._client
         if client is not None:
             client.close()
 
@@ -161,7 +162,8 @@ class Cluster(Servers):
             client.nodes_manager.initialize()
         except Exception:
             # No node that it knew is left. The next try starts with those in the settings.
-            self.close()
+            self._disconnect()
+            self._client = None
             raise
         return client
 

@@ -20,7 +20,6 @@ from dramatiq_progress.threads import SingleThread
 from .nodes import NodeHealths
 from .scripts import Command
 from .servers import OneServer
-from .transport import Transport, connection_maker
 
 #: How often the Sentinels are asked for the master. A master that was replaced as planned accepts writes until they
 #: demote it, 10 s later, and those writes are lost.
@@ -46,23 +45,23 @@ class SentinelMaster(OneServer):
     def __init__(self, manager: Sentinel, watching: Sentinel, service_name: str, address: str, **options: Any) -> None:
         # Before a connection has asked the Sentinels it has no host.
         make_client: Callable[[], redis.Redis] = lambda: manager.master_for(service_name, host="", **options)  # noqa: E731
-        super().__init__(make_client, address, [*manager.sentinels, *watching.sentinels])
+        super().__init__(make_client, address, manager.sentinels)
         self._watching = watching
         self._service_name = service_name
         self._master: tuple[str, int] | None = None
         self._closed = threading.Event()
         # A store that is dropped without being closed ends the thread too.
-        watch = partial(_watch, weakref.ref(self), self._closed)
+        watch = partial(_watch, weakref.ref(self), watching, self._closed)
         self._watcher = SingleThread(watch, "dramatiq-progress-sentinels")
 
-    def send(self, commands: Sequence[Command], nodes: NodeHealths | None = None) -> list[Any]:
+    def _send(self, commands: Sequence[Command], nodes: NodeHealths | None) -> list[Any]:
         self._watch()
-        return super().send(commands, nodes)
+        return super()._send(commands, nodes)
 
     @contextmanager
-    def pubsub(self) -> Iterator[PubSub]:
+    def _pubsub(self) -> Iterator[PubSub]:
         self._watch()
-        with super().pubsub() as made:
+        with super()._pubsub() as made:
             yield made
 
     def is_current(self, pubsub: PubSub) -> bool:
@@ -87,8 +86,9 @@ class SentinelMaster(OneServer):
             logger.info(
                 "The Sentinels name %s:%s as the progress store's master, in place of %s:%s; using it.", *master, *used
             )
-            # The old one isn't closed: its last commands may be on their way.
-            self._transport = Transport(connection_maker(self.client.connection_pool))
+            # Not `reconnect`: new commands must not wait for those that are on their way to the old one.
+            old, self._transport = self._transport, self._new_transport()
+            old.close()
             self.on_replaced()
 
     def _watch(self) -> None:
@@ -96,7 +96,7 @@ class SentinelMaster(OneServer):
             self._watcher.start()
 
 
-def _watch(reference: weakref.ref[SentinelMaster], closed: threading.Event) -> None:
+def _watch(reference: weakref.ref[SentinelMaster], watching: Sentinel, closed: threading.Event) -> None:
     while not closed.is_set() and (servers := reference()) is not None:
         try:
             servers.look()
@@ -104,3 +104,6 @@ def _watch(reference: weakref.ref[SentinelMaster], closed: threading.Event) -> N
             logger.exception("Unexpected error while asking the Sentinels. Please report this as a bug.")
         del servers
         closed.wait(LOOK_INTERVAL_SECONDS)
+    # Here, since a look that ends after `close` may have connected.
+    for each in watching.sentinels:
+        each.close()

@@ -38,7 +38,8 @@ class Servers(ABC):
     #: Called in any thread after the master was replaced: what was written last may be lost.
     on_replaced: Callable[[], None] = staticmethod(lambda: None)
 
-    @abstractmethod
+    _is_closed = False
+
     def send(self, commands: Sequence[Command], nodes: NodeHealths | None = None) -> list[Any]:
         """Send all commands in one round trip to each server, and return the answers in the same order.
 
@@ -51,22 +52,37 @@ class Servers(ABC):
         Raises:
           redis.RedisError, OSError: No node of a cluster can be reached.
         """
+        try:
+            return self._send(commands, nodes)
+        finally:
+            if self._is_closed:
+                self._disconnect()
 
-    @abstractmethod
     def spread(self, keys: Iterable[str]) -> list[str]:
         """Return enough of these keys that each server has at least one of them, after looking up the servers again.
 
         Raises:
           redis.RedisError, OSError: The servers can't be looked up.
         """
+        try:
+            return self._spread(keys)
+        finally:
+            if self._is_closed:
+                self._disconnect()
 
-    @abstractmethod
-    def pubsub(self) -> AbstractContextManager[PubSub]:
+    @contextmanager
+    def pubsub(self) -> Iterator[PubSub]:
         """Return a client that receives what is published to any of the servers; it connects when it is used.
 
         Its connection isn't one of the commands' pool: held permanently, it would be missing there if `max_connections`
         is 1.
         """
+        try:
+            with self._pubsub() as made:
+                yield made
+        finally:
+            if self._is_closed:
+                self._disconnect()
 
     def is_current(self, pubsub: PubSub) -> bool:
         """Return whether such a client is connected to one of the servers that get the commands. Doesn't block."""
@@ -76,9 +92,26 @@ class Servers(ABC):
     def forget(self) -> None:
         """Look up the servers again before the next command: one couldn't be reached, or refused writes."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; one that a thread is using, when its round trip has ended.
+
+        redis-py's clients connect in the middle of an operation: one that ends later closes what it has opened.
+        """
+        self._is_closed = True
+        self._disconnect()
+
+    @abstractmethod
+    def _send(self, commands: Sequence[Command], nodes: NodeHealths | None) -> list[Any]: ...
+
+    @abstractmethod
+    def _spread(self, keys: Iterable[str]) -> list[str]: ...
+
+    @abstractmethod
+    def _pubsub(self) -> AbstractContextManager[PubSub]: ...
+
+    @abstractmethod
+    def _disconnect(self) -> None:
+        """Close all connections. The next command opens them again."""
 
 
 class OneServer(Servers):
@@ -97,23 +130,26 @@ class OneServer(Servers):
         self.client = make_client()
         self.address = address
         self.watchers = watchers
-        self._transport = Transport(connection_maker(self.client.connection_pool))
+        self._transport = self._new_transport()
 
-    def send(self, commands: Sequence[Command], nodes: NodeHealths | None = None) -> list[Any]:
+    def _new_transport(self) -> Transport:
+        return Transport(connection_maker(self.client.connection_pool))
+
+    def _send(self, commands: Sequence[Command], nodes: NodeHealths | None) -> list[Any]:
         return self._transport.try_to_send(commands)
 
-    def spread(self, keys: Iterable[str]) -> list[str]:
+    def _spread(self, keys: Iterable[str]) -> list[str]:
         return [next(iter(keys))]
 
     @contextmanager
-    def pubsub(self) -> Iterator[PubSub]:
+    def _pubsub(self) -> Iterator[PubSub]:
         with self._make_client() as client, client.pubsub() as made:
             yield made
 
     def forget(self) -> None:
         self._transport.reconnect()
 
-    def close(self) -> None:
+    def _disconnect(self) -> None:
         self._transport.close()
         for each in (self.client, *self.watchers):
             each.close()

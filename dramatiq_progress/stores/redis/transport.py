@@ -48,6 +48,7 @@ class Transport:
         # Whether it is connected, and has no answer left to read. A thread may be interrupted anywhere in an exchange,
         # and must not leave an answer for the next one.
         self._is_clean = False
+        self._is_closed = False
         self._batcher: RequestBatcher[Packed] = RequestBatcher(self._exchange, self._exchange_apart)
 
     def send(self, commands: Sequence[Command]) -> list[Any]:
@@ -81,7 +82,11 @@ class Transport:
     def _send_once(self, commands: Sequence[Command]) -> list[Any]:
         # Not redis-py's pack_commands, which checks each word in Python (8.1: 7 % of the CPU time of a read).
         data = b"".join([pack_command(tuple(each)) for each in commands])
-        answers: list[Any] = self._batcher.send(Packed(data, len(commands)))
+        try:
+            answers: list[Any] = self._batcher.send(Packed(data, len(commands)))
+        finally:
+            if self._is_closed:
+                self._batcher.call_if_idle(self._disconnect)
         return answers
 
     def try_to_send(self, commands: Sequence[Command]) -> list[Any]:
@@ -102,7 +107,11 @@ class Transport:
         self._is_clean = False
 
     def close(self) -> None:
-        """Close the connection. The next command opens it again."""
+        """Close the connection, when no command is on its way. A later command opens it, and closes it again."""
+        self._is_closed = True
+        self._batcher.call_if_idle(self._disconnect)
+
+    def _disconnect(self) -> None:
         self._is_clean = False
         self._connection.disconnect()
 

@@ -10,6 +10,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from dramatiq_progress.progress import Progress, State
 from tests.scripted_site import Reply, ScriptedSite
+from tests.waiting import wait_until
 
 OpenBar = Callable[..., Locator]
 
@@ -40,6 +41,21 @@ RECORD_TROUBLE = """
     for (const { target } of changes) troubles.push(target.hasAttribute("offline") ? "offline" : "online");
   }).observe(document, { subtree: true, attributeFilter: ["offline"] });
 """
+#: Record every wait before a poll, and the time of the next poll: null while a request is open.
+RECORD_WAITS = """
+  window.waits = [];
+  window.pollAt = null;
+  const { setTimeout } = window;
+  window.setTimeout = (act, milliseconds) => {
+    if (!String(act).includes("#poll")) return setTimeout(act, milliseconds);
+    waits.push(milliseconds / 1000);
+    pollAt = performance.now() + milliseconds;
+    return setTimeout(() => {
+      pollAt = null;
+      act();
+    }, milliseconds);
+  };
+"""
 
 
 @pytest.fixture
@@ -61,6 +77,30 @@ def open_bar(site: ScriptedSite, page: Page) -> OpenBar:
         return page.locator("dramatiq-progress")
 
     return open_page
+
+
+@pytest.fixture
+def patient_page(page: Page) -> Page:
+    """A page whose clock is paused and which records troubles and waits."""
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    page.add_init_script(RECORD_WAITS + RECORD_TROUBLE)
+    return page
+
+
+def run_until_poll(page: Page, site: ScriptedSite, number: int) -> None:
+    """Let the time of a `patient_page` pass until this poll is sent, and not longer."""
+
+    def has_arrived() -> bool:
+        # Read before the polls are counted: if it is the next poll's time, this one has arrived.
+        left = page.evaluate("pollAt === null ? null : Math.max(0, pollAt - performance.now())")
+        if len(site.polls) >= number:
+            return True
+        if left is not None:
+            page.clock.run_for(left + 1)
+        return False
+
+    wait_until(has_arrived)
 
 
 def answer(state: str, *, poll_after: float = 0.1, extra: dict[str, Any] | None = None, **values: Any) -> Any:

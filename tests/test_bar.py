@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from dramatiq_progress.progress import State
-from tests.bars import UNAVAILABLE, OpenBar, answer, expect_state, part, settle
+from tests.bars import UNAVAILABLE, OpenBar, answer, expect_state, part, run_until_poll, settle
 from tests.scripted_site import STATIC, Reply, ScriptedSite
 
 MODULE = STATIC / "dramatiq_progress" / "dramatiq-progress.js"
@@ -196,9 +196,10 @@ def test_a_missing_percentage_is_computed(open_bar: OpenBar, site: ScriptedSite)
 def test_a_celery_task_that_will_be_retried_is_not_final(open_bar: OpenBar, site: ScriptedSite) -> None:
     result = {"when": "2026-01-01 00:00:00", "message": "no"}
     retry = {"state": "RETRY", "complete": True, "success": False, "result": result}
-    site.reply(retry, retry, {"state": "SUCCESS", "complete": True, "success": True})
+    site.reply(retry)
     bar = open_bar()
     expect(part(bar, "text")).to_have_text("This attempt failed. Retrying now…")
+    site.reply({"state": "SUCCESS", "complete": True, "success": True})
     expect_state(bar, "done")
 
 
@@ -460,11 +461,15 @@ def test_the_name_can_change(open_bar: OpenBar) -> None:
     expect(bar.get_by_role("progressbar", name="Export", exact=True)).to_have_count(1)
 
 
-def test_start_quarters_trouble_and_outcome_are_announced(open_bar: OpenBar, site: ScriptedSite) -> None:
+def test_start_quarters_trouble_and_outcome_are_announced(
+    open_bar: OpenBar, site: ScriptedSite, patient_page: Page
+) -> None:
     steps = [answer("running", current=current, total=100, description="") for current in (0, 1, 24, 26, 27, 49)]
     end = answer("done", current=100, total=100, result="All there")
     site.reply(answer("enqueued", total=None, current=0), *steps, UNAVAILABLE, UNAVAILABLE, steps[-1], end)
     bar = open_bar("show-result")
+    for number in range(1, len(steps) + 6):
+        run_until_poll(patient_page, site, number)
     expect_state(bar, "done")
     assert bar.page.evaluate("announced") == [
         "Import rows, Waiting in the queue",

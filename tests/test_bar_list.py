@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from dramatiq_progress.progress import State
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from tests import servers
-from tests.bars import HEAD, OBSERVE, RECORD_TROUBLE, UNAVAILABLE, answer, expect_state, part, set_hidden, settle
+from tests.bars import HEAD, OBSERVE, UNAVAILABLE, answer, expect_state, part, run_until_poll, set_hidden, settle
 from tests.scripted_site import Reply, ScriptedSite
 from tests.waiting import wait_until
 
@@ -211,22 +210,23 @@ def test_a_page_of_a_real_site_costs_one_request_at_a_time(
 
 
 def test_a_slow_message_is_polled_less_often_than_a_quick_one(
-    open_bars: OpenBars, site: ScriptedSite, page: Page
+    open_bars: OpenBars, site: ScriptedSite, patient_page: Page
 ) -> None:
     set_answers(site, "quick", poll_after=1)
     set_answers(site, "slow", "slower", poll_after=10)
-    page.clock.install()
     bars = open_bars("quick", "slow", "slower")
-    expect_each(bars, "running")
-    for second in range(1, 41):
-        page.clock.run_for(1000)
-        site.wait_for_polls(second)
-    counts = Counter(each for poll in site.polls for each in ids_in(poll))
-    assert 38 <= counts["quick"] <= 41
+    run_until_poll(patient_page, site, 1)
+    began = patient_page.evaluate("performance.now()")
+    for number in range(2, 42):
+        run_until_poll(patient_page, site, number)
+    assert patient_page.evaluate("performance.now()") - began == pytest.approx(40_000, abs=200)
+    for bar in bars.all():
+        expect_state(bar, "running")
+    polls = [ids_in(poll) for poll in site.polls]
+    assert len(polls) == 41 and all("quick" in ids for ids in polls)
     # It joins another request up to an eighth of its wait early.
-    assert 4 <= counts["slow"] <= 6 and counts["slower"] == counts["slow"]
-    # One goes alone if the machine was so busy that it was late.
-    assert len(site.polls) <= counts["quick"] + 1
+    for message_id in ("slow", "slower"):
+        assert [second for second, ids in enumerate(polls) if message_id in ids] == [0, 9, 18, 27, 36]
 
 
 @pytest.mark.parametrize("waits", [(8, 9, 10), (10, 9, 8), (10, 10, 10), (6, 10, 8)])
@@ -420,14 +420,18 @@ def test_an_etag_is_sent_only_if_all_received_that_answer_last(
 # ---- Trouble ----
 
 
-def test_one_failure_of_the_list_shows_nothing_on_any_bar(open_bars: OpenBars, site: ScriptedSite, page: Page) -> None:
-    page.add_init_script(RECORD_TROUBLE)
+def test_one_failure_of_the_list_shows_nothing_on_any_bar(
+    open_bars: OpenBars, site: ScriptedSite, patient_page: Page
+) -> None:
     listed = {"messages": [answer("running", extra={"id": each}) for each in ("m1", "m2")]}
     end = {"messages": [answer("done", extra={"id": each}) for each in ("m1", "m2")]}
     site.reply(listed, UNAVAILABLE, listed, Reply(drop=True), end, path="/progress/")
     bars = open_bars("m1", "m2")
-    expect_each(bars, "done")
-    assert page.evaluate("troubles") == []
+    for number in range(1, 6):
+        run_until_poll(patient_page, site, number)
+    for bar in bars.all():
+        expect_state(bar, "done")
+    assert patient_page.evaluate("troubles") == []
 
 
 @pytest.mark.parametrize(

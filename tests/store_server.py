@@ -20,6 +20,9 @@ from tests import servers
 from tests.certificates import Certificates
 from tests.waiting import wait_until
 
+#: Longer than a busy machine keeps a server from answering a test.
+PATIENCE_SECONDS = 10
+
 
 def eternal_keys(client: redis.Redis, pattern: str = "*") -> list[str]:
     """Return the keys of a store without a TTL. A store with such keys fills up."""
@@ -42,6 +45,7 @@ class Server:
         self.port = port or servers.free_port()
         self.folder = folder
         self._child: subprocess.Popen[bytes] | None = None
+        self._is_frozen = False
         self._of_client: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "decode_responses": True}
         program, ports = str(get_binary_path()), ["--port", str(self.port)]
         if certificates:
@@ -64,6 +68,7 @@ class Server:
             self._child = subprocess.Popen(
                 self.command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
+        self._is_frozen = False
         wait_until(lambda: self._process.poll() is not None or servers.answers(self.port))
         assert self._process.poll() is None, self.log.read_text()
 
@@ -75,8 +80,10 @@ class Server:
     def freeze(self) -> None:
         """Freeze the server: its connections stay open, and it answers nothing."""
         os.kill(self._process.pid, signal.SIGSTOP)
+        self._is_frozen = True
 
     def thaw(self) -> None:
+        self._is_frozen = False
         os.kill(self._process.pid, signal.SIGCONT)
 
     @contextmanager
@@ -97,8 +104,7 @@ class Server:
 
     def client(self, **options: Any) -> redis.Redis:
         """Return a client for the test itself, to inspect or configure the server."""
-        # A search for the master also queries frozen servers, and must not wait long for them.
-        patience: dict[str, Any] = {"socket_timeout": 1, "retry": Retry(NoBackoff(), 0)}
+        patience: dict[str, Any] = {"socket_timeout": PATIENCE_SECONDS, "retry": Retry(NoBackoff(), 0)}
         return redis.Redis(**{**self._of_client, **patience, **options})
 
     def ask(self, *command: str | int) -> Any:
@@ -107,19 +113,22 @@ class Server:
             return client.execute_command(*command)
 
     def answers(self) -> bool:
-        with suppress(RedisError):
-            return bool(self.ask("PING"))
-        return False
+        return bool(self._ask_awake("PING"))
 
     def is_master(self) -> bool:
-        with suppress(RedisError):
-            return bool(self.ask("ROLE")[0] == "master")
-        return False
+        role = self._ask_awake("ROLE")
+        return bool(role and role[0] == "master")
 
     def is_in_sync(self) -> bool:
         """Return whether this is a replica that has its master's data."""
         role = self.ask("ROLE")
         return role[0] == "slave" and role[3] == "connected"
+
+    def _ask_awake(self, command: str) -> Any:
+        """Return the answer to a command; None if there is none. A search for the master waits for no frozen server."""
+        with suppress(RedisError):
+            return None if self._is_frozen else self.ask(command)
+        return None
 
     @property
     def log(self) -> Path:

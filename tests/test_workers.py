@@ -21,7 +21,10 @@ def test_every_broker_has_the_same_states(scene: Scene, tmp_path: Path) -> None:
     with scene.worker("-p", "1", "-t", "2"):
         assert scene.when(waiting, State.DONE).current == 1
 
-        failing = scene.send(tasks.fail_first, str(tmp_path / "failed"))
+        # Long enough to see that it waits for its retry.
+        late_retry = {"min_backoff": 3_000, "max_backoff": 3_000}
+        failing = tasks.fail_first.message_with_options(args=(str(tmp_path / "failed"),), **late_retry)
+        scene.enqueue(failing)
         retrying = scene.when(failing, State.RETRYING)
         assert (retrying.attempt, retrying.current, retrying.retries_left) == (1, 1, 3)
         scene.when(failing, State.DONE, attempt=2, current=2)
@@ -60,9 +63,10 @@ def test_a_worker_that_cannot_import_its_actors_fails_with_its_log(tmp_path: Pat
     ids=["fork", "spawn", "gevent"],
 )
 def test_a_worker_that_is_stopped_records_the_outcome_of_its_jobs(
-    scene: Scene, program: str, options: list[str], tmp_path: Path
+    steady_scene: Scene, program: str, options: list[str], tmp_path: Path
 ) -> None:
     """Each final state is written before the process ends."""
+    scene = steady_scene
     go_on = tmp_path / "go-on"
     messages = [scene.send(tasks.wait_for, str(go_on)) for _ in range(4)]
     with scene.worker(*options, program=program) as worker:

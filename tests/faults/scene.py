@@ -37,6 +37,9 @@ from tests.waiting import wait_until
 QUICK_REDIS_BROKER = {"heartbeat_timeout": 1000, "maintenance_chance": 1_000_000}
 #: A tenth and a fifth of the defaults: on a busy machine a heartbeat may be two seconds late.
 QUICK_PROGRESS = {"HEARTBEAT_INTERVAL": 0.5, "LOST_AFTER": 3.0, "CANCELLABLE": True}
+#: For tests in which a worker that is alive must not be shown as lost: neither a timeout of 0.25 s nor a heartbeat that
+#: a busy machine delays by seconds is a fault there.
+STEADY_PROGRESS = {**QUICK_PROGRESS, "LOST_AFTER": 6.0, "OPTIONS": PATIENT}
 
 #: The log lines about an outage, its end, and a record that the store refuses.
 TROUBLE = "The progress store is unavailable;"
@@ -352,15 +355,22 @@ def scene(request: pytest.FixtureRequest, make_scene: SceneFactory) -> Scene:
 
 
 @pytest.fixture
-def patient_scene(make_scene: SceneFactory, tmp_path: Path) -> Scene:
+def steady_scene(request: pytest.FixtureRequest, make_scene: SceneFactory) -> Scene:
+    """A scene in which no worker that is alive is lost, with the broker that the test names."""
+    made = make_scene(broker=getattr(request, "param", "redis"), progress=STEADY_PROGRESS)
+    made.store.start()
+    return made
+
+
+@pytest.fixture
+def patient_scene(request: pytest.FixtureRequest, make_scene: SceneFactory) -> Scene:
     """A scene in which only a fault is an outage.
 
     With the default timeout of 0.25 s, a machine that is busy for a moment is one too.
     """
-    server = Server(tmp_path, "--save", "")
-    patient = {"OPTIONS": {"url": server.url, **PATIENT}}
-    made = make_scene(store=server, progress=QUICK_PROGRESS | patient)
-    server.start()
+    broker = getattr(request, "param", "redis")
+    made = make_scene(broker=broker, progress=QUICK_PROGRESS | {"OPTIONS": PATIENT})
+    made.store.start()
     return made
 
 
@@ -379,7 +389,7 @@ def make_scene(request: pytest.FixtureRequest, valkey: str, settings: Any, tmp_p
             if isinstance(chosen, Server):
                 opened.callback(chosen.stop)
             options = chosen.options if isinstance(chosen, Topology) else {"url": chosen.url}
-            wanted = {"OPTIONS": options, **progress}
+            wanted = {**progress, "OPTIONS": {**options, **progress.get("OPTIONS", {})}}
             settings.DRAMATIQ_PROGRESS = {**wanted, "OPTIONS": {**wanted["OPTIONS"], **(PATIENT if is_patient else {})}}
             broker_options: dict[str, Any] = {}
             if broker == "redis":

@@ -10,6 +10,7 @@ import dramatiq
 import pytest
 
 from dramatiq_progress import State
+from tests.conftest import PATIENT
 from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory, dead_letter
 from tests.waiting import wait_until
@@ -59,7 +60,9 @@ def waits(scene: Scene, message: dramatiq.Message[Any]) -> bool:
 
 def test_deliveries_whose_attempts_are_alive_are_no_deaths(make_scene: SceneFactory, tmp_path: Path) -> None:
     """RabbitMQ redelivers what isn't acknowledged within its consumer_timeout."""
-    scene = make_scene(broker="impatient_rabbitmq", progress={**QUICK_PROGRESS, "MAX_DELIVERIES": 2})
+    scene = make_scene(
+        broker="impatient_rabbitmq", progress={**QUICK_PROGRESS, "OPTIONS": PATIENT, "MAX_DELIVERIES": 2}
+    )
     scene.store.start()
     go_on = tmp_path / "go-on"
     with scene.worker("-p", "1", "-t", "8"):
@@ -108,8 +111,9 @@ def test_a_dead_letter_that_is_sent_again_by_hand_is_tried_once_more(scene: Scen
         scene.heal()
 
 
-@BOTH_BROKERS
-def test_a_job_that_a_deploy_interrupts_continues_in_the_next_worker(scene: Scene, tmp_path: Path) -> None:
+@pytest.mark.parametrize("steady_scene", ["redis", "rabbitmq"], indirect=True)
+def test_a_job_that_a_deploy_interrupts_continues_in_the_next_worker(steady_scene: Scene, tmp_path: Path) -> None:
+    scene = steady_scene
     go_on = tmp_path / "go-on"
     with scene.worker("-p", "1", "-t", "2") as worker:
         message = scene.send(tasks.wait_or_be_interrupted, str(go_on))

@@ -13,7 +13,7 @@ from dramatiq_progress import State
 from dramatiq_progress.conf import Configuration
 from dramatiq_progress.progress import GIVEN_UP
 from tests.faults import tasks
-from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
+from tests.faults.scene import QUICK_PROGRESS, STEADY_PROGRESS, Scene, SceneFactory
 from tests.waiting import BUSY_SECONDS, wait_until
 
 BOTH_BROKERS = pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=True)
@@ -41,10 +41,13 @@ def test_a_job_of_a_killed_worker_is_lost_and_then_done_by_another_worker(scene:
         scene.heal()
 
 
-def test_a_silent_job_is_running_and_not_lost(scene: Scene, tmp_path: Path) -> None:
-    """It reports nothing for several times LOST_AFTER, while its worker sends heartbeats."""
+def test_a_silent_job_is_running_and_not_lost(make_scene: SceneFactory) -> None:
+    """It reports nothing for twice LOST_AFTER, while its worker sends heartbeats."""
+    lost_after = 4.5
+    scene = make_scene(progress={**STEADY_PROGRESS, "LOST_AFTER": lost_after})
+    scene.store.start()
     with scene.worker("-p", "1", "-t", "2") as worker, scene.unleaking(worker):
-        message = scene.send(tasks.sleep_for, 3 * QUICK_PROGRESS["LOST_AFTER"])
+        message = scene.send(tasks.sleep_for, 2 * lost_after)
         scene.when(message, State.DONE)
         assert State.LOST not in scene.states(message)
         scene.heal()

@@ -22,6 +22,10 @@ from tests.waiting import BUSY_SECONDS, wait_until
 #: The part by which equal jobs may differ on a busy machine.
 TWINS_DIFFER_BY = 0.2
 
+#: Of a job that a test ends when it has seen it after the fault: more than it does before.
+ITEMS = 2_000
+ITEM_SECONDS = 0.05
+
 
 @pytest.fixture
 def scene(make_scene: SceneFactory) -> Scene:
@@ -37,11 +41,14 @@ def takes_as_long(scene: Scene, tracked: dramatiq.Message[Any], untracked: drama
 
 
 @pytest.mark.slow(17)
-def test_a_store_that_is_killed_during_a_job_and_is_back_empty_after_ten_seconds(patient_scene: Scene) -> None:
+def test_a_store_that_is_killed_during_a_job_and_is_back_empty_after_ten_seconds(
+    patient_scene: Scene, tmp_path: Path
+) -> None:
     scene = patient_scene
+    hurry = tmp_path / "hurry"
     with scene.worker("-p", "1", "-t", "4") as worker, scene.unleaking(worker):
         twins = scene.send(tasks.report_for, 12.0), scene.send(tasks.untracked_for, 12.0)
-        lasting = scene.send(tasks.report_for, 14.0)
+        lasting = scene.send(tasks.go_through, ITEMS, 0.0, str(hurry), ITEM_SECONDS)
         scene.when(lasting, State.RUNNING)
         scene.kill_store()
         time.sleep(10)  # the fault itself
@@ -51,14 +58,18 @@ def test_a_store_that_is_killed_during_a_job_and_is_back_empty_after_ten_seconds
         scene.when(lasting, State.RUNNING)
         # Two flush intervals and the pause between two probes (1 s at most); less than the outage.
         assert time.monotonic() - back_at < 0.2 + 1.0 + BUSY_SECONDS
+        hurry.touch()
         scene.heal()
     assert takes_as_long(scene, *twins)
     assert worker.log.read_text().count(TROUBLE) == worker.log.read_text().count(RECOVERY) == 1
 
 
 @pytest.mark.slow(13)
-def test_a_store_that_is_down_from_before_the_first_message(make_scene: SceneFactory, client: Client) -> None:
+def test_a_store_that_is_down_from_before_the_first_message(
+    make_scene: SceneFactory, client: Client, tmp_path: Path
+) -> None:
     scene = make_scene(broker="rabbitmq", is_patient=False)
+    hurry = tmp_path / "hurry"
     began = time.monotonic()
     for _ in range(100):
         scene.outsider.enqueue(tasks.untracked_for.message(0.0))
@@ -68,12 +79,13 @@ def test_a_store_that_is_down_from_before_the_first_message(make_scene: SceneFac
     # One timeout for all; one for each would be 25 s.
     assert time.monotonic() - began < 5 * without_us + BUSY_SECONDS
     with scene.worker("-p", "1", "-t", "4"):
-        lasting = scene.send(tasks.report_for, 10.0)
+        lasting = scene.send(tasks.go_through, ITEMS, 0.0, str(hurry), ITEM_SECONDS)
         wait_until(lambda: scene.deeds(lasting, "began") and all(scene.deeds(each, "ended") for each in messages))
         response = client.get(f"/progress/{lasting.message_id}/")
         assert response.status_code == 503 and int(response.headers["Retry-After"]) >= 2
         scene.store.start()
         assert scene.when(lasting, State.RUNNING).attempt == 1
+        hurry.touch()
         scene.heal()
 
 
@@ -106,17 +118,21 @@ def test_a_store_that_is_frozen_before_a_job_starts(scene: Scene) -> None:
 
 
 @pytest.mark.slow(37)
-def test_a_store_that_is_frozen_for_thirty_seconds_at_the_default_settings(make_scene: SceneFactory) -> None:
+def test_a_store_that_is_frozen_for_thirty_seconds_at_the_default_settings(
+    make_scene: SceneFactory, tmp_path: Path
+) -> None:
     scene = make_scene(progress={}, is_patient=False)
+    hurry = tmp_path / "hurry"
     scene.store.start()
     with scene.worker("-p", "1", "-t", "4"):
         twins = scene.send(tasks.report_for, 30.0), scene.send(tasks.untracked_for, 30.0)
-        lasting = scene.send(tasks.report_for, 34.0)
+        lasting = scene.send(tasks.go_through, ITEMS, 0.0, str(hurry), ITEM_SECONDS)
         scene.when(lasting, State.RUNNING)
         with scene.store.frozen():
             assert takes_as_long(scene, *twins)
         scene.when(twins[0], State.DONE)
         assert scene.when(lasting, State.RUNNING).attempt == 1
+        hurry.touch()
         scene.heal()
 
 
@@ -140,11 +156,13 @@ def test_a_full_store_accepts_the_outcome_of_each_job(patient_scene: Scene, tmp_
 
 def test_a_read_only_store_is_written_when_it_accepts_writes_again(patient_scene: Scene, tmp_path: Path) -> None:
     scene = patient_scene
-    go_on = tmp_path / "go-on"
+    end, go_on = tmp_path / "end", tmp_path / "go-on"
     with scene.worker("-p", "1", "-t", "2") as worker, scene.unleaking(worker):
-        ending, going_on = scene.send(tasks.report_for, 2.0), scene.send(tasks.wait_for, str(go_on))
-        scene.when(going_on, State.RUNNING, current=1)
+        ending, going_on = scene.send(tasks.wait_for, str(end)), scene.send(tasks.wait_for, str(go_on))
+        for message in (ending, going_on):
+            scene.when(message, State.RUNNING, current=1)
         with read_only(scene):
+            end.touch()
             wait_until(lambda: scene.deeds(ending, "ended"))
             # A message without heartbeats looks like one of a dead worker; a reader can't tell them apart.
             scene.when(going_on, State.LOST)
@@ -225,13 +243,15 @@ def test_an_evicted_record_is_not_found_and_one_that_runs_is_rebuilt(
 
 
 def test_a_worker_that_is_cut_off_from_the_store_only(scene: Scene, tmp_path: Path) -> None:
-    go_on = tmp_path / "go-on"
+    end, go_on = tmp_path / "end", tmp_path / "go-on"
     with scene.proxied() as proxy, scene.worker("-p", "1", "-t", "2") as worker, scene.unleaking(worker):
-        ending, going_on = scene.send(tasks.report_for, 2.0), scene.send(tasks.wait_for, str(go_on))
-        scene.when(going_on, State.RUNNING, current=1)
+        ending, going_on = scene.send(tasks.wait_for, str(end)), scene.send(tasks.wait_for, str(go_on))
+        for message in (ending, going_on):
+            scene.when(message, State.RUNNING, current=1)
         proxy.is_cut = True
         scene.when(going_on, State.LOST)
         scene.when(ending, State.LOST)
+        end.touch()
         wait_until(lambda: scene.deeds(ending, "ended"))
         proxy.is_cut = False
         # Nothing is refused: the lost attempt is still the latest.

@@ -18,6 +18,7 @@ from redis.sentinel import Sentinel, SentinelConnectionPool
 from dramatiq_progress import StoreUnavailable
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.redis import RedisStore
+from dramatiq_progress.stores.redis import options as redis_options
 from dramatiq_progress.stores.redis.options import connect, options_of_pool
 from dramatiq_progress.stores.redis.servers import OneServer
 from tests import topologies
@@ -283,7 +284,11 @@ def test_the_error_of_a_pool_without_an_address_says_what_to_do() -> None:
         options_of_pool(redis.ConnectionPool(service_name="progress"))
 
 
-def test_the_store_of_a_broker_with_sentinels_uses_them(settings: Any, sentinels: Topology) -> None:
+def test_the_store_of_a_broker_with_sentinels_uses_them(
+    settings: Any, sentinels: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There are no options in which to give one.
+    monkeypatch.setattr(redis_options, "COMMAND_TIMEOUT_SECONDS", PATIENT["socket_timeout"])
     addresses = [("127.0.0.1", each.port) for each in sentinels.others]
     manager = Sentinel(addresses)
     broker = RedisBroker(client=manager.master_for(topologies.SERVICE_NAME, db=4), middleware=[])
@@ -343,7 +348,7 @@ def test_an_option_of_the_wrong_type_is_an_error_that_names_it(options: dict[str
     ids=lambda value: next(iter(value)),
 )
 def test_an_option_of_redis_py_changes_no_value_that_is_read(valkey: str, options: dict[str, Any]) -> None:
-    store = RedisStore(prefix="options:", url=f"{valkey}/1", **options)
+    store = RedisStore(prefix="options:", url=f"{valkey}/1", **PATIENT | options)
     assert works(store)
     store.close()
 

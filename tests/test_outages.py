@@ -240,18 +240,33 @@ def test_the_log_of_an_outage_names_the_address_and_no_password(settings: Any, c
     get_store().close()
 
 
+class ConnectionOfBroker(redis.Connection):
+    """A connection whose timeout can be changed while it is open."""
+
+    timeout: float = PATIENT["socket_timeout"]
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        if self._sock is not None:
+            self._sock.settimeout(self.timeout)
+        return super().read_response(*args, **options)
+
+
 def test_a_server_that_is_the_broker_too_and_is_frozen(
-    server: Server, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+    server: Server,
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Dramatiq gives up the acknowledgement after redis-py's timeouts. The server may have received it, or not."""
     server.start()
 
     def work() -> tuple[Steps, Worker]:
-        # The host, since a URL takes no other options.
-        patience = {"socket_timeout": 0.5, "retry": Retry(NoBackoff(), 0)}
+        pool = redis.ConnectionPool(
+            connection_class=ConnectionOfBroker, host="127.0.0.1", port=server.port, retry=Retry(NoBackoff(), 0)
+        )
         quick = {"heartbeat_timeout": 1_000, "maintenance_chance": 1_000_000}
-        broker = RedisBroker(host="127.0.0.1", port=server.port, **patience, **quick)
-        request.addfinalizer(broker.client.close)
+        broker = RedisBroker(client=redis.Redis(connection_pool=pool), **quick)
+        request.addfinalizer(pool.disconnect)
         broker.add_middleware(ProgressMiddleware())
         broker.emit_after("process_boot")
         steps = Steps(broker)
@@ -264,14 +279,17 @@ def test_a_server_that_is_the_broker_too_and_is_frozen(
     message = steps.actor.send()
     steps.go(4)
     when(message, State.RUNNING)
-    with server.frozen():
+    # A short timeout only while the server is frozen. If a fetch times out, the server keeps its message for the broker
+    # that has fetched it as long as that broker lives, and no worker gets it.
+    with server.frozen(), monkeypatch.context() as patched:
+        patched.setattr(ConnectionOfBroker, "timeout", 0.5)
         steps.go(6)
         wait_until(lambda: "You've found a bug in Dramatiq" in caplog.text)
     done = when(message, State.DONE)
     assert done.current == 10
     worker.stop()
     again, _ = work()
-    with server.client() as client:
+    with server.client(**PATIENT) as client:
         if client.hlen("dramatiq:default.msgs"):
             again.go(10)
         wait_until(lambda: not client.hlen("dramatiq:default.msgs"))

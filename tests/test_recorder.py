@@ -22,6 +22,7 @@ from dramatiq_progress.worker.observing import binding, observer, values
 from dramatiq_progress.worker.observing.binding import Binding
 from dramatiq_progress.worker.recording import recorder, running
 from dramatiq_progress.worker.recording.recorder import Recorder, get_recorder
+from tests.steps import record_of, states_during
 from tests.waiting import wait_until
 
 
@@ -51,10 +52,6 @@ def set_intervals(settings: Any, **intervals: float) -> None:
     settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {name.upper(): value for name, value in intervals.items()}
 
 
-def record_of(store: Store, message_id: str) -> Any:
-    return store._read_answers(store._call(store._read_calls([store.key(message_id)])))[0][1]
-
-
 def script_calls(client: redis.Redis) -> int:
     calls: Any = client.info("commandstats")
     return int(calls.get("cmdstat_evalsha", {"calls": 0})["calls"])
@@ -71,7 +68,7 @@ def test_a_single_report_is_written_immediately(store: Store, settings: Any) -> 
 def test_a_report_does_not_wait_because_of_a_heartbeat(store: Store, settings: Any) -> None:
     set_intervals(settings, flush_interval=60, heartbeat_interval=0.05)
     job = Job()
-    heartbeat = lambda: record_of(store, job.id)["heartbeat"]  # noqa: E731
+    heartbeat = lambda: record_of(job.id)["heartbeat"]  # noqa: E731
     began = heartbeat()
     wait_until(lambda: heartbeat() != began)
     job.observer.set_progress(3)
@@ -124,12 +121,7 @@ def test_a_silent_message_stays_running(store: Store, settings: Any) -> None:
     set_intervals(settings, heartbeat_interval=0.02, lost_after=1.5)
     job = Job()
     version = job.read().version
-    silent_since = time.monotonic()
-    states = {job.read().state}
-    while time.monotonic() < silent_since + 2.5:
-        states.add(job.read().state)
-        time.sleep(0.01)  # leaves CPU time to the recorder
-    assert states == {State.RUNNING}
+    assert states_during(2.5, job.id) == {State.RUNNING}
     assert job.read().version == version
 
 
@@ -180,7 +172,7 @@ def test_an_observer_that_waits_reports_everything_when_the_attempt_that_is_show
     second.observer.set_progress(2, 8, "Second")
     first.observer.set_progress(5, 8, "First")
     wait_until(lambda: first.read().current == 5)
-    heartbeat = lambda: record_of(store, "m1")["later"].split()[3]  # noqa: E731
+    heartbeat = lambda: record_of("m1")["later"].split()[3]  # noqa: E731
     began = heartbeat()
     wait_until(lambda: heartbeat() != began)
     assert (first.read().description, first.read().attempt) == ("First", 1)
@@ -252,10 +244,7 @@ def test_heartbeats_continue_when_another_worker_of_the_process_stops(store: Sto
     set_intervals(settings, heartbeat_interval=0.02, lost_after=1.5)
     job = Job()
     get_recorder().stop()
-    silent_since = time.monotonic()
-    while time.monotonic() < silent_since + 2.5:
-        assert job.read().state is State.RUNNING
-        time.sleep(0.01)
+    assert states_during(2.5, job.id) == {State.RUNNING}
 
 
 def test_an_interrupt_anywhere_in_a_report_loses_no_later_report(memory_store: Store, settings: Any) -> None:

@@ -229,13 +229,18 @@ def test_a_write_that_is_blocked_while_reads_are_answered_is_an_outage(
     server: Server, settings: Any, caplog: Any
 ) -> None:
     """As in a failover: CLIENT PAUSE … WRITE answers PING, and a probe that only reads would end the outage."""
-    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}, **FAST}
     caplog.set_level(logging.INFO, logger="dramatiq_progress")
+    # The server has the script. The default timeout is only for the write that is blocked.
+    get_store().start(Attempt("m1", "work", "default"))
+    settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}, **FAST}
     store = get_store()
-    store.start(Attempt("m1", "work", "default"))
-    with server.client() as other:
-        other.execute_command("CLIENT", "PAUSE", 3_000, "WRITE")
+    with server.client(**PATIENT) as other:
+        # Until it is ended below, however late that is.
+        other.execute_command("CLIENT", "PAUSE", 600_000, "WRITE")
         with pytest.raises(StoreUnreachable):
             store.start(Attempt("m2", "work", "default"))
+        time.sleep(1)  # long enough for several probes
+        assert not store.health.is_available
+        other.execute_command("CLIENT", "UNPAUSE")
         wait_until(lambda: store.health.is_available)
     assert caplog.text.count("The progress store is unavailable;") == 1

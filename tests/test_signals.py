@@ -47,8 +47,9 @@ from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests.brokers import as_global_broker, working
 from tests.conftest import PATIENT
 from tests.reading import read
+from tests.steps import states_during
 from tests.store_server import Server
-from tests.waiting import BUSY_SECONDS, wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -126,10 +127,7 @@ def test_a_job_is_not_lost_while_a_receiver_of_its_start_works(broker: StubBroke
     def slow(progress: Progress, **_: Any) -> None:
         if progress.state is not State.RUNNING:
             return
-        until = time.monotonic() + 3
-        while time.monotonic() < until:
-            seen.add(get_progress(progress).state)  # type: ignore[union-attr]
-            time.sleep(0.01)  # leaves CPU time to the recorder
+        seen.update(states_during(3, progress))
         answers.append(cancel(progress))
 
     def work(progress_observer: ProgressObserver) -> None:
@@ -245,15 +243,8 @@ def test_a_slow_receiver_of_a_deferred_change_delays_no_other_message(
         wait_until(lambda: "dramatiq-progress-signals" in threads)
         # In the meantime the job is shown as running, and another one is processed and acknowledged.
         before = wait_until(lambda: get_progress(message.message_id))
-        until = time.monotonic() + 4
-        seen = set()
-        while time.monotonic() < until:
-            reading = get_progress(message.message_id)
-            assert reading is not None
-            seen.add(reading.state)
-            time.sleep(0.01)  # leaves CPU time to the recorder
-        assert seen == {State.RUNNING}
-        assert reading.current > before.current
+        assert states_during(4, message) == {State.RUNNING}
+        assert read(message).current > before.current
         other = quick.send()
         wait_until(lambda: (found := get_progress(other.message_id)) is not None and found.state is State.DONE)
     finally:
@@ -370,7 +361,7 @@ def test_a_change_by_async_code_waits_for_no_other_code_and_leaves_no_connection
         seen.append((get_script_prefix(), User.objects.count()))
 
     async def main() -> Any:
-        other = asyncio.create_task(sync_to_async(ended.wait)(BUSY_SECONDS))
+        other = asyncio.create_task(sync_to_async(ended.wait)(60))
         await asyncio.sleep(0)
         try:
             return await change(message)

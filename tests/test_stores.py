@@ -29,7 +29,9 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.outcomes import Start
 from dramatiq_progress.stores.redis import RedisStore
+from dramatiq_progress.stores.redis import options as redis_options
 from tests import servers
+from tests.conftest import PATIENT
 from tests.waiting import wait_until
 
 FINAL = [State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED]
@@ -1098,11 +1100,11 @@ def test_redis_options_are_passed_on() -> None:
 
 def test_a_store_is_created_again_when_the_settings_change(settings: Any) -> None:
     with servers.valkey() as url:
-        settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": f"{url}/0"}, "PREFIX": "one:"}
+        settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": f"{url}/0", **PATIENT}, "PREFIX": "one:"}
         one = get_store()
         Record(one).enqueue()
         assert get_store() is one
-        settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": f"{url}/0"}, "PREFIX": "two:"}
+        settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": f"{url}/0", **PATIENT}, "PREFIX": "two:"}
         assert get_store() is not one
         assert get_progress("m1") is None
 
@@ -1123,7 +1125,11 @@ def test_the_store_of_a_stub_broker_is_memory(settings: Any, broker_set: Any) ->
     assert isinstance(get_store(), MemoryStore)
 
 
-def test_the_store_of_a_redis_broker_is_its_redis(settings: Any, broker_set: Any, valkey: str) -> None:
+def test_the_store_of_a_redis_broker_is_its_redis(
+    settings: Any, broker_set: Any, valkey: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There are no options in which to give one.
+    monkeypatch.setattr(redis_options, "COMMAND_TIMEOUT_SECONDS", PATIENT["socket_timeout"])
     settings.DRAMATIQ_PROGRESS = {"PREFIX": "of-broker:"}
     broker = RedisBroker(url=f"{valkey}/4", middleware=[])
     broker_set(broker)

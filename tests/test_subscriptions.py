@@ -96,19 +96,21 @@ def test_a_prefix_is_not_a_pattern(valkey: str, prefix: str) -> None:
 
 
 def test_a_silent_connection_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription, "PING_INTERVAL_SECONDS", 0.2)
-    monkeypatch.setattr(subscription, "PING_LIMIT_SECONDS", 0.2)
-    monkeypatch.setattr(subscription, "WAIT_SECONDS", 0.05)
     server = Server(tmp_path, "--save", "")
     server.start()
     with proxy.before(server.port) as between:
-        store = RedisStore(prefix="test:", url=f"redis://127.0.0.1:{between.port}/0")
+        store = RedisStore(prefix="test:", url=f"redis://127.0.0.1:{between.port}/0", **PATIENT)
         with subscribed(store) as recording:
             between.is_mute = True
-            wait_until(lambda: recording.breaks)
+            # Only now: on a busy machine, a connection that isn't silent would be replaced too.
+            with monkeypatch.context() as short:
+                short.setattr(subscription, "PING_INTERVAL_SECONDS", 0.2)
+                short.setattr(subscription, "PING_LIMIT_SECONDS", 0.2)
+                short.setattr(subscription, "WAIT_SECONDS", 0.05)
+                wait_until(lambda: recording.breaks)
             assert "no message for" in str(recording.breaks[0])
             between.is_mute = False
-            wait_until(lambda: recording.begins == 2)
+            wait_until(lambda: recording.begins >= 2)
             store.enqueue("m1", actor="work", queue="default", retries_left=3)
             wait_until(lambda: recording.changes)
         store.close()
@@ -148,7 +150,8 @@ def test_an_unreachable_store_is_retried(tmp_path: Path, caplog: Any) -> None:
     wait_until(lambda: len(recording.breaks) >= 2)
     assert caplog.text.count("Lost the subscription") == 1
     server.start()
-    wait_until(lambda: recording.begins == 1)
+    # With the default timeout it may be lost, and begin, more than once.
+    wait_until(lambda: recording.begins)
     made.close()
     server.stop()
 
@@ -182,10 +185,10 @@ def test_a_user_without_publish_permission_can_report(tmp_path: Path) -> None:
 
 def test_a_subscription_goes_to_the_new_master_before_the_old_one_is_demoted(tmp_path: Path) -> None:
     with topologies.sentinel(tmp_path) as sentinels:
-        store = RedisStore(prefix="test:", **sentinels.options)
+        store = RedisStore(prefix="test:", **sentinels.options, **PATIENT)
         with subscribed(store) as recording:
             old, new = topologies.replace_master(sentinels)
-            wait_until(lambda: recording.begins == 2)
+            wait_until(lambda: recording.begins >= 2)
             new.ask("PUBLISH", store.key("m1"), "")
             wait_until(lambda: recording.changes == ["m1"])
             assert old.is_master() and recording.breaks == []
@@ -213,8 +216,8 @@ def test_a_subscription_leaves_a_node_that_has_left_the_cluster(
                 if each is not old:
                     each.ask("CLUSTER", "FORGET", name)
             # A command to it is answered with an error, and the map is read again. On a busy machine the subscription
-            # may have begun again, at the same node, before that.
-            wait_until(lambda: can_write(store) and recording.begins == 2)
+            # may have begun again, at the same node, before that; it then begins a third time.
+            wait_until(lambda: can_write(store) and recording.begins >= 2)
             recording.changes.clear()
             wait_until(lambda: can_write(store, f"m{next(numbers)}") and recording.changes)
             assert {"m2", *recording.changes} <= {f"m{number}" for number in range(2, next(numbers))}

@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.stores.redis.transport import Transport, connection_maker
+from tests.conftest import PATIENT
 from tests.waiting import wait_until
 
 NAME = "transport"
@@ -165,7 +166,7 @@ def test_bytes_that_are_not_utf_8_are_replaced(transport: Transport, client: red
 
 
 def test_one_connection_is_enough(valkey: str) -> None:
-    store = RedisStore(prefix="transport:", url=f"{valkey}/1", max_connections=1)
+    store = RedisStore(prefix="transport:", url=f"{valkey}/1", **PATIENT, max_connections=1)
     errors: list[Exception] = []
 
     def read() -> None:

@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 import redis
 
+from dramatiq_progress import stores
 from dramatiq_progress.stores import Store, get_store, schedules
 from dramatiq_progress.worker.recording import recorder
 from dramatiq_progress.worker.recording.recorder import get_recorder
@@ -62,7 +63,16 @@ ONLY_STORES = (0, 1)
 
 
 @pytest.fixture(autouse=True)
-def own_recorder() -> Iterator[None]:
+def own_store() -> Iterator[None]:
+    """A store for this test only: one with the same settings may be in an outage, or closed, in another test."""
+    yield
+    current, stores._current = stores._current, stores._Current()
+    if current.store is not None:
+        current.store.close()
+
+
+@pytest.fixture(autouse=True)
+def own_recorder(own_store: None) -> Iterator[None]:
     """A recorder for this test only: no test inherits the messages or the outage of another."""
     yield
     used = get_recorder()

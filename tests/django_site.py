@@ -35,6 +35,8 @@ def serve_shop(memory_store: Store, settings: Any, monkeypatch: pytest.MonkeyPat
 
     `shop.tasks.import_rows` is an actor whose messages wait, until the test changes their state in the store.
     """
+    # An attempt that a test begins has one heartbeat, and must be shown as running until the test's end.
+    settings.DRAMATIQ_PROGRESS = settings.DRAMATIQ_PROGRESS | {"LOST_AFTER": 3600}
     broker = StubBroker(middleware=[ProgressMiddleware()])
     servers: list[tuple[ThreadedWSGIServer, threading.Thread]] = []
 

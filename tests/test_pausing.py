@@ -368,12 +368,12 @@ def test_a_job_that_waits_in_its_queue_is_paused_and_skipped(site: Site) -> None
         assert (site.prepared, read(message).state) == (0, State.PAUSED)
         assert resume(message.message_id) == RESUMED
         assert when(message, State.DONE).attempt == 1
-        wait_until(lambda: changes[-1] == (State.RUNNING, State.DONE))
+        wait_until(lambda: (State.RUNNING, State.DONE) in changes)
     finally:
         state_changed.disconnect(note)
-    # A worker may start it before the signal has read it.
     assert changes[:2] == [(None, State.ENQUEUED), (State.ENQUEUED, State.PAUSED)]
-    assert changes[2][0] is State.PAUSED
+    # A worker may start it, and even end it, before the signal of the resume has read it.
+    assert [before for before, _ in changes[2:]].count(State.PAUSED) == 1
     assert message.get_result(backend=site.results, block=True) == "all"
 
 

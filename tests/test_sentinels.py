@@ -97,7 +97,8 @@ def test_a_forked_process_asks_the_sentinels_too(watched: RedisStore) -> None:
 @pytest.fixture
 def topology(tmp_path: Path, settings: Any) -> Iterator[Topology]:
     with topologies.sentinel(tmp_path) as made:
-        settings.DRAMATIQ_PROGRESS = {"OPTIONS": made.options, "FLUSH_INTERVAL": 0.02, "HEARTBEAT_INTERVAL": 0.1}
+        options = {**made.options, **PATIENT}
+        settings.DRAMATIQ_PROGRESS = {"OPTIONS": options, "FLUSH_INTERVAL": 0.02, "HEARTBEAT_INTERVAL": 0.1}
         yield made
         get_store().close()
 

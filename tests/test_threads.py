@@ -13,7 +13,7 @@ from dramatiq.middleware import TimeLimitExceeded
 from dramatiq.middleware.threading import raise_thread_exception
 
 from dramatiq_progress.threads import SingleThread, start_thread
-from tests.waiting import BUSY_SECONDS, wait_until
+from tests.waiting import TIMEOUT_SECONDS, wait_until
 
 
 def test_a_caller_that_is_interrupted_while_it_starts_a_thread_continues(monkeypatch: Any) -> None:
@@ -37,7 +37,7 @@ def test_a_caller_that_is_interrupted_while_it_starts_a_thread_continues(monkeyp
     callers = [threading.Thread(target=start_many, daemon=True)]
     callers[0].start()
     began = time.monotonic()
-    while (passed := time.monotonic() - began) < 2 or (starts <= 100 and passed < BUSY_SECONDS):
+    while (passed := time.monotonic() - began) < 2 or (starts <= 100 and passed < TIMEOUT_SECONDS):
         if not callers[-1].is_alive():
             # Interrupted where it handled the exception before.
             callers.append(threading.Thread(target=start_many, daemon=True))
@@ -46,7 +46,7 @@ def test_a_caller_that_is_interrupted_while_it_starts_a_thread_continues(monkeyp
         time.sleep(0.0005)
     ended = True
     for caller in callers:
-        caller.join(BUSY_SECONDS)
+        caller.join(TIMEOUT_SECONDS)
         assert not caller.is_alive()
     assert starts > 100
 
@@ -99,12 +99,12 @@ def test_a_single_thread_runs_in_a_forked_process_too() -> None:
 
     single = SingleThread(work, "test")
     single.start()
-    assert worked.wait(BUSY_SECONDS)
+    assert worked.wait(TIMEOUT_SECONDS)
     worked.clear()
     child = os.fork()
     if child == 0:
         single.start()
-        os._exit(0 if worked.wait(BUSY_SECONDS) else 1)
+        os._exit(0 if worked.wait(TIMEOUT_SECONDS) else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert not worked.is_set()
     ended.set()

@@ -12,6 +12,10 @@ from dataclasses import asdict, dataclass, field
 from dramatiq_progress import Progress, State
 from dramatiq_progress.progress import Parts
 
+#: How long after a reader may have seen an attempt its actor notes that it ``began``: its start is in the store before
+#: the actor is called, which waits for the CPU and the disk of a busy machine.
+NOTED_AFTER_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -114,7 +118,8 @@ def _moved_backwards(history: History) -> Iterator[str]:
         opened = any(earlier.at <= at <= sample.at and which == sample.message_id for at, which in history.openings)
         reasons = begun_again.get(sample.message_id, [])
         # Each further attempt of a member may once lower its composite, or open it again.
-        begun = bool(reasons) and reasons[0] <= sample.at and _has_receded(earlier.progress, sample.progress)
+        is_in_time = bool(reasons) and reasons[0] - NOTED_AFTER_SECONDS <= sample.at
+        begun = is_in_time and _has_receded(earlier.progress, sample.progress)
         if begun:
             del reasons[0]
         yield from _steps_back(earlier.progress, sample.progress, opened=opened, begun_again=begun)
@@ -123,7 +128,8 @@ def _moved_backwards(history: History) -> Iterator[str]:
 def _has_receded(earlier: Progress | None, later: Progress | None) -> bool:
     if earlier is None or later is None:
         return False
-    return (later.percent or 0) < (earlier.percent or 0) or (earlier.complete and not later.complete)
+    # A retry may be over at the next look: nobody has seen that it ran.
+    return (later.percent or 0) < (earlier.percent or 0) or (earlier.complete and later.state is not earlier.state)
 
 
 def _begun_again(history: History, composite: str) -> list[float]:

@@ -10,13 +10,14 @@ import os
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import dramatiq
 from dramatiq.middleware import CurrentMessage
 
-from dramatiq_progress import ProgressObserver, get_progress, progress_actor
+from dramatiq_progress import ProgressObserver, StoreUnavailable, get_progress, progress_actor
 from dramatiq_progress.worker.sending import again
 from tests.faults.dying import kill_own_process
 
@@ -208,9 +209,18 @@ def fail_unless(progress_observer: ProgressObserver, path: str) -> None:
 def kill_worker(progress_observer: ProgressObserver) -> None:
     """Kills its own process, after its report was written."""
     progress_observer.set_progress(1, 2)
-    while (progress := get_progress(str(progress_observer.message_id))) is None or progress.current != 1:
-        time.sleep(0.01)
+    _wait_until_stored(progress_observer, 1)
     kill_own_process()
+
+
+def _wait_until_stored(progress_observer: ProgressObserver, current: int) -> None:
+    """Wait until a report is in the store, however late that answers on a busy machine."""
+    while True:
+        with suppress(StoreUnavailable):
+            progress = get_progress(str(progress_observer.message_id))
+            if progress is not None and progress.current == current:
+                return
+        time.sleep(0.01)
 
 
 @progress_actor(max_retries=0)
@@ -251,8 +261,7 @@ def meet_poison(progress_observer: ProgressObserver, items: int, once: int, alwa
     for item in progress_observer.track(range(items), resume=True):
         note(progress_observer.message_id, "item", attempt=progress_observer.attempt, current=item)
         if item == always or (item == once and not Path(path).exists()):
-            while (progress := get_progress(str(progress_observer.message_id))) is None or progress.current != item:
-                time.sleep(0.01)
+            _wait_until_stored(progress_observer, item)
             Path(path).touch()
             kill_own_process()
 

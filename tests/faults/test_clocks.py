@@ -27,11 +27,11 @@ def an_hour_ahead() -> dict[str, str]:
     return wrong_clock("+3600")
 
 
-@pytest.mark.parametrize("patient_scene", ["rabbitmq"], indirect=True)
+@pytest.mark.parametrize("steady_scene", ["rabbitmq"], indirect=True)
 def test_workers_whose_clocks_differ_by_an_hour(
-    patient_scene: Scene, an_hour_ahead: dict[str, str], tmp_path: Path
+    steady_scene: Scene, an_hour_ahead: dict[str, str], tmp_path: Path
 ) -> None:
-    scene = patient_scene
+    scene = steady_scene
     go_on = tmp_path / "go-on"
     with scene.worker("-p", "1", "-t", "2", environment=an_hour_ahead) as ahead:
         lasting = scene.send(tasks.wait_for, str(go_on))
@@ -77,6 +77,7 @@ def test_a_worker_and_a_web_process_whose_clocks_differ_by_an_hour(
     assert State.LOST not in scene.states(message)
 
 
+@pytest.mark.slow(16)
 def test_an_attempt_continues_after_a_failover_that_lost_its_start_to_a_server_whose_clock_is_behind(
     make_scene: SceneFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -93,8 +94,8 @@ def test_an_attempt_continues_after_a_failover_that_lost_its_start_to_a_server_w
         scene.store.start()
     failed, go_on = tmp_path / "failed", tmp_path / "go-on"
     with scene.worker("-p", "1", "-t", "2"), scene.store.client() as client:
-        # Long enough to see that it waits for its retry, and to copy its record meanwhile.
-        late_retry = {"min_backoff": 3_000, "max_backoff": 3_000}
+        # Long enough to see that it waits for its retry, and to copy its record meanwhile: jitter makes it 6 s or more.
+        late_retry = {"min_backoff": 12_000, "max_backoff": 12_000}
         message = tasks.fail_first_then_wait.message_with_options(args=(str(failed), str(go_on)), **late_retry)
         scene.enqueue(message)
         key = f"dramatiq-progress:{message.message_id}"

@@ -78,9 +78,13 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_group(scene: Scene, tmp_path
         scene.heal()
 
 
-def test_a_store_that_is_emptied_in_the_middle_of_a_group(scene: Scene) -> None:
+def test_a_store_that_is_emptied_in_the_middle_of_a_group(scene: Scene, tmp_path: Path) -> None:
     """Each process contributes again the ends that it remembers."""
-    job = group(scene, [tasks.report_for.message(0.2) for _ in range(48)])
+    go_on = tmp_path / "go-on"
+    # The last ones end after the loss, however late it comes: nobody writes the record of a group again that is over.
+    members = [tasks.report_for.message(0.2) for _ in range(44)]
+    members += [tasks.wait_for.message(str(go_on)) for _ in range(4)]
+    job = group(scene, members)
     scene.run(job)
     with scene.worker("-p", "2", "-t", "2"):
         wait_until(lambda: parts(scene, job).done >= 16)
@@ -88,13 +92,15 @@ def test_a_store_that_is_emptied_in_the_middle_of_a_group(scene: Scene) -> None:
             client.flushall()
             # After it: a member may end in between.
             scene.lost_records()
+        go_on.touch()
         done = scene.when(job, State.DONE)
         assert done.parts is not None and done.parts.done == 48
         scene.heal()
 
 
-@BOTH_BROKERS
-def test_two_copies_of_a_member_count_once(scene: Scene, tmp_path: Path) -> None:
+@pytest.mark.parametrize("steady_scene", ["redis", "rabbitmq"], indirect=True)
+def test_two_copies_of_a_member_count_once(steady_scene: Scene, tmp_path: Path) -> None:
+    scene = steady_scene
     go_on = tmp_path / "go-on"
     member = tasks.wait_for.message(str(go_on))
     job = group(scene, [member, tasks.report_for.message(0.05)])
@@ -105,13 +111,13 @@ def test_two_copies_of_a_member_count_once(scene: Scene, tmp_path: Path) -> None
     with scene.worker("-p", "1", "-t", "4"):
         scene.when(member, State.RUNNING, current=1)
         scene.deliver_again(copy)
-        wait_until(lambda: len(scene.deeds(member, "began")) == 2)
+        wait_until(lambda: len(scene.deeds(member, "began")) >= 2)
         go_on.touch()
         done = scene.when(job, State.DONE)
-        wait_until(lambda: len(scene.deeds(member, "ended")) == 2)
+        wait_until(lambda: len(scene.deeds(member, "ended")) >= 2)
         # And one that comes after the end.
         scene.deliver_again(copy)
-        wait_until(lambda: len(scene.deeds(member, "ended")) == 3)
+        wait_until(lambda: len(scene.deeds(member, "ended")) >= 3)
         scene.heal()
     assert scene.now(job) == done
 
@@ -122,10 +128,9 @@ def test_a_worker_that_dies_between_the_outcome_of_a_member_and_its_contribution
     scene.run(job)
     dying = {"TEST_BROKER_MIDDLEWARE": json.dumps(["tests.faults.middleware.DiesBetweenWrites"])}
     with scene.worker("-p", "1", "-t", "1", environment=dying) as worker:
-        worker.wait(30)
-    wait_until(lambda: [scene.now(each) for each in job.children].count(None) == 0)
-    assert State.DONE in [scene.when(each).state for each in job.children]
-    assert parts(scene, job).done == 0
+        worker.wait(90)
+    wait_until(lambda: State.DONE in [each.state for each in map(scene.now, job.children) if each is not None])
+    assert parts_now(job).done == 0
     with scene.worker("-p", "1", "-t", "1"):
         assert scene.when(job, State.DONE).current == 2
         scene.heal()
@@ -286,6 +291,8 @@ def test_a_worker_that_is_killed_after_its_message_has_sent_others(scene: Scene,
 
 def test_a_full_node_of_a_cluster_counts_the_members_on_others(make_scene: SceneFactory, tmp_path: Path) -> None:
     with topologies.cluster(tmp_path) as cluster:
+        # A node that is silent on a busy machine isn't replaced, which would lose writes.
+        cluster.never_fail_over()
         scene = make_scene(store=cluster)
         job = group(scene, [tasks.report_for.message(0.5) for _ in range(8)])
         node = cluster.master(get_store().key(job.message_id))

@@ -12,7 +12,7 @@ import pytest
 
 from dramatiq_progress import State, get_progress
 from tests.faults import tasks
-from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
+from tests.faults.scene import QUICK_PROGRESS, STEADY_REDIS_BROKER, Scene, SceneFactory
 from tests.waiting import wait_until
 
 ITEMS = 2_000
@@ -25,7 +25,7 @@ PROGRESS = {**QUICK_PROGRESS, "MAX_DELIVERIES": 2}
 
 @pytest.fixture(params=["redis", "rabbitmq"])
 def scene(request: pytest.FixtureRequest, make_scene: SceneFactory) -> Scene:
-    made = make_scene(broker=request.param, progress=PROGRESS)
+    made = make_scene(broker=request.param, progress=PROGRESS, redis_broker=STEADY_REDIS_BROKER)
     made.store.start()
     return made
 

@@ -198,8 +198,17 @@ ONE_FAILED = seen_group(version=5, done=1, failed=1)
         group_history(HALF, seen_group(version=4), WHOLE, begun_again=1.9),
         group_history(seen_group(version=1), HALF, ONE_FAILED, failed=True),
         group_history(HALF, ONE_FAILED, seen_group(version=6, done=1), WHOLE, begun_again=2.9),
+        group_history(HALF, ONE_FAILED, WHOLE, begun_again=2.9),
+        group_history(HALF, seen_group(version=4), WHOLE, begun_again=6.9),
     ],
-    ids=["done", "a member began again", "a member failed", "a failed member began again"],
+    ids=[
+        "done",
+        "a member began again",
+        "a member failed",
+        "a failed member began again",
+        "a failed member began again and ended between two looks",
+        "a member noted late that it began again",
+    ],
 )
 def test_a_group_that_was_shown_truthfully_passes(history: History) -> None:
     assert judge(history) == []
@@ -207,6 +216,25 @@ def test_a_group_that_was_shown_truthfully_passes(history: History) -> None:
 
 BAD_GROUPS = {
     "fell within an attempt": group_history(HALF, seen_group(version=4), WHOLE),
+    "fell within an attempt, running 50.0 % (attempt 1, version 3)": group_history(
+        HALF, seen_group(version=4), WHOLE, begun_again=7.1
+    ),
+    # One beginning excuses one fall.
+    "fell within an attempt, running 50.0 % (attempt 1, version 5)": group_history(
+        HALF, seen_group(version=4), seen_group(version=5, done=1), seen_group(version=6), WHOLE, begun_again=1.9
+    ),
+    "left a final state, failed": group_history(HALF, ONE_FAILED, WHOLE),
+    "left a final state, failed 100.0 % (attempt 1, version 8)": group_history(
+        HALF,
+        ONE_FAILED,
+        WHOLE,
+        seen_group(version=8, done=1, failed=1),
+        seen_group(version=9, done=2),
+        begun_again=2.9,
+    ),
+    "left a final state, done": group_history(
+        seen_group(version=1), HALF, WHOLE, seen_group(version=8, done=1, failed=1), begun_again=3.9
+    ),
     "g: was shown as done before": group_history(WHOLE, WHOLE),
     "and its actors": group_history(HALF, HALF, WHOLE, failed=True),
     "g: was shown with": group_history(HALF, seen_group(version=4, done=1, current=2), WHOLE),

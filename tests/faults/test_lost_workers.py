@@ -12,6 +12,7 @@ import pytest
 from dramatiq_progress import State
 from dramatiq_progress.conf import Configuration
 from dramatiq_progress.progress import GIVEN_UP
+from tests.conftest import PATIENT
 from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, STEADY_PROGRESS, Scene, SceneFactory
 from tests.waiting import BUSY_SECONDS, wait_until
@@ -71,7 +72,8 @@ def test_only_a_job_that_stops_its_whole_process_is_lost(make_scene: SceneFactor
         scene.when(long, State.LOST)
         assert not scene.deeds(long, "released")
         scene.when(long, State.RUNNING)
-        assert scene.deeds(long, "released")
+        # Not by `released`: a heartbeat may be written before the actor goes on.
+        assert time.monotonic() >= scene.deeds(long, "held")[0].at + 30
         go_on.touch()
         scene.heal()
     assert State.LOST not in {*scene.states(sleeping), *scene.states(computing), *scene.states(short)}
@@ -94,9 +96,9 @@ def test_a_worker_that_wakes_up_too_late_cannot_move_the_bar(scene: Scene, tmp_p
                 done = scene.when(message, State.DONE)
         finally:
             os.killpg(frozen.pid, signal.SIGCONT)
-        wait_until(lambda: len(scene.deeds(message, "ended")) == 2)
+        wait_until(lambda: len(scene.deeds(message, "ended")) >= 2)
         frozen.terminate()
-        frozen.wait(30)
+        frozen.wait(90)
     scene.heal()
     after = scene.when(message, State.DONE)
     assert (after.attempt, after.version) == (2, done.version)
@@ -105,7 +107,7 @@ def test_a_worker_that_wakes_up_too_late_cannot_move_the_bar(scene: Scene, tmp_p
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 def test_a_message_that_kills_its_worker_each_time_is_rejected(make_scene: SceneFactory, broker: str) -> None:
     """RabbitMQ redelivers it while the last heartbeat is recent."""
-    scene = make_scene(broker=broker, progress={**QUICK_PROGRESS, "MAX_DELIVERIES": 2})
+    scene = make_scene(broker=broker, progress={**QUICK_PROGRESS, "OPTIONS": PATIENT, "MAX_DELIVERIES": 2})
     scene.store.start()
     message = scene.send(tasks.kill_worker)
     scene.history.given_up.add(message.message_id)
@@ -113,7 +115,7 @@ def test_a_message_that_kills_its_worker_each_time_is_rejected(make_scene: Scene
         # Dramatiq stops when one of its processes was killed; a supervisor starts it again.
         with scene.worker("-p", "1", "-t", "1") as worker:
             wait_until(lambda attempt=attempt: len(scene.deeds(message, "began")) == attempt)
-            worker.wait(30)
+            worker.wait(90)
     with scene.worker("-p", "1", "-t", "1"):
         failed = scene.when(message, State.FAILED)
         # The last reported values stay.

@@ -14,7 +14,7 @@ import pytest
 from dramatiq_progress import PauseOutcome, State, pause, progress_group, resume
 from dramatiq_progress.worker.sending import again
 from tests.faults import tasks
-from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
+from tests.faults.scene import QUICK_PROGRESS, STEADY_REDIS_BROKER, Scene, SceneFactory
 from tests.faults.test_deploys import stop
 from tests.waiting import wait_until
 
@@ -37,7 +37,8 @@ def items_of(scene: Scene, job: dramatiq.Message[Any]) -> Counter[float]:
 @pytest.mark.parametrize("broker", BROKERS)
 def test_jobs_are_paused_and_go_on_where_they_were(make_scene: SceneFactory, tmp_path: Path, broker: str) -> None:
     """Longer than the broker keeps them in the delay queue at once, and while their workers are restarted."""
-    scene = make_scene(broker=broker, progress={**QUICK_PROGRESS, "MAX_DELIVERIES": 2})
+    progress = {**QUICK_PROGRESS, "MAX_DELIVERIES": 2}
+    scene = make_scene(broker=broker, progress=progress, redis_broker=STEADY_REDIS_BROKER)
     scene.store.start()
     hurry = tmp_path / "hurry"
     running, waiting, unwanted, other = (scene.send(tasks.go_through, ITEMS, 0.0, str(hurry)) for _ in range(4))

@@ -19,7 +19,7 @@ from dramatiq_progress import progress_group, progress_pipeline
 from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests.faults import tasks
 from tests.faults.middleware import stored_file
-from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
+from tests.faults.scene import HEALING_SECONDS, QUICK_PROGRESS, Scene, SceneFactory
 from tests.waiting import wait_until
 
 #: Duration of the faults; `make soak` sets it.
@@ -52,7 +52,8 @@ def test_every_record_equals_the_ledger(make_scene: SceneFactory, broker: str) -
                     scene.send(tasks.soak, chance.choice(tasks.KINDS))
             time.sleep(0.01)
     with scene.worker("-p", "2", "-t", "8"):
-        scene.heal()
+        # Twice the usual time for some thousand messages; less than is left of the timeout.
+        scene.heal(timeout=2 * HEALING_SECONDS)
 
 
 def composite(scene: Scene, chance: random.Random) -> progress_group | progress_pipeline:
@@ -137,4 +138,5 @@ def wait_until_stored(scene: Scene, workers: list[int]) -> None:
             return is_late and not get_recorder()._deferred
         return False
 
-    wait_until(is_stored, timeout=60.0)
+    # Only a process that hangs takes longer: a busy machine writes some hundred changes within seconds.
+    wait_until(is_stored, timeout=120.0)

@@ -14,8 +14,9 @@ import pytest
 from django.test import Client
 
 from dramatiq_progress import State
+from tests.conftest import PATIENT
 from tests.faults import tasks
-from tests.faults.scene import RECOVERY, REFUSAL, TROUBLE, Scene, SceneFactory
+from tests.faults.scene import QUICK_PROGRESS, RECOVERY, REFUSAL, TROUBLE, Scene, SceneFactory
 from tests.store_server import Server
 from tests.waiting import BUSY_SECONDS, wait_until
 
@@ -209,7 +210,11 @@ def test_a_store_that_forgets_its_scripts_repeatedly(patient_scene: Scene) -> No
 def test_a_wrong_password_is_logged_once_and_affects_no_job(
     make_scene: SceneFactory, client: Client, tmp_path: Path
 ) -> None:
-    scene = make_scene(store=Server(tmp_path, "--requirepass", "right"))
+    scene = make_scene(
+        # A late answer is an outage of its own, with a line of its own.
+        progress={**QUICK_PROGRESS, "OPTIONS": PATIENT},
+        store=Server(tmp_path, "--requirepass", "right"),
+    )
     scene.store.start()
     with scene.worker("-p", "1", "-t", "2") as worker:
         messages = [scene.send(tasks.report_for, 0.01) for _ in range(20)]

@@ -81,7 +81,7 @@ def open_bar(site: ScriptedSite, page: Page) -> OpenBar:
 
 @pytest.fixture
 def patient_page(page: Page) -> Page:
-    """A page whose clock is paused and which records troubles and waits."""
+    """A page with a paused clock, which records troubles and waits."""
     page.clock.install(time=0)
     page.clock.pause_at(1000)
     page.add_init_script(RECORD_WAITS + RECORD_TROUBLE)

@@ -19,7 +19,7 @@ from dramatiq_progress.stores import Store, get_store, schedules
 from dramatiq_progress.worker.recording import recorder
 from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests import servers, topologies
-from tests.store_server import Server, eternal_keys
+from tests.store_server import PATIENCE_SECONDS, Server, eternal_keys
 from tests.waiting import wait_until
 
 pytest_plugins = [
@@ -56,7 +56,7 @@ elif sys.version_info < (3, 13):
     collect_ignore += ["test_task_consumers.py"]
 
 #: A test must not fail because the machine is busy; the default of 0.25 s has tests of its own.
-PATIENT: dict[str, Any] = {"socket_timeout": 10, "socket_connect_timeout": 10}
+PATIENT: dict[str, Any] = {"socket_timeout": PATIENCE_SECONDS, "socket_connect_timeout": PATIENCE_SECONDS}
 
 #: The databases of the Valkey server that contain nothing but stores.
 ONLY_STORES = (0, 1)
@@ -134,7 +134,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     made.start()
     yield made
     if made.is_running():
-        with made.client(**PATIENT) as client:
+        with made.client() as client:
             assert eternal_keys(client) == []
     made.stop()
 
@@ -220,4 +220,4 @@ def client_of(url: str) -> redis.Redis:
 
 
 def _clients_of(topology: topologies.Topology) -> list[redis.Redis]:
-    return [each.client(**PATIENT) for each in topology.masters()]
+    return [each.client() for each in topology.masters()]

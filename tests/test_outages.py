@@ -241,7 +241,7 @@ def test_the_log_of_an_outage_names_the_address_and_no_password(settings: Any, c
 
 
 class ConnectionOfBroker(redis.Connection):
-    """A connection whose timeout can be changed while it is open."""
+    """A connection with a timeout that can be changed while it is open."""
 
     timeout: float = PATIENT["socket_timeout"]
 
@@ -289,7 +289,7 @@ def test_a_server_that_is_the_broker_too_and_is_frozen(
     assert done.current == 10
     worker.stop()
     again, _ = work()
-    with server.client(**PATIENT) as client:
+    with server.client() as client:
         if client.hlen("dramatiq:default.msgs"):
             again.go(10)
         wait_until(lambda: not client.hlen("dramatiq:default.msgs"))

@@ -234,7 +234,7 @@ def test_a_write_that_is_blocked_while_reads_are_answered_is_an_outage(
     get_store().start(Attempt("m1", "work", "default"))
     settings.DRAMATIQ_PROGRESS = {"OPTIONS": {"url": server.url}, **FAST}
     store = get_store()
-    with server.client(**PATIENT) as other:
+    with server.client() as other:
         # Until it is ended below, however late that is.
         other.execute_command("CLIENT", "PAUSE", 600_000, "WRITE")
         with pytest.raises(StoreUnreachable):

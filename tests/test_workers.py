@@ -11,6 +11,7 @@ from dramatiq_progress import State, get_progress
 from tests import servers
 from tests.faults import tasks
 from tests.faults.scene import Scene
+from tests.waiting import TIMEOUT_SECONDS
 
 
 @pytest.mark.slow(16)
@@ -22,9 +23,7 @@ def test_every_broker_has_the_same_states(scene: Scene, tmp_path: Path) -> None:
     with scene.worker("-p", "1", "-t", "2"):
         assert scene.when(waiting, State.DONE).current == 1
 
-        # Long enough to see that it waits for its retry: jitter makes it 6 s or more.
-        late_retry = {"min_backoff": 12_000, "max_backoff": 12_000}
-        failing = tasks.fail_first.message_with_options(args=(str(tmp_path / "failed"),), **late_retry)
+        failing = tasks.fail_first.message_with_options(args=(str(tmp_path / "failed"),), **tasks.LATE_RETRY)
         scene.enqueue(failing)
         retrying = scene.when(failing, State.RETRYING)
         assert (retrying.attempt, retrying.current, retrying.retries_left) == (1, 1, 3)
@@ -41,7 +40,7 @@ def test_a_worker_that_its_first_message_kills_had_started(scene: Scene) -> None
     message = scene.send(tasks.kill_worker)
     booting = {"TEST_BROKER_MIDDLEWARE": json.dumps(["tests.faults.middleware.BootsForever"])}
     with scene.worker("-p", "1", "-t", "1", environment=booting) as worker:
-        assert worker.wait(90) != 0
+        assert worker.wait(TIMEOUT_SECONDS) != 0
     assert "is ready for action" not in worker.log.read_text()
     assert len(scene.deeds(message, "began")) == 1
 
@@ -75,7 +74,7 @@ def test_a_worker_that_is_stopped_records_the_outcome_of_its_jobs(
             scene.when(message, State.RUNNING, current=1)
         worker.terminate()
         go_on.touch()
-        worker.wait(90)
+        worker.wait(TIMEOUT_SECONDS)
     for message in messages:
         scene.when(message, State.DONE, attempt=1, current=2)
     scene.heal()

@@ -48,8 +48,8 @@ class _Declaration(NamedTuple):
 #: What code has declared.
 _declared: list[_Declaration] = []
 
-#: The actors that the settings name and workers don't have, with the modules that workers don't import. They are kept:
-#: once this process has imported such a module, its actors can't be told from those of workers.
+#: The actors that the settings name and workers don't have, with the modules that workers don't import. They are kept,
+#: since this process imports such a module, and then has its actors too.
 _unknown_to_workers: dict[str, str] = {}
 
 

@@ -55,7 +55,7 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def html_attributes(given: Mapping[str, str | bool | None]) -> dict[str, str | bool | None]:
-    """Return a tag's keywords as attributes of HTML, whose values are escaped."""
+    """Return a tag's keywords as HTML attributes with escaped values."""
     names = {key: key.replace("_", "-") for key in given}
     return {names[key]: _html_value(names[key], value) for key, value in given.items()}
 

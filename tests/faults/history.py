@@ -128,7 +128,7 @@ def _moved_backwards(history: History) -> Iterator[str]:
 def _has_receded(earlier: Progress | None, later: Progress | None) -> bool:
     if earlier is None or later is None:
         return False
-    # A retry may be over at the next look: nobody has seen that it ran.
+    # A short retry may start and end between two looks.
     return (later.percent or 0) < (earlier.percent or 0) or (earlier.complete and later.state is not earlier.state)
 
 

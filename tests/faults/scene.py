@@ -417,8 +417,8 @@ def make_scene(request: pytest.FixtureRequest, valkey: str, settings: Any, tmp_p
             }
             insider, outsider = (kind(url=url, middleware=[], **broker_options) for _ in range(2))
             insider.add_middleware(ProgressMiddleware())
-            # As in the workers, whose broker has it by default: where the sender counts fewer retries than the worker,
-            # an attempt that the store never knew looks like one from before the record's.
+            # The workers' broker has it by default. If the sender counted fewer retries than the worker, the end of an
+            # attempt that the store never knew would be refused, as that of an earlier attempt.
             insider.add_middleware(Retries())
             for each in (insider, outsider):
                 opened.callback(_close, each)

@@ -28,6 +28,8 @@ STEP_SECONDS = 0.005
 again.PAUSE_SECONDS = 1
 
 QUICK_RETRY = {"min_backoff": 200, "max_backoff": 200}
+#: For a message that a test must see while it waits for its retry: with jitter, for 6 s or more.
+LATE_RETRY = {"min_backoff": 12_000, "max_backoff": 12_000}
 
 
 class Planned(Exception):

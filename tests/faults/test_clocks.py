@@ -94,9 +94,8 @@ def test_an_attempt_continues_after_a_failover_that_lost_its_start_to_a_server_w
         scene.store.start()
     failed, go_on = tmp_path / "failed", tmp_path / "go-on"
     with scene.worker("-p", "1", "-t", "2"), scene.store.client() as client:
-        # Long enough to see that it waits for its retry, and to copy its record meanwhile: jitter makes it 6 s or more.
-        late_retry = {"min_backoff": 12_000, "max_backoff": 12_000}
-        message = tasks.fail_first_then_wait.message_with_options(args=(str(failed), str(go_on)), **late_retry)
+        # Its record is copied while it waits for its retry.
+        message = tasks.fail_first_then_wait.message_with_options(args=(str(failed), str(go_on)), **tasks.LATE_RETRY)
         scene.enqueue(message)
         key = f"dramatiq-progress:{message.message_id}"
         scene.when(message, State.RETRYING)

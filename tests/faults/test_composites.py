@@ -22,7 +22,7 @@ from tests import topologies
 from tests.faults import tasks
 from tests.faults.middleware import SharedGroupCallbacks
 from tests.faults.scene import Scene, SceneFactory, dead_letter
-from tests.waiting import wait_until
+from tests.waiting import TIMEOUT_SECONDS, wait_until
 
 BOTH_BROKERS = pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=True)
 
@@ -81,7 +81,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_group(scene: Scene, tmp_path
 def test_a_store_that_is_emptied_in_the_middle_of_a_group(scene: Scene, tmp_path: Path) -> None:
     """Each process contributes again the ends that it remembers."""
     go_on = tmp_path / "go-on"
-    # The last ones end after the loss, however late it comes: nobody writes the record of a group again that is over.
+    # The last ones end after the loss, even if it comes late: the record of a finished group isn't written again.
     members = [tasks.report_for.message(0.2) for _ in range(44)]
     members += [tasks.wait_for.message(str(go_on)) for _ in range(4)]
     job = group(scene, members)
@@ -128,7 +128,7 @@ def test_a_worker_that_dies_between_the_outcome_of_a_member_and_its_contribution
     scene.run(job)
     dying = {"TEST_BROKER_MIDDLEWARE": json.dumps(["tests.faults.middleware.DiesBetweenWrites"])}
     with scene.worker("-p", "1", "-t", "1", environment=dying) as worker:
-        worker.wait(90)
+        worker.wait(TIMEOUT_SECONDS)
     wait_until(lambda: State.DONE in [each.state for each in map(scene.now, job.children) if each is not None])
     assert parts_now(job).done == 0
     with scene.worker("-p", "1", "-t", "1"):

@@ -12,7 +12,7 @@ import pytest
 from dramatiq_progress import State
 from tests.faults import tasks
 from tests.faults.scene import STEADY_PROGRESS, Scene, SceneFactory, dead_letter
-from tests.waiting import wait_until
+from tests.waiting import TIMEOUT_SECONDS, wait_until
 
 BOTH_BROKERS = pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=True)
 STEADY_WITH_BOTH_BROKERS = pytest.mark.parametrize("steady_scene", ["redis", "rabbitmq"], indirect=True)
@@ -25,7 +25,7 @@ def test_a_worker_that_dies_between_a_retry_and_the_acknowledgement(scene: Scene
     dying = {"TEST_BROKER_MIDDLEWARE": json.dumps(["tests.faults.middleware.DiesAfterRetry"])}
     with scene.worker("-p", "1", "-t", "2", environment=dying) as worker:
         scene.when(message, State.RETRYING)
-        worker.wait(90)
+        worker.wait(TIMEOUT_SECONDS)
     with scene.worker("-p", "1", "-t", "2"):
         scene.when(message, State.DONE, current=2)
         wait_until(lambda: len(scene.deeds(message, "ended")) >= 2)
@@ -120,7 +120,7 @@ def test_a_job_that_a_deploy_interrupts_continues_in_the_next_worker(steady_scen
         message = scene.send(tasks.wait_or_be_interrupted, str(go_on))
         scene.when(message, State.RUNNING, current=1)
         worker.terminate()
-        worker.wait(90)
+        worker.wait(TIMEOUT_SECONDS)
     assert scene.deeds(message, "failed")[0].why == "Shutdown"
     assert scene.when(message, State.RETRYING).attempt == 1
     with scene.worker("-p", "1", "-t", "2"):

@@ -13,7 +13,7 @@ import pytest
 from dramatiq_progress import State, get_progress
 from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, STEADY_REDIS_BROKER, Scene, SceneFactory
-from tests.waiting import wait_until
+from tests.waiting import TIMEOUT_SECONDS, wait_until
 
 ITEMS = 2_000
 #: So long that no job ends before its worker is stopped, on a busy machine either.
@@ -79,5 +79,5 @@ def test_a_worker_stops_while_the_store_is_down_and_the_job_goes_on_all_the_same
 def stop(worker: subprocess.Popen[bytes]) -> None:
     began = time.monotonic()
     worker.send_signal(signal.SIGTERM)
-    worker.wait(90)
+    worker.wait(TIMEOUT_SECONDS)
     assert time.monotonic() - began < STOP_SECONDS

@@ -15,7 +15,7 @@ from dramatiq_progress.progress import GIVEN_UP
 from tests.conftest import PATIENT
 from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, STEADY_PROGRESS, Scene, SceneFactory
-from tests.waiting import BUSY_SECONDS, wait_until
+from tests.waiting import BUSY_SECONDS, TIMEOUT_SECONDS, wait_until
 
 BOTH_BROKERS = pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=True)
 
@@ -98,7 +98,7 @@ def test_a_worker_that_wakes_up_too_late_cannot_move_the_bar(scene: Scene, tmp_p
             os.killpg(frozen.pid, signal.SIGCONT)
         wait_until(lambda: len(scene.deeds(message, "ended")) >= 2)
         frozen.terminate()
-        frozen.wait(90)
+        frozen.wait(TIMEOUT_SECONDS)
     scene.heal()
     after = scene.when(message, State.DONE)
     assert (after.attempt, after.version) == (2, done.version)
@@ -115,7 +115,7 @@ def test_a_message_that_kills_its_worker_each_time_is_rejected(make_scene: Scene
         # Dramatiq stops when one of its processes was killed; a supervisor starts it again.
         with scene.worker("-p", "1", "-t", "1") as worker:
             wait_until(lambda attempt=attempt: len(scene.deeds(message, "began")) == attempt)
-            worker.wait(90)
+            worker.wait(TIMEOUT_SECONDS)
     with scene.worker("-p", "1", "-t", "1"):
         failed = scene.when(message, State.FAILED)
         # The last reported values stay.

@@ -20,7 +20,7 @@ from tests.conftest import PATIENT
 from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
 from tests.store_server import Server
-from tests.waiting import wait_until
+from tests.waiting import TIMEOUT_SECONDS, wait_until
 
 #: More than a busy machine needs for all faults, at 5 ms each.
 ITEMS = 10_000
@@ -177,7 +177,7 @@ def test_an_item_that_kills_its_worker_is_given_up(make_scene: SceneFactory, tmp
     for attempt in range(1, 1 + 1 + limit + 1):
         with scene.worker("-p", "1", "-t", "1") as worker:
             wait_until(lambda attempt=attempt: len(scene.deeds(message, "began")) == attempt)
-            worker.wait(90)
+            worker.wait(TIMEOUT_SECONDS)
     with scene.worker("-p", "1", "-t", "1"):
         failed = scene.when(message, State.FAILED)
         assert (failed.result, failed.percent) == (GIVEN_UP, 60.0)

@@ -401,6 +401,15 @@ def test_a_task_with_a_time_waits_for_it(site: Site) -> None:
     assert (later.status, get_progress(later.id).state) == (READY, State.DELAYED)  # type: ignore[union-attr]
 
 
+def test_a_task_never_starts_before_its_time(site: Site) -> None:
+    times = [timezone.now() + timedelta(hours=1, microseconds=137 * number) for number in range(100)]
+    for run_after in times:
+        tasks.add.using(run_after=run_after).enqueue(1, 2)
+    delayed = site.broker.queues[dramatiq.common.dq_name("default")]
+    etas = [json.loads(delayed.get_nowait())["options"]["eta"] for _ in times]
+    assert all(eta >= run_after.timestamp() * 1000 for eta, run_after in zip(etas, times, strict=True))
+
+
 def test_a_time_in_the_past_is_now(site: Site) -> None:
     result = tasks.add.using(run_after=timezone.now() - timedelta(days=1)).enqueue(1, 2)
     site.work()

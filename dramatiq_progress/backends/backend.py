@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from datetime import datetime, timedelta
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -266,12 +267,20 @@ class DramatiqBackend(BaseTaskBackend):
         )
 
     def _send(self, message: Message[Any], run: TaskRun, result: ProgressResult) -> None:
-        run_after, delay = result.task.run_after, None
-        if run_after is not None:
-            delay = max(0, int((run_after - timezone.now()).total_seconds() * 1000)) or None
+        run_after = result.task.run_after
+        delay = None if run_after is None else _delay_until(run_after)
         # Without an owner since the call, it doesn't get the one of the commit.
         with sending(run), nullcontext() if carried_by(message) else owned_by(None):
             get_broker().enqueue(message, delay=delay)
         enqueued_at = float(run.stored.get("enqueued_at", message.message_timestamp / 1000))
         object.__setattr__(result, "enqueued_at", moment(enqueued_at))
         send_signal(task_enqueued, "task_enqueued", type(self), result)
+
+
+def _delay_until(run_after: datetime) -> int | None:
+    """Return the delay in milliseconds with which a message starts at this time or up to 2 ms later; never earlier."""
+    remaining = run_after - timezone.now()
+    if remaining <= timedelta():
+        return None
+    # Dramatiq's brokers add the delay to whole milliseconds of their clock: both are rounded down.
+    return remaining // timedelta(milliseconds=1) + 2

@@ -314,9 +314,13 @@ class RecordMachine(RuleBasedStateMachine):
 
     @rule(left=limits, age=ages, end=st.tuples(end_states, reported, ages))
     def finish_unwritten(self, left: int | None, age: float, end: End) -> None:
-        """An attempt whose start was never written is counted now, unless the record is of a later retry."""
+        """An attempt whose start was never written is counted now, unless the record is of a later retry.
+
+        The record isn't if no attempt has started and this one's end is final.
+        """
         delivery, model = Delivery(next(self.orders), left, age=age), self.model
-        if left is not None and model.left is not None and model.left < left:
+        has_fewer = left is not None and model.left is not None and model.left < left
+        if has_fewer and (model.latest > 0 or not end[0].is_final):
             self.end(delivery, end, None)
         else:
             self.finish_later(delivery, end, number=model.latest + 1)

@@ -698,6 +698,15 @@ def test_an_outcome_of_an_earlier_retry_does_not_replace_a_later_one(record: Rec
     assert record.read().state is State.FAILED
 
 
+@pytest.mark.parametrize("state", FINAL)
+def test_an_outcome_is_written_if_its_sender_has_counted_fewer_retries(record: Record, state: State) -> None:
+    """A deployment has raised the actor's `max_retries`, and no attempt could be written."""
+    record.enqueue(retries_left=1)
+    assert not record.finish(record.attempt(), State.RETRYING, retry_in=60)
+    assert record.finish(record.attempt(), state)
+    assert (record.read().state, record.read().attempt) == (state, 1)
+
+
 def test_a_heartbeat_does_not_raise_the_version(record: Record) -> None:
     fence = record.run()
     before = record.read().version

@@ -187,11 +187,12 @@ def finish(
         if _is_over(before):
             return refused
         if writer.attempt == "0":
+            number = max(integer_of(record, "attempt"), later.number) + 1
             left, own_left = record.get("retries_left", "null"), writer.retries_left
-            if "null" not in (left, own_left) and int(left) < int(own_left):
+            has_fewer = "null" not in (left, own_left) and int(left) < int(own_left)
+            if has_fewer and (number > 1 or not is_final(given.state)):
                 return refused
-            number = max(max(integer_of(record, "attempt"), later.number) + 1, int(given.min_attempt))
-            writer = writer._replace(attempt=str(number))
+            writer = writer._replace(attempt=str(max(number, int(given.min_attempt))))
         elif not is_doubted and integer_of(record, "attempt") >= int(writer.attempt):
             return refused
         if other_lives and "token" in record and given.state != State.DONE:

@@ -55,11 +55,12 @@ else
   local known_doubted, left = unpack(redis.call('HMGET', record, 'doubted', 'retries_left'))
   local is_doubted = not is_running and (known_doubted == token or known_doubted == '*')
   if attempt == '0' then
-    -- The store never knew it. The attempt in the record is a later one if it has fewer retries left.
+    -- The store never knew it. The attempt in the record is a later one if it has fewer retries left. If none has started,
+    -- the sender may have counted them with an older limit: a final state is followed by no retry.
+    attempt = math.max(latest, later_number) + 1
     local own_left = tonumber(retries_left)
     left = tonumber(left or nil)
-    if left and own_left and left < own_left then return refused end
-    attempt = math.max(latest, later_number) + 1
+    if left and own_left and left < own_left and (attempt > 1 or UNFINISHED[state]) then return refused end
     attempt = math.max(attempt, tonumber(min_attempt))
   elseif not is_doubted and latest >= tonumber(attempt) then
     return refused

@@ -29,7 +29,7 @@ from django.test import AsyncClient, Client, RequestFactory
 from django.utils import timezone, translation
 from django.utils.translation import gettext_lazy
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.middleware import AsyncIO, Middleware, Pipelines, Retries, TimeLimit
+from dramatiq.middleware import AsyncIO, Middleware, Pipelines, Retries, TimeLimit, TimeLimitExceeded
 from dramatiq.results import Results
 from dramatiq.results.backends import StubBackend
 
@@ -309,6 +309,28 @@ def test_a_time_limit_interrupts_an_async_task(site: Site) -> None:
         limits.deadlines[thread] = time.monotonic()
     assert ended(result).status is FAILED
     assert result.errors[0].exception_class.__name__ == "TimeLimitExceeded"
+
+
+@in_any_order
+@pytest.mark.parametrize("has_run", [False, True])
+def test_a_time_limit_that_ends_outside_the_function_of_a_task_is_its_error(
+    site: Site, signals: list[Any], has_run: bool
+) -> None:
+    result = tasks.add.using(max_retries=0).enqueue(1, 2)
+    [actor] = [each for each in site.broker.actors.values() if each.priority == 0]
+    call = actor.fn
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        if has_run:
+            call(*args, **kwargs)
+        raise TimeLimitExceeded
+
+    actor.fn = interrupted
+    site.work()
+    assert ended(result).status is FAILED
+    [error] = result.errors
+    assert error.exception_class is TimeLimitExceeded and "TimeLimitExceeded" in error.traceback
+    wait_until(lambda: ("finished", result.id, "FAILED", DramatiqBackend) in signals)
 
 
 @in_any_order

@@ -138,8 +138,11 @@ class TaskRun(Companion):
         text = self.metadata
         with_store(self.message_id, write, defer=True, size=len(text))
 
-    def outcome(self, state: State) -> dict[str, str]:
+    def outcome(self, state: State, exception: BaseException | None) -> dict[str, str]:
         """Return what the end of an attempt stores: its return value or its error, and the metadata."""
+        if state is State.FAILED and exception is not None and self._error is None:
+            # A time limit has ended before the task's function was called, or after it.
+            self.note_exception(exception)
         ends: dict[str, str] = {}
         if state is State.DONE:
             ends["value"] = self._value

@@ -52,8 +52,8 @@ class Companion:
         """The fields to store when an attempt starts. The script appends the attempt's number to ``worker:``."""
         return {"about": self.about, "worker:": self.worker}
 
-    def outcome(self, state: State) -> dict[str, str]:
-        """Return the fields to store when the attempt ends in this state."""
+    def outcome(self, state: State, exception: BaseException | None) -> dict[str, str]:
+        """Return the fields to store when the attempt ends in this state, and with this exception if it is known."""
         return {}
 
     def note_end(self, state: State, change: Change | None) -> None:

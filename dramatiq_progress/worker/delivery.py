@@ -216,7 +216,7 @@ class Delivery:
         fraction = None if self.binding is None else self.binding.levels.fraction
         end = MemberEnd(attempt, state, fraction, retry_in, self.children)
         companion = attempt.companion
-        beside = {} if companion is None else companion.outcome(state)
+        beside = {} if companion is None else companion.outcome(state, self.exception)
 
         def write(store: Store, age: float) -> Change:
             # One round trip where the outcome is certain.

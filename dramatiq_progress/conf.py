@@ -85,6 +85,9 @@ class Configuration:
             raise _improper("STORE", self.store, "the dotted path of a Store class, as a string")
         if not isinstance(self.options, dict):
             raise _improper("OPTIONS", self.options, "a dict of keyword arguments for the store")
+        for key in self.options:
+            if not isinstance(key, str):
+                raise _improper("OPTIONS", key, "a dict of the store's options by name")
         if not isinstance(self.schedules, dict):
             raise _improper("SCHEDULES", self.schedules, "a dict of options by the schedule's name")
         if not isinstance(self.prefix, str) or not self.prefix or not _is_encodable(self.prefix):

@@ -19,6 +19,7 @@ from dramatiq_progress import StoreUnavailable
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.stores.redis import options as redis_options
+from dramatiq_progress.stores.redis.cluster import Cluster
 from dramatiq_progress.stores.redis.options import connect, options_of_pool
 from dramatiq_progress.stores.redis.servers import OneServer
 from tests import topologies
@@ -88,7 +89,7 @@ def test_an_address_can_be_written_in_several_forms(given: Any, read: tuple[str,
     ("given", "message"),
     [
         ({"sentinels": ["h:1"]}, '"sentinels" needs "service_name"'),
-        (SENTINELS | {"sentinels": []}, '"sentinels" is empty; write'),
+        (SENTINELS | {"sentinels": []}, '"sentinels" is []; write ["host:26379", …], or leave'),
         (SENTINELS | {"sentinels": "h:1"}, "\"sentinels\" is 'h:1'; write a list"),
         (SENTINELS | {"sentinels": ["h:x"]}, "\"sentinels\" holds 'h:x'; write"),
         (SENTINELS | {"sentinels": ["redis://:hunter2@h"]}, '"sentinels" holds a str; write'),
@@ -111,6 +112,11 @@ def test_an_address_can_be_written_in_several_forms(given: Any, read: tuple[str,
         ({"url": ""}, '["OPTIONS"] (given: url) doesn\'t fit dramatiq_progress.stores.redis.RedisStore: "url" is \'\''),
         ({"url": None}, '"url" is None; write redis://host:6379/0, or leave it out'),
         ({"cluster": True, "url": ""}, "\"url\" is ''; write"),
+        ({"host": ""}, '"host" is \'\'; write "redis.example.com", or leave it out. If it is from an environment'),
+        ({"host": None, "port": 6380, "unix_socket_path": ""}, '"host" is None; write'),
+        ({"unix_socket_path": ""}, "\"unix_socket_path\" is ''; write"),
+        ({"cluster": True, "startup_nodes": []}, '"startup_nodes" is []; write ["host:6379", …]'),
+        ({1: 2}, '["OPTIONS"] is 1; it must be a dict of the store\'s options by name'),
         ({"url": "redis://:hunter2@h/prod"}, "the path '/prod'; write the number of a database: redis://host:6379/0"),
         ({"url": "redis://h/1/2"}, "the path '/1/2'; write"),
         ({"url": "rediss://h/-1"}, "the path '/-1'; write"),
@@ -137,6 +143,19 @@ def test_timeouts_are_short_for_servers_and_sentinels(given: dict[str, Any]) -> 
         options = each.connection_pool.connection_kwargs
         assert (options["socket_timeout"], options["socket_connect_timeout"]) == (0.25, 1)
         assert options["retry"].get_retries() == 0
+    servers.close()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"host": "h"}, {"cluster": True, "startup_nodes": ["h:6379"]}, {"url": "redis://h"}],
+    ids=lambda each: next(iter(each)),
+)
+@pytest.mark.parametrize("empty", ["", None])
+def test_an_address_that_is_empty_beside_another_one_is_left_out(given: dict[str, Any], empty: str | None) -> None:
+    others = {"url", "host", "unix_socket_path"} - given.keys()
+    servers = connect(**given, **dict.fromkeys(others, empty))
+    assert isinstance(servers, OneServer | Cluster) and "h:6379" in servers.address
     servers.close()
 
 

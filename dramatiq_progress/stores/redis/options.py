@@ -31,6 +31,9 @@ from .servers import OneServer, Servers
 #: defaults (5 s, 10 retries) one command on a frozen server blocked for 59.7 s.
 COMMAND_TIMEOUT_SECONDS = 0.25
 
+SERVER_PORT = 6379
+SENTINEL_PORT = 26379
+
 #: The options of the broker's connections that say where the server is and which user connects. Its timeouts and
 #: retries are meant for a broker, which may block.
 ADDRESS_OPTIONS = ("host", "port", "db", "username", "password", "credential_provider", "protocol")
@@ -38,17 +41,23 @@ ADDRESS_OPTIONS = ("host", "port", "db", "username", "password", "credential_pro
 #: Options of `RedisCluster` itself; those that it passes to its connections are in `REDIS_ALLOWED_KEYS`.
 CLUSTER_OPTIONS = frozenset(inspect.signature(RedisCluster.__init__).parameters) - {"self", "kwargs"}
 
-#: Options that say where a server is, and contradict Sentinels.
-ELSEWHERE = {"url", "host", "port", "unix_socket_path", "cluster", "startup_nodes"}
+#: Options that say where a server is, with an example of each.
+PLACES = {
+    "url": "redis://host:6379/0",
+    "host": '"redis.example.com"',
+    "unix_socket_path": '"/run/redis/redis.sock"',
+    "startup_nodes": f'["host:{SERVER_PORT}", …]',
+    "sentinels": f'["host:{SENTINEL_PORT}", …]',
+}
+
+#: Options that contradict Sentinels.
+ELSEWHERE = {*PLACES, "port", "cluster"} - {"sentinels"}
 
 #: Without an example of a password, since errors are written without what may be one.
 _UNREADABLE = (
     '"url" can\'t be read; write redis://host:6379/0, with "user:password@" in front of the host, and in a password '
     '"%23" for "#", "%2F" for "/", "%40" for "@".'
 )
-
-SERVER_PORT = 6379
-SENTINEL_PORT = 26379
 
 
 def connect(*, cluster: bool = False, **options: Any) -> Servers:
@@ -61,6 +70,9 @@ def connect(*, cluster: bool = False, **options: Any) -> Servers:
     _check_values(options)
     if not isinstance(cluster, bool):
         raise ValueError(f'"cluster" is {_shown(cluster)}; write True or False.')
+    # For one that is empty, redis-py may use localhost although another one is given.
+    for name in [name for name in PLACES if not options.get(name)]:
+        options.pop(name, None)
     given = {name for name, value in options.items() if value is not None} | ({"cluster"} if cluster else set())
     settled = {**_patience(), **options, "decode_responses": True}
     if "sentinels" in given:
@@ -105,10 +117,11 @@ def _check_values(options: Mapping[str, Any]) -> None:
         if not fits:
             raise ValueError(f'"{name}" is {_shown(value)}; it must be {expected}.')
     # redis-py would use localhost.
-    if not options.get("url", "redis://"):
+    named = [name for name in PLACES if name in options]
+    if named and not any(options[name] for name in named):
         raise ValueError(
-            f'"url" is {options["url"]!r}; write redis://host:6379/0, or leave it out. If it is from an environment '
-            "variable, that isn't set."
+            f'"{named[0]}" is {options[named[0]]!r}; write {PLACES[named[0]]}, or leave it out. If it is from an '
+            "environment variable, that isn't set."
         )
 
 
@@ -166,8 +179,6 @@ def _master_of(
     **options: Any,
 ) -> Servers:
     addresses = _addresses("sentinels", sentinels, SENTINEL_PORT)
-    if not addresses:
-        raise ValueError(f'"sentinels" is empty; write ["host:{SENTINEL_PORT}", …].')
     if not service_name:
         raise ValueError('"sentinels" needs "service_name": the name in their "sentinel monitor".')
     # As in redis-py, the socket options of the master are also those of the Sentinels.

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 Number = int | float
 
+#: Sums of fractions may be too small by less than this; 0.29 must not become 0.289999.
+ROUNDING_ERROR = 1e-9
+
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
@@ -96,10 +99,16 @@ def percent_of(current: Number, total: Number | None) -> float | None:
     # Integer arithmetic for integers: 29 / 100 in floats would be floored to 28.9.
     if isinstance(current, int) and isinstance(total, int):
         return (current * 1000 // total) / 10
-    return math.floor(current / total * 1000) / 10
+    return percent_of_whole(current / total)
 
 
 def percent_of_whole(fraction: float | None) -> float | None:
     """Return a fraction from 0 to 1 as a percentage, floored to 0.1. None if it is unknown."""
-    # A fraction is a sum, and may be too small by some rounding errors.
-    return None if fraction is None else math.floor(round(fraction * 1000, 2)) / 10
+    return None if fraction is None else thousandths_of(fraction) / 10
+
+
+def thousandths_of(fraction: float) -> int:
+    """Return a fraction from 0 to 1 in thousandths, floored."""
+    # A fraction is a sum, or the difference of two with six decimals, and may be too small by some rounding errors.
+    # Only the end is the whole.
+    return min(math.floor(round(fraction * 1000, 2)), 1000 if fraction > 1 - ROUNDING_ERROR else 999)

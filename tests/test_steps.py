@@ -89,6 +89,15 @@ def test_a_loop_in_a_loop_moves_the_percentage_of_the_outer_one(observer: Progre
     assert observer.step is None
 
 
+def test_the_percentage_is_100_at_the_end_only(observer: ProgressObserver) -> None:
+    count = 1000
+    for _ in observer.track(range(count)):
+        for item in observer.track(range(count)):
+            if item == count - 1 and observer.current == count - 1 and observer._binding.levels.fraction > 0.999:
+                assert 99.8 < shown(observer).percent < 100
+    assert shown(observer).percent == 100
+
+
 @pytest.mark.parametrize("options", [{}, {"resume": True}], ids=["plain", "resume"])
 def test_a_loop_in_the_body_of_a_batch_moves_the_percentage_by_the_batch(
     observer: ProgressObserver, options: Any

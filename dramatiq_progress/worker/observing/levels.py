@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 
-from dramatiq_progress.progress_values import Number, StepProgress
+from dramatiq_progress.progress_values import ROUNDING_ERROR, Number, StepProgress
 from dramatiq_progress.stores.encoding import number_text
 from dramatiq_progress.worker.validation import printable
 
@@ -21,8 +21,6 @@ from .spans import Level, Loop, Plan, Span
 
 #: Fractions are stored with six decimals, rounded down: 1 is only reached at the end.
 FRACTION_UNITS = 1_000_000
-#: Sums of fractions may be too small by less than this; 0.29 must not become 0.289999.
-ROUNDING_ERROR = 1e-9
 
 
 class Levels:

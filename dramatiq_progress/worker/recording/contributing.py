@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dramatiq_progress.errors import StoreRefused, StoreUnavailable, StoreUnreachable
 from dramatiq_progress.progress import State
+from dramatiq_progress.progress_values import thousandths_of
 from dramatiq_progress.signals import send_state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
@@ -15,7 +16,7 @@ from dramatiq_progress.stores.composites import CompositeAnswer, Contribution, P
 from dramatiq_progress.stores.gathering import pieces_of
 from dramatiq_progress.stores.health import NodeUnreachable
 from dramatiq_progress.stores.outcomes import CancelOutcome, Change
-from dramatiq_progress.worker.sending.membership import MemberEnd, thousandths
+from dramatiq_progress.worker.sending.membership import MemberEnd
 
 from .deferred import Refusals
 from .ledger import Ledger
@@ -112,7 +113,7 @@ class Contributor:
                 continue
             fraction = binding.levels.fraction
             text = attempt.path[0].slot(
-                State.RUNNING, attempt.number, thousandths(fraction), has_new_record=attempt.has_new_record
+                State.RUNNING, attempt.number, thousandths_of(fraction or 0.0), has_new_record=attempt.has_new_record
             )
             if beating or text != attempt.slot:
                 known = found.get(attempt.path[0].id, Contribution(attempt.path, attempt.owner, {}))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import dataclass
 
 from dramatiq_progress.conf import configuration
 from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.progress import State
+from dramatiq_progress.progress_values import thousandths_of
 from dramatiq_progress.stores.attempt import Attempt
-from dramatiq_progress.stores.composites import PATH_OPTION, THOUSANDTHS, Contribution, Path, read_path
+from dramatiq_progress.stores.composites import PATH_OPTION, Contribution, Path, read_path
 from dramatiq_progress.stores.outcomes import Change
 from dramatiq_progress.worker.tracking import AnyMessage
 
@@ -81,11 +81,5 @@ class MemberEnd:
     def _contribution(self, state: State, number: int) -> Contribution:
         attempt = self.attempt
         has_new_record = attempt.has_new_record or not attempt.number
-        text = attempt.path[0].slot(state, number, thousandths(self.fraction), has_new_record=has_new_record)
+        text = attempt.path[0].slot(state, number, thousandths_of(self.fraction or 0.0), has_new_record=has_new_record)
         return Contribution(attempt.path, attempt.owner, {attempt.message_id: text}, self.retry_in or 0.0)
-
-
-def thousandths(fraction: float | None) -> int:
-    """Return the part of a member's work that is done, as its slot has it."""
-    # Rounded first, as a percentage is: a fraction may be too small by some rounding errors.
-    return math.floor(round((fraction or 0.0) * THOUSANDTHS, 2))

@@ -157,7 +157,8 @@ class Recorder:
                     return
                 if has_reports:
                     # No pause after heartbeats alone: a report that came just then would wait for it.
-                    self._pause(_settings().flush_interval)
+                    # Nor one for longer than until the next heartbeat: living messages would be shown as lost.
+                    self._pause(min(_settings().flush_interval, self._running.next_heartbeat_at - time.monotonic()))
         finally:
             self._stop_requested = False
 

@@ -79,6 +79,11 @@ class RunningMessages:
         """Send all heartbeats at the next flush, with the values of which nothing was noted."""
         self._next_heartbeat = 0.0
 
+    @property
+    def next_heartbeat_at(self) -> float:
+        """When all heartbeats are due, by `time.monotonic`."""
+        return self._next_heartbeat
+
     def are_heartbeats_due(self) -> bool:
         """Return whether the next `write` sends all heartbeats."""
         return time.monotonic() >= self._next_heartbeat

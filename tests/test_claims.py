@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from dramatiq_progress.schedules.options import build_schedule
 from dramatiq_progress.stores import Store, schedules
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.schedules import Declared, ScheduleRecord, Schedules
+from tests.reading import seconds_left
 from tests.waiting import TIMEOUT_SECONDS, wait_until
 
 NAME = "nightly"
@@ -118,12 +118,7 @@ def test_a_confirmation_keeps_the_record_for_its_ttl_and_never_shorter_than_befo
     """The record of a schedule that is due once a year must last two years, also if it is sent by hand."""
     in_store.declare([Declared(NAME, "yearly", 300.0, None)])
     in_store.confirm(NAME, None, "m1", ttl=ttl)
-    key, store = in_store._key(NAME), in_store.store
-    if isinstance(store, MemoryStore):
-        left = store._expires_at[key] - time.monotonic()
-    else:
-        [milliseconds] = store._servers.send([("EVAL", "return redis.call('PTTL', KEYS[1])", "1", key)])
-        left = milliseconds / 1000
+    left = seconds_left(in_store.store, in_store._key(NAME))
     # Less than the difference to the other one of the two.
     assert max(ttl, 300.0) - TIMEOUT_SECONDS < left <= max(ttl, 300.0)
 

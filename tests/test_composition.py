@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -37,7 +36,7 @@ from dramatiq_progress.stores.encoding import Call
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests.brokers import as_global_broker, working
-from tests.reading import read, when
+from tests.reading import read, seconds_left, when
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -731,13 +730,6 @@ def test_a_group_that_waits_longer_than_records_are_kept_stays_in_my_jobs(
         owner = current_owner("x")
     keys = store.key(job.message_id), store.members_key(job.message_id), store.owner_key(owner)
     assert all(seconds_left(store, key) > 36 * days for key in keys)
-
-
-def seconds_left(store: Any, key: str) -> float:
-    if isinstance(store, MemoryStore):
-        return store._expires_at[key] - time.monotonic()
-    with store._servers._make_client() as client:
-        return float(client.ttl(key))
 
 
 def test_a_group_without_an_owner_takes_none_of_its_members(site: Site) -> None:

@@ -24,6 +24,8 @@ from dramatiq_progress.stores import Store
 from dramatiq_progress.stores import schedules as schedules_in_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.schedules import ScheduleRecord, Schedules
+from tests.reading import seconds_left
+from tests.triggers import ListTrigger
 from tests.waiting import wait_until
 
 #: The thread of a schedule closes the database connections that other tests have left open.
@@ -122,6 +124,19 @@ def test_a_tick_is_claimed_sent_and_confirmed(served: Served, punctual: None, by
     record = served.record()
     assert (record.sent_id, record.sent_tick, record.sent, record.open) == (message_id, served.tick, 1, ())
     assert not scheduler.needs_attention(record)
+
+
+@pytest.mark.parametrize("missed", ["once", "skip"])
+def test_the_record_outlives_the_pause_after_a_tick(served: Served, missed: str) -> None:
+    """As of a schedule that is due each hour of a day in December."""
+    pause = timedelta(days=336)
+    times = [*(served.tick - hours * HOUR for hours in (2, 1, 0)), served.tick + pause]
+    scheduler = served.scheduler(missed=missed, trigger=ListTrigger(times))
+    scheduler.declared(served.tick - 3 * HOUR)
+    scheduler.serve(None)
+    record = served.record()
+    assert (record.last is not None and record.last >= served.tick, record.sent) == (True, missed == "once")
+    assert timedelta(seconds=seconds_left(served.store, served.in_store._key(NAME))) > pause
 
 
 def test_a_tick_that_is_early_by_the_clock_of_the_store_is_not_sent(served: Served) -> None:

@@ -7,6 +7,21 @@ from datetime import datetime, timedelta
 from apscheduler.triggers.base import BaseTrigger
 
 
+class ListTrigger(BaseTrigger):
+    """A trigger of a project's own: due at the times of a list."""
+
+    __slots__ = ("times",)
+
+    def __init__(self, times: list[datetime]) -> None:
+        self.times = times
+
+    def __repr__(self) -> str:
+        return f"<ListTrigger {self.times}>"
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        return min((each for each in self.times if each >= now), default=None)
+
+
 class BrokenTrigger(BaseTrigger):
     """A trigger of a project's own: due each second, until it raises from some call on."""
 

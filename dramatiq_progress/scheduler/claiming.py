@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from uuid import uuid4
 
 from dramatiq_progress.error_texts import described
-from dramatiq_progress.schedules import Schedule
+from dramatiq_progress.schedules import Schedule, TimesError
 from dramatiq_progress.stores.schedules import LEASE_SECONDS, RECORD_SECONDS, Open, Schedules
 
 from .targets import send, was_delivered
@@ -48,6 +49,15 @@ class Claiming:
         self._unconfirmed: dict[datetime, str] = {}
         # Those that are claimed and not sent, which the store may lose.
         self._unsent: dict[datetime, str] = {}
+
+    def outlive_pause(self, moment: datetime) -> None:
+        """Let the record outlive the pause that begins now: a schedule may be seldom due, or not for most of a year.
+
+        Raises:
+          TimesError: The schedule's trigger has raised an error.
+        """
+        if (following := self._schedule.after(moment)) is not None:
+            self.ttl = max(RECORD_SECONDS, 2 * (following - moment).total_seconds())
 
     def note(self, last: datetime | None) -> None:
         """Note the latest tick that a scheduler has claimed."""
@@ -94,7 +104,7 @@ class Claiming:
         late = min(at_most.total_seconds(), self._schedule.grace)
         message_id = self._claimed.setdefault(tick, str(uuid4()))
         began = time.monotonic()
-        claim = self._schedules.claim(self._schedule.name, tick, message_id, ttl=self.ttl, late=late)
+        claim = self._schedules.claim(self._schedule.name, tick, message_id, ttl=self._ttl_after(tick), late=late)
         self.note(claim.last)
         del self._claimed[tick]
         if claim.verdict == "claimed":
@@ -107,9 +117,15 @@ class Claiming:
         Parameters:
           count: Whether it counts as skipped.
         """
-        claim = self._schedules.skip(self._schedule.name, tick, count=count, ttl=self.ttl)
+        claim = self._schedules.skip(self._schedule.name, tick, count=count, ttl=self._ttl_after(tick))
         self.note(claim.last)
         return claim.verdict == "claimed"
+
+    def _ttl_after(self, tick: datetime) -> float:
+        # An error in what follows this tick is logged when that is due.
+        with suppress(TimesError):
+            self.outlive_pause(tick)
+        return self.ttl
 
     def _take_over(self, each: Open, now: datetime) -> None:
         """Send the message of a tick that was claimed, and may not have been sent."""

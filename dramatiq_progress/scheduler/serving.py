@@ -12,7 +12,7 @@ from django.db import close_old_connections
 from dramatiq_progress.error_texts import reason_of
 from dramatiq_progress.errors import StoreUnavailable
 from dramatiq_progress.schedules import Schedule, TimesError
-from dramatiq_progress.stores.schedules import EARLY_SECONDS, RECORD_SECONDS, Declared, ScheduleRecord, Schedules
+from dramatiq_progress.stores.schedules import EARLY_SECONDS, Declared, ScheduleRecord, Schedules
 
 from .claiming import LATE, Claiming
 from .due import due_ticks
@@ -54,13 +54,8 @@ class Serving:
         Raises:
           TimesError: Its trigger has raised an error.
         """
-        first = self.schedule.after(now)
-        second = None if first is None else self.schedule.after(first)
-        if first is not None:
-            # It must outlive the pause between two ticks of a schedule that is seldom due.
-            pause = max(first - now, (second or first) - first)
-            self.claiming.ttl = max(RECORD_SECONDS, 2 * pause.total_seconds())
         claiming = self.claiming
+        claiming.outlive_pause(now)
         return Declared(self.schedule.name, self.schedule.fingerprint, claiming.ttl, claiming.known, claiming.unsent)
 
     def note(self, record: ScheduleRecord) -> None:

@@ -26,12 +26,14 @@ from dramatiq_progress import (
 )
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
+from dramatiq_progress.stores.composites import Contribution, Membership, waiting_slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.outcomes import Start
 from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.stores.redis import options as redis_options
 from tests import servers
 from tests.conftest import PATIENT
+from tests.reading import seconds_left
 from tests.waiting import wait_until
 
 FINAL = [State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED]
@@ -1005,6 +1007,23 @@ def test_an_index_expires_after_its_longest_delay(store: Store, settings: Any) -
     Record(store, "short").enqueue(owner="bob")
     wait_until(lambda: store.read(["short"]) == [None])
     assert store.owned(["bob"]) == ["short", "long"]
+
+
+@pytest.mark.parametrize("days", [-8, 10**12])
+def test_a_record_is_kept_with_any_delay_that_dramatiq_accepts(store: Store, days: int) -> None:
+    """One until a moment in the past, as ``when - now`` may be, is none."""
+    delay = days * 24 * 3600.0
+    record = Record(store)
+    record.enqueue(owner="ann", delay=delay)
+    assert record.read().state is State.DELAYED
+    assert record.finish(record.run(), State.RETRYING, retry_in=delay)
+    assert record.read().state is State.RETRYING
+    inner = Membership("g1", planned=1, name="resize")
+    store.gather([Contribution((inner,), "ann", {"m1": waiting_slot(1)}, delay)], [])
+    assert store.read(["g1"]) != [None]
+    assert store.owned(["ann"]) == ["g1", "m1"]
+    for key in (store.key("m1"), store.key("g1"), store.owner_key("ann")):
+        assert seconds_left(store, key) > 0
 
 
 # Redis and Valkey

@@ -211,7 +211,7 @@ def state_of(text: str) -> State | None:
 
 
 def _unfinished_ttl(delay: float | None = None) -> str:
-    return milliseconds(configuration().unfinished_ttl + (delay or 0))
+    return milliseconds(configuration().unfinished_ttl, delay)
 
 
 def _has_hash_tag(prefix: str) -> bool:

@@ -14,6 +14,9 @@ from dramatiq_progress.progress_values import Number
 
 from .attempt import Attempt
 
+#: Redis refuses a TTL that ends after 2^63 ms.
+LONGEST_TTL_SECONDS = 1e12
+
 
 class Call(NamedTuple):
     """One run of a script.
@@ -303,9 +306,12 @@ def flat(fields: Mapping[str, str]) -> list[str]:
     return [text for pair in fields.items() for text in pair]
 
 
-def milliseconds(value: float) -> str:
-    """Return seconds as whole milliseconds."""
-    return str(int(value * 1000))
+def milliseconds(value: float, delay: float | None = None) -> str:
+    """Return a TTL of these seconds, after a delay, as whole milliseconds.
+
+    A delay until a moment in the past is none, as for Dramatiq: Redis deletes a key whose TTL isn't positive.
+    """
+    return str(int(min(value + max(delay or 0.0, 0.0), LONGEST_TTL_SECONDS) * 1000))
 
 
 def seconds(value: float) -> str:

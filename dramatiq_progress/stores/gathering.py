@@ -141,7 +141,7 @@ class CompositeStore(StoreCalls):
             planned_weight=str(membership.planned_weight or membership.planned),
             callbacks=str(membership.callbacks),
             flags=membership.flags.replace(IS_CHILD, ""),
-            ttl=milliseconds(settings.unfinished_ttl + contribution.delay),
+            ttl=milliseconds(settings.unfinished_ttl, contribution.delay),
             finished_ttl=milliseconds(settings.finished_ttl),
             age=seconds(age),
             memory_seconds=str(MEMORY_SECONDS),

@@ -164,7 +164,7 @@ class AttemptStore(CompositeStore):
         kept = flat(beside or {})
         # A failed message with a cursor may be sent again from the dead letters, and then goes on where it was.
         is_over = state.is_final and not (state is State.FAILED and fields and fields.get("cursor"))
-        ttl = (_finished_ttl(attempt.companion) if is_over else settings.unfinished_ttl) + (retry_in or 0)
+        ttl = _finished_ttl(attempt.companion) if is_over else settings.unfinished_ttl
         arguments = encoding.Finish(
             state=state,
             delay="" if retry_in is None else seconds(retry_in),
@@ -173,7 +173,7 @@ class AttemptStore(CompositeStore):
             yields=flag(yields),
             min_attempt=str(attempt.min_attempt),
             lost_after=seconds(settings.lost_after),
-            ttl=milliseconds(ttl),
+            ttl=milliseconds(ttl, retry_in),
             age=seconds(age),
             beside=str(len(kept)),
         )

@@ -19,8 +19,8 @@ from dramatiq_progress.stores import Store, get_store, schedules
 from dramatiq_progress.worker.recording import recorder
 from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests import servers, topologies
-from tests.store_server import PATIENCE_SECONDS, Server, eternal_keys
-from tests.waiting import wait_until
+from tests.store_server import Server, eternal_keys
+from tests.waiting import PATIENT, wait_until
 
 pytest_plugins = [
     "tests.axe",
@@ -54,9 +54,6 @@ if django.VERSION < (6, 0):
 elif sys.version_info < (3, 13):
     # django-periodic-tasks requires it.
     collect_ignore += ["test_task_consumers.py"]
-
-#: A test must not fail because the machine is busy; the default of 0.25 s has tests of its own.
-PATIENT: dict[str, Any] = {"socket_timeout": PATIENCE_SECONDS, "socket_connect_timeout": PATIENCE_SECONDS}
 
 #: The databases of the Valkey server that contain nothing but stores.
 ONLY_STORES = (0, 1)

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from tests import policies
+from tests.waiting import PATIENT
 
 SECRET_KEY = "only for tests"
 USE_TZ = True
@@ -62,6 +63,6 @@ TASKS: dict[str, Any] = {
         "OPTIONS": json.loads(os.environ.get("TEST_TASK_OPTIONS", "{}")),
     },
 }
-DRAMATIQ_PROGRESS = {"OPTIONS": {"url": STORE_URL}} if STORE_URL else {}
+DRAMATIQ_PROGRESS = {"OPTIONS": {"url": STORE_URL, **PATIENT}} if STORE_URL else {}
 DRAMATIQ_PROGRESS |= json.loads(os.environ.get("TEST_PROGRESS", "{}"))
 broker["OPTIONS"] |= json.loads(os.environ.get("TEST_BROKER_OPTIONS", "{}"))

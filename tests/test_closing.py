@@ -17,10 +17,9 @@ from dramatiq_progress import StoreUnavailable
 from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.stores.subscription import Listener
 from tests import topologies
-from tests.conftest import PATIENT
 from tests.store_server import Server
 from tests.topologies import Topology
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 NAME = "closing"
 

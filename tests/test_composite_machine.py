@@ -21,8 +21,8 @@ from dramatiq_progress.progress import Parts
 from dramatiq_progress.stores.composites import UNSENT, Contribution, Membership, as_unsent, slot
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
-from tests.conftest import PATIENT
 from tests.store_server import eternal_keys
+from tests.waiting import PATIENT
 
 ID = "g1"
 #: The weight of each member; the last one is sent by another member.

@@ -27,9 +27,8 @@ from dramatiq_progress.stores.composites import (
 )
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
-from tests.conftest import PATIENT
 from tests.store_server import Server
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 ENDS = [State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED]
 

@@ -64,10 +64,25 @@ class Running:
         return match.group(1) if match else ""
 
     def open(self, path: str, body: bytes | None = None, **headers: str) -> tuple[str, bytes]:
-        """Send a request (with a body as POST), and return the URL and the content after any redirect."""
+        """Send a request (with a body as POST), and return the URL and the content after any redirect.
+
+        On a busy machine the store may not answer in time. Then it is sent again, as a bar does it.
+        """
         request = urllib.request.Request(self.url + path, body, headers)
-        with self._browser.open(request) as response:
-            return response.url, response.read()
+
+        def answered() -> tuple[str, bytes] | None:
+            try:
+                with self._browser.open(request) as response:
+                    return response.url, response.read()
+            except urllib.error.HTTPError as error:
+                if error.code != 503:
+                    raise
+                error.close()
+                return None
+
+        answer = wait_until(answered)
+        assert answer is not None
+        return answer
 
     def get(self, path: str) -> str:
         return self.download(path).decode()

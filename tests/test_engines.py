@@ -70,7 +70,9 @@ def _sign(look: Look) -> str:
 def a_message_is_streamed_and_cancelled(engine: Engine, server: Server, tmp_path: Path) -> None:
     environment = {
         "TEST_DJANGO_MIDDLEWARE": json.dumps(["django.middleware.csrf.CsrfViewMiddleware"]),
-        "TEST_PROGRESS": json.dumps({"CANCEL_PERMISSION": "dramatiq_progress.permissions.anyone_with_link"}),
+        "TEST_PROGRESS": json.dumps(
+            {"CANCEL_PERMISSION": "dramatiq_progress.permissions.anyone_with_link", "LOST_AFTER": 3600}
+        ),
     }
     with serve(tmp_path, server.url, **environment) as site:
         attempt = Attempt("m1", "work", "default", 3, cancellable=True)

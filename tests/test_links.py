@@ -46,7 +46,7 @@ def test_an_unsigned_url_is_that_of_the_view(people: People) -> None:
 
 
 @pytest.mark.parametrize("signed_for", [3600, 0.5, timedelta(minutes=5)])
-def test_a_signed_url_grants_every_client_read_access(people: People, signed_for: Any) -> None:
+def test_a_signed_url_grants_every_client_read_access(people: People, clock: Clock, signed_for: Any) -> None:
     url = progress_url(people.send("owner"), signed_for=signed_for)
     assert re.fullmatch(r"/progress/[\w-]+/\?token=[\w%-]+", url)
     assert people.who_gets(url) == EVERYBODY

@@ -33,11 +33,10 @@ from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.worker.recording.recorder import get_recorder
-from tests.conftest import PATIENT
 from tests.reading import found, when
 from tests.steps import Steps
 from tests.store_server import Server
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 
 @pytest.fixture

@@ -29,11 +29,10 @@ from dramatiq_progress.owners import OWNER_OPTION, VISITOR_KEY, owners_of
 from dramatiq_progress.signals import state_changed
 from dramatiq_progress.stores import Store
 from tests.brokers import working
-from tests.conftest import PATIENT
 from tests.people import People
 from tests.reading import found
 from tests.store_server import Server
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 # ---- A site ----
 

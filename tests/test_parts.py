@@ -26,10 +26,9 @@ from dramatiq_progress.worker.recording.contributing import Contributor
 from dramatiq_progress.worker.recording.deferred import Refusals
 from dramatiq_progress.worker.recording.ledger import COMPOSITES_LIMIT, Ledger
 from tests.brokers import as_global_broker, working
-from tests.conftest import PATIENT
 from tests.reading import when
 from tests.store_server import Server
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.outcomes import Change, Start
 from dramatiq_progress.stores.redis import RedisStore
-from tests.conftest import PATIENT
 from tests.store_server import eternal_keys
+from tests.waiting import PATIENT
 
 ID, ACTOR, QUEUE = "m1", "work", "default"
 #: Heartbeats are recent, or several times as old as `LOST_AFTER`.

@@ -20,11 +20,10 @@ from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.worker.recording import deferred
 from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests import topologies
-from tests.conftest import PATIENT
 from tests.reading import found, when
 from tests.steps import Steps
 from tests.store_server import Server
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 FAST = {"FLUSH_INTERVAL": 0.02, "HEARTBEAT_INTERVAL": 0.1, "LOST_AFTER": 2.0}
 

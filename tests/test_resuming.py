@@ -47,10 +47,9 @@ from dramatiq_progress.worker.current import this_thread
 from dramatiq_progress.worker.observing.binding import Binding
 from dramatiq_progress.worker.observing.steps import Step
 from dramatiq_progress.worker.resuming.cursor import CURSOR_OPTION, MAX_CURSOR_BYTES
-from tests.conftest import PATIENT
 from tests.reading import when
 from tests.store_server import Server
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 
 class Broken(Exception):

@@ -23,8 +23,8 @@ from dramatiq_progress import PauseOutcome, Progress, State
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.memory import MemoryStore
 from dramatiq_progress.stores.redis import RedisStore
-from tests.conftest import PATIENT
 from tests.store_server import eternal_keys
+from tests.waiting import PATIENT
 
 ID, TOTAL = "m1", 100
 DAY_SECONDS = 24 * 3600.0

@@ -21,8 +21,7 @@ from dramatiq_progress.schedules.times import Every
 from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.schedules import Declared, Schedules
 from tests import servers
-from tests.conftest import PATIENT
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 # Each starts a scheduler.
 pytestmark = pytest.mark.slow(2)

@@ -17,11 +17,10 @@ from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
 from tests import topologies
-from tests.conftest import PATIENT
 from tests.reading import found, when
 from tests.steps import Steps
 from tests.topologies import Topology
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 # Most start three Sentinels.
 pytestmark = pytest.mark.slow(2)

@@ -45,11 +45,10 @@ from dramatiq_progress.signals import send_state_changed, state_changed
 from dramatiq_progress.stores import Store
 from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests.brokers import as_global_broker, working
-from tests.conftest import PATIENT
 from tests.reading import read
 from tests.steps import states_during
 from tests.store_server import Server
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 pytestmark = pytest.mark.usefixtures("store")
 

@@ -32,9 +32,8 @@ from dramatiq_progress.stores.outcomes import Start
 from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.stores.redis import options as redis_options
 from tests import servers
-from tests.conftest import PATIENT
 from tests.reading import seconds_left
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 FINAL = [State.DONE, State.FAILED, State.CANCELLED, State.SKIPPED]
 

@@ -17,9 +17,8 @@ from dramatiq_progress.stores import Store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore, subscription
 from tests import proxy, topologies
-from tests.conftest import PATIENT
 from tests.store_server import Server
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 
 class Recording:

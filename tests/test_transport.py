@@ -17,8 +17,7 @@ from redis.retry import Retry
 
 from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.stores.redis.transport import Transport, connection_maker
-from tests.conftest import PATIENT
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 NAME = "transport"
 

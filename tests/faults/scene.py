@@ -27,12 +27,11 @@ from dramatiq_progress.middleware import ProgressMiddleware
 from dramatiq_progress.stores import get_store
 from dramatiq_progress.stores.redis import RedisStore
 from tests import proxy, servers
-from tests.conftest import PATIENT
 from tests.faults import tasks
 from tests.faults.history import Deed, History, Resources, Sample, judge
 from tests.store_server import Server, eternal_keys
 from tests.topologies import Topology
-from tests.waiting import wait_until
+from tests.waiting import PATIENT, wait_until
 
 #: With these options the Redis broker notices a dead worker within seconds; by default it takes minutes.
 QUICK_REDIS_BROKER = {"heartbeat_timeout": 1000, "maintenance_chance": 1_000_000}

@@ -19,14 +19,13 @@ from dramatiq_progress.stores import Store, get_store
 from dramatiq_progress.stores.attempt import Attempt
 from dramatiq_progress.stores.redis import RedisStore
 from tests import topologies
-from tests.conftest import PATIENT
 from tests.faults import tasks
 from tests.faults.scene import SceneFactory
 from tests.reading import found, when
 from tests.steps import Steps
 from tests.store_server import Server
 from tests.topologies import Topology
-from tests.waiting import BUSY_SECONDS, wait_until
+from tests.waiting import BUSY_SECONDS, PATIENT, wait_until
 
 #: The time within which the store must be usable after a failover.
 RECOVERY_SECONDS = 2.0

@@ -12,10 +12,9 @@ import pytest
 from dramatiq_progress import State
 from dramatiq_progress.conf import Configuration
 from dramatiq_progress.progress import GIVEN_UP
-from tests.conftest import PATIENT
 from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, STEADY_PROGRESS, Scene, SceneFactory
-from tests.waiting import BUSY_SECONDS, TIMEOUT_SECONDS, wait_until
+from tests.waiting import BUSY_SECONDS, PATIENT, TIMEOUT_SECONDS, wait_until
 
 BOTH_BROKERS = pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=True)
 

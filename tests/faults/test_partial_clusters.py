@@ -22,13 +22,12 @@ from dramatiq_progress.stores.redis import RedisStore
 from dramatiq_progress.web.streams.hub import Hub
 from dramatiq_progress.worker.recording.recorder import get_recorder
 from tests import topologies
-from tests.conftest import PATIENT
 from tests.event_streams import run_within
 from tests.reading import found, when
 from tests.steps import Steps
 from tests.store_server import Server
 from tests.topologies import Topology
-from tests.waiting import BUSY_SECONDS, wait_until
+from tests.waiting import BUSY_SECONDS, PATIENT, wait_until
 
 PARTIAL = ("--cluster-require-full-coverage", "no")
 

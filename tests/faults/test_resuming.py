@@ -16,11 +16,10 @@ import pytest
 
 from dramatiq_progress import State
 from dramatiq_progress.progress import GIVEN_UP
-from tests.conftest import PATIENT
 from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
 from tests.store_server import Server
-from tests.waiting import TIMEOUT_SECONDS, wait_until
+from tests.waiting import PATIENT, TIMEOUT_SECONDS, wait_until
 
 #: More than a busy machine needs for all faults, at 5 ms each.
 ITEMS = 10_000

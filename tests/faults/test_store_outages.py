@@ -14,11 +14,10 @@ import pytest
 from django.test import Client
 
 from dramatiq_progress import State
-from tests.conftest import PATIENT
 from tests.faults import tasks
 from tests.faults.scene import QUICK_PROGRESS, RECOVERY, REFUSAL, TROUBLE, Scene, SceneFactory
 from tests.store_server import Server
-from tests.waiting import BUSY_SECONDS, wait_until
+from tests.waiting import BUSY_SECONDS, PATIENT, wait_until
 
 #: The part by which equal jobs may differ on a busy machine.
 TWINS_DIFFER_BY = 0.2

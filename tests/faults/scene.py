@@ -40,9 +40,12 @@ QUICK_REDIS_BROKER = {"heartbeat_timeout": 1000, "maintenance_chance": 1_000_000
 STEADY_REDIS_BROKER = {**QUICK_REDIS_BROKER, "heartbeat_timeout": 30_000}
 #: A tenth and a fifth of the defaults: on a busy machine a heartbeat may be two seconds late.
 QUICK_PROGRESS = {"HEARTBEAT_INTERVAL": 0.5, "LOST_AFTER": 3.0, "CANCELLABLE": True}
-#: For tests in which a worker that is alive must not be shown as lost: neither a timeout of 0.25 s nor a heartbeat that
-#: a busy machine delays by seconds is a fault there.
-STEADY_PROGRESS = {**QUICK_PROGRESS, "LOST_AFTER": 6.0, "OPTIONS": PATIENT}
+#: For tests in which only a fault is an outage: with the default timeout of 0.25 s, a machine that is busy for a moment
+#: is one too, and a worker then starts a message although it can't know that it is paused.
+PATIENT_PROGRESS = {**QUICK_PROGRESS, "OPTIONS": PATIENT}
+#: For tests in which a worker that is alive must not be shown as lost: a heartbeat that a busy machine delays by
+#: seconds is no fault there.
+STEADY_PROGRESS = {**PATIENT_PROGRESS, "LOST_AFTER": 6.0}
 
 #: The log lines about an outage, its end, and a record that the store refuses.
 TROUBLE = "The progress store is unavailable;"
@@ -374,12 +377,9 @@ def steady_scene(request: pytest.FixtureRequest, make_scene: SceneFactory) -> Sc
 
 @pytest.fixture
 def patient_scene(request: pytest.FixtureRequest, make_scene: SceneFactory) -> Scene:
-    """A scene in which only a fault is an outage.
-
-    With the default timeout of 0.25 s, a machine that is busy for a moment is one too.
-    """
+    """A scene in which only a fault is an outage, with the broker that the test names."""
     broker = getattr(request, "param", "redis")
-    made = make_scene(broker=broker, progress=QUICK_PROGRESS | {"OPTIONS": PATIENT})
+    made = make_scene(broker=broker, progress=PATIENT_PROGRESS)
     made.store.start()
     return made
 

@@ -12,7 +12,7 @@ import pytest
 
 from dramatiq_progress import State, get_progress
 from tests.faults import tasks
-from tests.faults.scene import QUICK_PROGRESS, STEADY_REDIS_BROKER, Scene, SceneFactory
+from tests.faults.scene import PATIENT_PROGRESS, STEADY_REDIS_BROKER, Scene, SceneFactory
 from tests.waiting import TIMEOUT_SECONDS, wait_until
 
 ITEMS = 2_000
@@ -20,7 +20,7 @@ ITEMS = 2_000
 ITEM_SECONDS = 0.1
 #: A worker without jobs takes about 3 s to stop, and a busy machine some more. One that waits for a job takes 200 s.
 STOP_SECONDS = 30.0
-PROGRESS = {**QUICK_PROGRESS, "MAX_DELIVERIES": 2}
+PROGRESS = {**PATIENT_PROGRESS, "MAX_DELIVERIES": 2}
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])

@@ -13,8 +13,8 @@ from dramatiq_progress import State
 from dramatiq_progress.conf import Configuration
 from dramatiq_progress.progress import GIVEN_UP
 from tests.faults import tasks
-from tests.faults.scene import QUICK_PROGRESS, STEADY_PROGRESS, Scene, SceneFactory
-from tests.waiting import BUSY_SECONDS, PATIENT, TIMEOUT_SECONDS, wait_until
+from tests.faults.scene import PATIENT_PROGRESS, QUICK_PROGRESS, STEADY_PROGRESS, Scene, SceneFactory
+from tests.waiting import BUSY_SECONDS, TIMEOUT_SECONDS, wait_until
 
 BOTH_BROKERS = pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=True)
 
@@ -106,7 +106,7 @@ def test_a_worker_that_wakes_up_too_late_cannot_move_the_bar(scene: Scene, tmp_p
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 def test_a_message_that_kills_its_worker_each_time_is_rejected(make_scene: SceneFactory, broker: str) -> None:
     """RabbitMQ redelivers it while the last heartbeat is recent."""
-    scene = make_scene(broker=broker, progress={**QUICK_PROGRESS, "OPTIONS": PATIENT, "MAX_DELIVERIES": 2})
+    scene = make_scene(broker=broker, progress={**PATIENT_PROGRESS, "MAX_DELIVERIES": 2})
     scene.store.start()
     message = scene.send(tasks.kill_worker)
     scene.history.given_up.add(message.message_id)

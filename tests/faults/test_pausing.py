@@ -14,7 +14,7 @@ import pytest
 from dramatiq_progress import PauseOutcome, State, pause, progress_group, resume
 from dramatiq_progress.worker.sending import again
 from tests.faults import tasks
-from tests.faults.scene import QUICK_PROGRESS, STEADY_REDIS_BROKER, Scene, SceneFactory
+from tests.faults.scene import PATIENT_PROGRESS, STEADY_REDIS_BROKER, Scene, SceneFactory
 from tests.faults.test_deploys import stop
 from tests.waiting import wait_until
 
@@ -37,7 +37,7 @@ def items_of(scene: Scene, job: dramatiq.Message[Any]) -> Counter[float]:
 @pytest.mark.parametrize("broker", BROKERS)
 def test_jobs_are_paused_and_go_on_where_they_were(make_scene: SceneFactory, tmp_path: Path, broker: str) -> None:
     """Longer than the broker keeps them in the delay queue at once, and while their workers are restarted."""
-    progress = {**QUICK_PROGRESS, "MAX_DELIVERIES": 2}
+    progress = {**PATIENT_PROGRESS, "MAX_DELIVERIES": 2}
     scene = make_scene(broker=broker, progress=progress, redis_broker=STEADY_REDIS_BROKER)
     scene.store.start()
     hurry = tmp_path / "hurry"
@@ -79,7 +79,7 @@ def test_jobs_are_paused_and_go_on_where_they_were(make_scene: SceneFactory, tmp
 @pytest.mark.slow(20)
 @pytest.mark.parametrize("broker", BROKERS)
 def test_a_paused_job_goes_on_when_the_store_was_emptied(make_scene: SceneFactory, tmp_path: Path, broker: str) -> None:
-    scene = make_scene(broker=broker, progress=QUICK_PROGRESS)
+    scene = make_scene(broker=broker, progress=PATIENT_PROGRESS)
     scene.store.start()
     hurry = tmp_path / "hurry"
     job = scene.send(tasks.go_through, ITEMS, 0.0, str(hurry))
@@ -101,7 +101,7 @@ def test_a_paused_job_goes_on_when_the_store_was_emptied(make_scene: SceneFactor
 def test_a_job_whose_worker_was_killed_is_paused_when_it_is_delivered_again(
     make_scene: SceneFactory, tmp_path: Path, broker: str
 ) -> None:
-    scene = make_scene(broker=broker, progress=QUICK_PROGRESS)
+    scene = make_scene(broker=broker, progress=PATIENT_PROGRESS)
     scene.store.start()
     hurry = tmp_path / "hurry"
     group = progress_group([tasks.go_through.message(ITEMS, 0.0, str(hurry))], broker=scene.broker)

@@ -17,9 +17,9 @@ import pytest
 from dramatiq_progress import State
 from dramatiq_progress.progress import GIVEN_UP
 from tests.faults import tasks
-from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory
+from tests.faults.scene import PATIENT_PROGRESS, Scene, SceneFactory
 from tests.store_server import Server
-from tests.waiting import PATIENT, TIMEOUT_SECONDS, wait_until
+from tests.waiting import TIMEOUT_SECONDS, wait_until
 
 #: More than a busy machine needs for all faults, at 5 ms each.
 ITEMS = 10_000
@@ -38,7 +38,7 @@ FAULTS = {
 def test_no_item_is_left_out_and_few_are_done_twice(make_scene: SceneFactory, tmp_path: Path, broker: str) -> None:
     chance = random.Random(18)
     # Fewer than there are kills: these don't count, since the jobs get further in between.
-    progress = {**QUICK_PROGRESS, "MAX_DELIVERIES": 2}
+    progress = {**PATIENT_PROGRESS, "MAX_DELIVERIES": 2}
     store = Server(tmp_path, "--save", "", "--appendonly", "yes", "--appendfsync", "always")
     scene = make_scene(broker=broker, progress=progress, store=store)
     store.start()
@@ -134,7 +134,7 @@ def test_two_copies_do_not_both_go_through_all_items(
     make_scene: SceneFactory, tmp_path: Path, broker: str, starts: str
 ) -> None:
     """The later one takes over, and the earlier one stops."""
-    scene = make_scene(broker=broker, progress=QUICK_PROGRESS)
+    scene = make_scene(broker=broker, progress=PATIENT_PROGRESS)
     scene.store.start()
     hurry = tmp_path / "hurry"
     job = scene.send(tasks.go_through, ITEMS, 0.0, str(hurry))
@@ -168,7 +168,7 @@ def test_two_copies_do_not_both_go_through_all_items(
 def test_an_item_that_kills_its_worker_is_given_up(make_scene: SceneFactory, tmp_path: Path, broker: str) -> None:
     """Only deaths at the same place count."""
     limit = 2
-    scene = make_scene(broker=broker, progress={**QUICK_PROGRESS, "OPTIONS": PATIENT, "MAX_DELIVERIES": limit})
+    scene = make_scene(broker=broker, progress={**PATIENT_PROGRESS, "MAX_DELIVERIES": limit})
     scene.store.start()
     message = scene.send(tasks.meet_poison, 100, 30, 60, str(tmp_path / "died"))
     scene.history.given_up.add(message.message_id)

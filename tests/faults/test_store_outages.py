@@ -15,9 +15,9 @@ from django.test import Client
 
 from dramatiq_progress import State
 from tests.faults import tasks
-from tests.faults.scene import QUICK_PROGRESS, RECOVERY, REFUSAL, TROUBLE, Scene, SceneFactory
+from tests.faults.scene import PATIENT_PROGRESS, RECOVERY, REFUSAL, TROUBLE, Scene, SceneFactory
 from tests.store_server import Server
-from tests.waiting import BUSY_SECONDS, PATIENT, wait_until
+from tests.waiting import BUSY_SECONDS, wait_until
 
 #: The part by which equal jobs may differ on a busy machine.
 TWINS_DIFFER_BY = 0.2
@@ -211,7 +211,7 @@ def test_a_wrong_password_is_logged_once_and_affects_no_job(
 ) -> None:
     scene = make_scene(
         # A late answer is an outage of its own, with a line of its own.
-        progress={**QUICK_PROGRESS, "OPTIONS": PATIENT},
+        progress=PATIENT_PROGRESS,
         store=Server(tmp_path, "--requirepass", "right"),
     )
     scene.store.start()

@@ -22,7 +22,7 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from dramatiq_progress import State, StoreUnavailable, get_progress, progress_pipeline
 from dramatiq_progress.middleware import ProgressMiddleware
 from tests import django_tasks as tasks
-from tests.faults.scene import QUICK_PROGRESS, Scene, SceneFactory, wrong_clock
+from tests.faults.scene import PATIENT_PROGRESS, Scene, SceneFactory, wrong_clock
 from tests.servers import ROOT
 from tests.waiting import wait_until
 
@@ -107,7 +107,7 @@ def test_a_pipeline_of_tasks_whose_worker_was_killed_goes_on(here: Scene, tmp_pa
 @pytest.mark.slow(30)
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 def test_a_task_that_kills_its_workers_is_given_up(make_scene: SceneFactory, broker: str) -> None:
-    scene = make_scene(broker=broker, progress=QUICK_PROGRESS | {"MAX_DELIVERIES": 2})
+    scene = make_scene(broker=broker, progress=PATIENT_PROGRESS | {"MAX_DELIVERIES": 2})
     scene.store.start()
     dramatiq.set_broker(scene.broker)
     result = tasks.kill_worker.enqueue()

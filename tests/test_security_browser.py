@@ -67,7 +67,7 @@ def test_another_site_cannot_tell_whether_a_message_may_be_read(
                 element.onload = element.onerror = ({ type }) => resolve(type);
                 element[elements[name]] = `${url}/progress/${id}/`;
                 document.body.append(element);
-                setTimeout(resolve, 3000, "none");
+                setTimeout(resolve, 60_000, "none");
               });
               const eventsOf = async (id) =>
                 Object.fromEntries(

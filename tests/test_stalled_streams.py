@@ -105,7 +105,7 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stream_that_is_not_read_ends_after_its_lifetime(
     memory_store: Store, monkeypatch: pytest.MonkeyPatch, is_blocked: IsBlocked
 ) -> None:
-    monkeypatch.setattr(event_stream, "LIFETIME_SECONDS", 0.3)
+    monkeypatch.setattr(event_stream, "LIFETIME_SECONDS", 2.0)
     serve_blocked(is_blocked, ends_and_releases_its_slot)
 
 
@@ -121,10 +121,10 @@ def test_a_stream_that_is_not_read_ends_when_the_server_stops(memory_store: Stor
 def test_a_stream_that_is_read_slowly_ends_with_a_complete_response(
     memory_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_stream, "LIFETIME_SECONDS", 0.1)
+    monkeypatch.setattr(event_stream, "LIFETIME_SECONDS", 2.0)
 
     async def read_after_its_lifetime(connection: Connection, task: asyncio.Task[None]) -> None:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(2.5)
         assert get_hub().slots.taken == 1
         connection.is_writable.set()
         await task

@@ -118,7 +118,7 @@ def test_many_streams_share_one_subscription(asgi_site: Site, server: Server) ->
             each.join()
         report(asgi_site.store, attempt, 2)
         wait_until(lambda: len(opened) == 30 and all(stream.has_received("m1", 2) for stream in opened))
-        assert subscriptions(server) == 1
+        wait_until(lambda: subscriptions(server) == 1)
         assert asgi_site.get("/counts/")["watched"] == 2
 
 

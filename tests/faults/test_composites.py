@@ -122,8 +122,9 @@ def test_two_copies_of_a_member_count_once(steady_scene: Scene, tmp_path: Path) 
     assert scene.now(job) == done
 
 
-@BOTH_BROKERS
-def test_a_worker_that_dies_between_the_outcome_of_a_member_and_its_contribution(scene: Scene) -> None:
+@pytest.mark.parametrize("patient_scene", ["redis", "rabbitmq"], indirect=True)
+def test_a_worker_that_dies_between_the_outcome_of_a_member_and_its_contribution(patient_scene: Scene) -> None:
+    scene = patient_scene
     job = group(scene, [tasks.report_for.message(0.05), tasks.report_for.message(0.05)])
     scene.run(job)
     dying = {"TEST_BROKER_MIDDLEWARE": json.dumps(["tests.faults.middleware.DiesBetweenWrites"])}

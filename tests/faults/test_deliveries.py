@@ -18,9 +18,10 @@ BOTH_BROKERS = pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=
 STEADY_WITH_BOTH_BROKERS = pytest.mark.parametrize("steady_scene", ["redis", "rabbitmq"], indirect=True)
 
 
-@BOTH_BROKERS
-def test_a_worker_that_dies_between_a_retry_and_the_acknowledgement(scene: Scene, tmp_path: Path) -> None:
+@pytest.mark.parametrize("patient_scene", ["redis", "rabbitmq"], indirect=True)
+def test_a_worker_that_dies_between_a_retry_and_the_acknowledgement(patient_scene: Scene, tmp_path: Path) -> None:
     """In this case both the retry and the message itself are delivered."""
+    scene = patient_scene
     message = scene.send(tasks.fail_first, str(tmp_path / "failed"))
     dying = {"TEST_BROKER_MIDDLEWARE": json.dumps(["tests.faults.middleware.DiesAfterRetry"])}
     with scene.worker("-p", "1", "-t", "2", environment=dying) as worker:

@@ -38,10 +38,10 @@ def global_broker() -> Iterator[None]:
 
 
 @pytest.fixture
-def here(scene: Scene) -> Scene:
+def here(patient_scene: Scene) -> Scene:
     """A scene whose broker tasks are sent to."""
-    dramatiq.set_broker(scene.broker)
-    return scene
+    dramatiq.set_broker(patient_scene.broker)
+    return patient_scene
 
 
 def read(result: Any) -> Any:
@@ -70,7 +70,7 @@ def finishes(scene: Scene, result: Any) -> int:
     )
 
 
-@pytest.mark.parametrize("scene", ["redis", "rabbitmq"], indirect=True)
+@pytest.mark.parametrize("patient_scene", ["redis", "rabbitmq"], indirect=True)
 def test_a_task_whose_worker_was_killed_runs_again(here: Scene, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     result = tasks.wait_for.enqueue(str(go_on))

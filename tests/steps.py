@@ -59,8 +59,9 @@ def until_asked(message_id: str) -> None:
     """Wait until this process, whose worker runs a message, knows that a pause of it was requested."""
 
     def is_asked() -> bool:
-        attempts = [binding.bound_attempt for binding in get_recorder().bindings()]
-        return any(each is not None and each.message_id == message_id and each.pause_requested for each in attempts)
+        # Not the attempt's field, which is set a moment before the binding is told.
+        bindings = get_recorder().bindings()
+        return any(each.message_id == message_id and each.interruption.yields for each in bindings)
 
     wait_until(is_asked)
 

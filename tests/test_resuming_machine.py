@@ -129,7 +129,7 @@ class ResumingMachine(RuleBasedStateMachine):
         brought = self.places[-1 - place % len(self.places)]
         delivery = Delivery(next(self.orders), brought)
         before, record = self.check(), self.record
-        start = self.both(lambda store, i: store.start(delivery.attempts[i], age=1.0 if late else 0.0))
+        start = self.both(lambda store, i: store.start(delivery.attempts[i], age=1000.0 if late else 0.0))
         after = self.check()
         newest = max((brought, record), key=attempt_of)
         if start.verdict in ("run", "paused"):

@@ -59,7 +59,7 @@ def until_asked(message_id: str) -> None:
     """Wait until this process, whose worker runs a message, knows that a pause of it was requested."""
 
     def is_asked() -> bool:
-        # Not the attempt's field, which is set a moment before the binding is told.
+        # The attempt's field is set earlier, when the job may still begin another item.
         bindings = get_recorder().bindings()
         return any(each.message_id == message_id and each.interruption.yields for each in bindings)
 

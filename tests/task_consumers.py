@@ -102,7 +102,7 @@ def by_cron() -> list[str]:
 
     from tests import django_tasks as tasks
 
-    # By default a job is dropped whose thread starts a second late.
+    # By default APScheduler drops a job if its thread starts more than a second late.
     scheduler.configure(job_defaults={"misfire_grace_time": None})
     cron(DateTrigger(timezone="UTC"))(tasks.nothing)
     thread = threading.Thread(target=scheduler.start)

@@ -314,9 +314,9 @@ class RecordMachine(RuleBasedStateMachine):
 
     @rule(left=limits, age=ages, end=st.tuples(end_states, reported, ages))
     def finish_unwritten(self, left: int | None, age: float, end: End) -> None:
-        """An attempt whose start was never written is counted now, unless the record is of a later retry.
+        """If its start was never written, an attempt is counted now, unless the record is of a later retry.
 
-        The record isn't if no attempt has started and this one's end is final.
+        With no attempt started, a final end is always counted.
         """
         delivery, model = Delivery(next(self.orders), left, age=age), self.model
         has_fewer = left is not None and model.left is not None and model.left < left

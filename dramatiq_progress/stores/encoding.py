@@ -309,7 +309,7 @@ def flat(fields: Mapping[str, str]) -> list[str]:
 def milliseconds(value: float, delay: float | None = None) -> str:
     """Return a TTL of these seconds, after a delay, as whole milliseconds.
 
-    A delay until a moment in the past is none, as for Dramatiq: Redis deletes a key whose TTL isn't positive.
+    A negative delay counts as none, as in Dramatiq: Redis deletes a key that gets a TTL of 0 or less.
     """
     return str(int(min(value + max(delay or 0.0, 0.0), LONGEST_TTL_SECONDS) * 1000))
 
